@@ -1,0 +1,9 @@
+"""Key-exchange data augmentation for medical image classifiers."""
+
+from kecae_aug.model import KECAE, Latents
+from kecae_aug.transform import KeyExchangeAugment
+from kecae_aug.weights import load_weights, save_weights
+
+__version__ = "0.1.0"
+
+__all__ = ["KECAE", "KeyExchangeAugment", "Latents", "__version__", "load_weights", "save_weights"]

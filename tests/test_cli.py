@@ -1,0 +1,107 @@
+"""The commands as a stranger types them, in a process of their own, and the whole line from files to weights."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+
+def kecae(*args: object, ok: bool = True) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "kecae_aug.cli", *map(str, args)],
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    assert (done.returncode == 0) is ok, done.stderr[-3000:]
+    return done.stdout if ok else done.stderr
+
+
+def test_help_and_errors_are_for_people():
+    """No traceback for a typing error; the training commands are in the help."""
+    assert "train" in kecae("--help")
+    error = kecae("info", "knee-kl20", ok=False)
+    assert "Traceback" not in error
+    assert "knee-kl02" in error
+    assert "guide is missing" in kecae("train", "--config", "default", "--out", "nowhere", ok=False)
+
+
+def test_info_lists_what_is_bundled():
+    """The bundled weights say what they are."""
+    assert "phantom" in kecae("info")
+    facts = json.loads(kecae("info", "phantom"))
+    assert facts["model"]["classes"] == ["0", "2"]
+    assert facts["metadata"]["weights"]["sha256"]
+
+
+def test_exchange_two_files(tmp_path):
+    """Two radiographs in, a sheet out, and nothing of the user's is overwritten."""
+    kecae("phantoms", "--out", tmp_path / "data", "--train-patients", 3, "--val-patients", 1)
+    grades = [sorted((tmp_path / "data" / "train" / g).glob("*.png"))[0] for g in ("0", "2")]
+    kecae("exchange", *grades, "--weights", "phantom", "--out", tmp_path / "x.png")
+    assert Image.open(tmp_path / "x.png").width > 500
+    assert "exists already" in kecae(
+        "exchange", *grades, "--weights", "phantom", "--out", tmp_path / "x.png", ok=False
+    )
+
+
+@pytest.mark.slow
+def test_from_files_to_weights_to_figures(tmp_path):
+    """phantoms, guide, judge, train, evaluate: each command's output is the next one's input."""
+    data = tmp_path / "data"
+    kecae("phantoms", "--out", data, "--train-patients", 60, "--val-patients", 20)
+    for name, network, fold in (("guide", "resnet", 0), ("judge", "vgg", 1)):
+        kecae(
+            *("guide", "--data", data, "--out", tmp_path / name, "--network", network, "--fold", fold),
+            *("--image_size", 64, "--grades", '["0","2"]', "--epochs", 3, "--batch_size", 16),
+        )
+    out = kecae(
+        *(
+            "train",
+            "--config",
+            "tiny",
+            "--data.root",
+            data,
+            "--guide",
+            tmp_path / "guide",
+            "--out",
+            tmp_path / "run",
+        ),
+        *("--loss.lambda1", 0.01, "--optim.max_steps", 30, "--run.progress", "false"),
+    )
+    weights = Path(json.loads(out.splitlines()[-1])["weights"])
+    figures = tmp_path / "figures.jsonl"
+    shown = kecae(
+        *(
+            "evaluate",
+            "--weights",
+            weights,
+            "--data",
+            data,
+            "--judges",
+            json.dumps([str(tmp_path / "judge")]),
+        ),
+        *("--guide", tmp_path / "guide", "--out", figures),
+    )
+    assert "| real |" in shown
+    line = json.loads(figures.read_text())
+    assert line["images"] == 40
+    assert line["judges"]["judge"]["shared_with_guide"] == 0
+    assert line["sha256"]
+    seen = kecae(
+        "evaluate",
+        "--weights",
+        weights,
+        "--data",
+        data,
+        "--split",
+        "train",
+        "--judges",
+        json.dumps([str(tmp_path / "judge")]),
+        ok=False,
+    )
+    assert "it is not held out" in seen

@@ -1,0 +1,180 @@
+"""Preparation: the paper's resize and range, and three options that take nuisances out of a knee set."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from kecae_aug.data import Preparation, RadiographFolder, inversion_score, is_inverted, read_image
+
+quick = settings(deadline=None, max_examples=50)
+images = arrays(
+    np.float32,
+    st.tuples(st.integers(2, 40), st.integers(2, 40)),
+    elements=st.floats(0, 1, width=32, allow_subnormal=False),
+)
+
+
+def limb(height=48, width=40, seed=0) -> np.ndarray:
+    """Bright in the middle, dark at both sides, with a dark joint space and noise: (H, W) in [0, 1]."""
+    x = np.linspace(-1, 1, width)
+    image = np.tile(0.9 - 0.7 * x**2, (height, 1))
+    image[height // 2 - 2 : height // 2 + 2] -= 0.15
+    return np.clip(image + np.random.default_rng(seed).normal(0, 0.03, image.shape), 0, 1).astype(np.float32)
+
+
+def test_default_is_the_paper():
+    """Section IV-B and nothing else: 299 x 299, [-1, 1]; no mirror, no negative turned, no contrast."""
+    knee = 1 - limb()
+    x = Preparation()(knee, "R")
+    assert (x.shape, x.dtype) == ((1, 299, 299), torch.float32)
+    assert Preparation() == Preparation(299, mirror_right=False, fix_inverted=False, contrast=None)
+    same = Preparation(image_size=None)(knee, "R")
+    np.testing.assert_allclose(same[0], 2 * knee - 1, atol=1e-6)
+
+
+@pytest.mark.parametrize(("dtype", "top"), [(np.uint8, 255), (np.uint16, 65_535), (np.float64, 1.0)])
+def test_black_is_minus_one_and_white_is_one(dtype, top):
+    """The whole range of a type becomes [-1, 1]; a 16-bit image is no brighter than its 8-bit twin."""
+    image = (np.array([[0, 0.2], [0.6, 1]]) * top).astype(dtype)
+    x = Preparation(image_size=None)(image)
+    np.testing.assert_allclose(x[0], [[-1, -0.6], [0.2, 1]], atol=1e-6)
+
+
+@quick
+@given(
+    images,
+    st.sampled_from(["L", "R"]),
+    st.booleans(),
+    st.booleans(),
+    st.sampled_from([None, (0, 100), (5, 90)]),
+)
+def test_range_and_shape_hold_for_any_image(image, side, mirror, turn, contrast):
+    """Whatever the image and the options: (1, S, S) float32 in [-1, 1], and the caller's array unchanged."""
+    before = image.copy()
+    image.setflags(write=False)
+    x = Preparation(16, mirror_right=mirror, fix_inverted=turn, contrast=contrast)(image, side)
+    assert (x.shape, x.dtype) == ((1, 16, 16), torch.float32)
+    assert -1 <= x.min() <= x.max() <= 1
+    np.testing.assert_array_equal(image, before)
+
+
+@quick
+@given(images)
+def test_mirror_is_for_right_knees_only(image):
+    """A left knee and its mirror image, called right, are prepared to the same tensor."""
+    prepare = Preparation(16, mirror_right=True)
+    left = prepare(image, "L")
+    torch.testing.assert_close(prepare(np.ascontiguousarray(image[:, ::-1]), "R"), left, atol=1e-5, rtol=0)
+    torch.testing.assert_close(left, Preparation(16)(image, "L"))
+
+
+def test_mirror_without_a_side_is_refused():
+    """A knee of unknown side must not slip through unmirrored."""
+    with pytest.raises(ValueError, match="mirror_right needs 'L' or 'R'"):
+        Preparation(16, mirror_right=True)(limb())
+
+
+def test_contrast_maps_the_percentiles():
+    """The two percentiles become -1 and 1, and what is beyond them is clipped before the resize."""
+    image = limb()
+    low, high = np.percentile(image, (2, 98))
+    x = Preparation(image_size=None, contrast=(2, 98))(image)
+    np.testing.assert_allclose(x[0], np.clip(2 * (image - low) / (high - low) - 1, -1, 1), atol=1e-5)
+    dim = Preparation(32, contrast=(2, 98))(0.3 + 0.2 * image)
+    torch.testing.assert_close(dim, Preparation(32, contrast=(2, 98))(image), atol=1e-4, rtol=0)
+
+
+def test_metal_does_not_bleed():
+    """A screw far brighter than the window is cut to white before the resize, not averaged over neighbours."""
+    metal = 0.3 + 0.2 * limb()
+    metal[20:23, 20] = 1.0
+    cut = np.clip(metal, *np.percentile(metal, (2, 98)))
+    prepare = Preparation(16, contrast=(2, 98))
+    expected = Preparation(16)(((cut - cut.min()) / (cut.max() - cut.min())).astype(np.float32))
+    torch.testing.assert_close(prepare(metal), expected, atol=1e-4, rtol=0)
+
+
+@quick
+@given(images)
+def test_score_is_a_fair_scale(image):
+    """A negative scores the opposite, a mirror image the same, and gain and offset do not matter."""
+    score = inversion_score(image)
+    assert -1.001 <= score <= 1.001
+    assert inversion_score(image[:, ::-1]) == pytest.approx(score, abs=1e-3)
+    if image.std() > 0.01 and score:
+        assert inversion_score(1 - image) == pytest.approx(-score, abs=1e-2)
+        assert inversion_score(0.5 * image + 0.1) == pytest.approx(score, abs=1e-2)
+
+
+def test_negatives_are_turned():
+    """A limb and its negative come out alike with fix_inverted, and the limb itself is left as it was."""
+    prepare = Preparation(24, fix_inverted=True)
+    for seed in range(5):
+        knee = limb(seed=seed)
+        assert is_inverted(1 - knee)
+        assert not is_inverted(knee)
+        torch.testing.assert_close(prepare(knee), Preparation(24)(knee))
+        torch.testing.assert_close(prepare(1 - knee), prepare(knee), atol=1e-5, rtol=0)
+    assert not is_inverted(np.full((20, 20), 0.3))
+    assert is_inverted((255 * (1 - knee)).astype(np.uint8))
+
+
+def test_negatives_among_real_knees(knee_data):
+    """On real knees the detector is decided: few are flagged, as few are negatives, and inverting flips it.
+
+    Precision and recall are benchmarks/inverted_exposures.py's, on the whole set.
+    """
+    knees = [read_image(path) for path in RadiographFolder(knee_data, "val").paths[::2]]
+    scores = np.array([inversion_score(x) for x in knees])
+    assert 0 < (scores > 0).mean() < 0.03  # about 1.3 % of the public set are negatives by nature
+    assert (np.abs(scores) > 0.2).mean() > 0.99
+    assert all(is_inverted(1 - x) != is_inverted(x) for x in knees[::4])
+
+
+@quick
+@given(
+    st.builds(
+        Preparation,
+        st.none() | st.integers(8, 1024),
+        st.booleans(),
+        st.booleans(),
+        st.none() | st.tuples(st.floats(0, 49), st.floats(50, 100)),
+    )
+)
+def test_json_and_back(preparation):
+    """What the metadata of weights stores gives the same preparation again, as an equal and hashable object."""
+    again = Preparation(**json.loads(json.dumps(preparation.to_dict())))
+    assert again == preparation
+    assert hash(again) == hash(preparation)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"image_size": 4}, {"contrast": (90, 10)}, {"contrast": (1, 50, 99)}, {"contrast": (-1, 99)}],
+)
+def test_arguments_out_of_range(arguments):
+    """A wrong argument is refused when the object is made, by its name."""
+    with pytest.raises(ValueError, match=next(iter(arguments))):
+        Preparation(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("image", "reason"),
+    [
+        (np.zeros((3, 8, 8), np.uint8), "shape"),
+        (np.zeros((0, 8), np.uint8), "shape"),
+        (np.zeros((8, 8), np.int32), "int32"),
+        (np.full((8, 8), 255.0), "0, 1"),
+        (np.full((8, 8), np.nan), "nan"),
+    ],
+    ids=["colour", "empty", "int32", "float of 255", "nan"],
+)
+def test_images_out_of_range(image, reason):
+    """An image of another shape, type or range is refused, not clipped in silence."""
+    with pytest.raises(ValueError, match=reason):
+        Preparation(8)(image)

@@ -1,0 +1,234 @@
+"""The loop of Algorithm 1 as a user runs it: real processes, killed, resumed, doubled."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from kecae_aug.weights import load_weights
+from kecae_training.config import parse
+from kecae_training.pairs import PairSampler
+from kecae_training.train import learning_rate, train
+
+ENV = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def command(data: Path, out: Path, *flags: str) -> list[str]:
+    return [
+        *(sys.executable, "-m", "kecae_training.train", "--config", "tiny"),
+        *("--data.root", str(data), "--out", str(out), "--run.accelerator", "cpu", "--run.progress", "false"),
+        *("--optim.batch_size", "4", "--optim.ema", "0.9", *flags),
+    ]
+
+
+def run(args: list[str]) -> str:
+    done = subprocess.run(args, env=ENV, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def steps(out: Path) -> list[int]:
+    log = out / "log.jsonl"
+    return [json.loads(line)["step"] for line in log.read_text().splitlines()] if log.exists() else []
+
+
+class Tensors:
+    """A dataset in memory: 64 px, the second grade with a dark bar."""
+
+    def __init__(self, n: int = 20, scale: float = 1.0) -> None:
+        g = torch.Generator().manual_seed(0)
+        self.targets = [0] * n + [1] * n
+        self.images = (
+            torch.nn.functional.interpolate(torch.rand(2 * n, 1, 2, 2, generator=g), 64, mode="bilinear")
+            - 0.5
+        )
+        self.images[n:, :, 28:36] = -1
+        self.images *= scale
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, i: int):
+        return self.images[i], self.targets[i]
+
+
+def config(out: Path, *flags: str):
+    return parse(
+        ["--config", "tiny", "--out", str(out), "--run.accelerator", "cpu", "--run.progress", "false", *flags]
+    )
+
+
+def test_killed_run_ends_bit_identical(blob_data, tmp_path):
+    """SIGKILL in mid-epoch, then the same command: the weights are those of a run that was never killed."""
+    flags = ("--optim.max_steps", "60", "--run.checkpoint_every", "8", "--run.log_every", "1")
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    run(command(blob_data, whole, *flags))
+
+    process = subprocess.Popen(command(blob_data, killed, *flags), env=ENV, stderr=subprocess.DEVNULL)
+    deadline = time.time() + 120
+    while len(steps(killed)) < 20 and time.time() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert 20 <= len(steps(killed)) < 60, "the kill came too late to test anything"
+    assert not (killed / "weights").exists()
+    run(command(blob_data, killed, *flags))
+
+    first, second = (load_file(p / "weights" / "model.safetensors") for p in (whole, killed))
+    assert first.keys() == second.keys()
+    for name in first:
+        assert torch.equal(first[name], second[name]), name
+    assert steps(killed) == steps(whole) == list(range(1, 61))  # lines after the checkpoint are not doubled
+
+
+def test_two_processes_train(blob_data, tmp_path):
+    """DDP on two CPU processes: one log, one export, and both halves of the batch are learned from."""
+    flags = ("--run.devices", "2", "--run.strategy", "ddp", "--optim.max_steps", "12", "--run.log_every", "1")
+    run(command(blob_data, tmp_path / "ddp", *flags))
+    assert steps(tmp_path / "ddp") == list(range(1, 13))
+    model = load_weights(str(tmp_path / "ddp" / "weights"))
+    assert torch.isfinite(model(torch.zeros(1, 1, 64, 64))).all()
+
+
+def test_training_learns_to_reconstruct_and_to_move_only_the_key(tmp_path):
+    """On a set whose grade is a bar: the error falls, and an exchange moves the bar, not the rest."""
+    data = Tensors()
+    flags = ("--optim.max_steps", "160", "--optim.batch_size", "8", "--loss.grade_in_key", "0.1")
+    model = load_weights(str(train(config(tmp_path / "run", *flags), data)))
+    log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert log[-1]["mse"] < log[0]["mse"] / 3
+    with torch.no_grad():
+        hosts, donors = data.images[:8], data.images[20:28]
+        change = (model.exchange(hosts, donors) - model(hosts)).abs()
+    assert change[:, :, 28:36].mean() > 2 * change[:, :, list(range(20)) + list(range(44, 64))].mean()
+
+
+def test_run_leaves_what_is_needed_to_repeat_it(blob_data, tmp_path):
+    """Resolved config, file hashes, environment and fingerprint stand beside and inside the weights."""
+    out = tmp_path / "run"
+    run(
+        command(
+            blob_data, out, "--optim.max_steps", "4", "--run.samples_every", "2", "--run.tensorboard", "true"
+        )
+    )
+    record = json.loads((out / "config.json").read_text())
+    assert record["config"]["optim"]["batch_size"] == 4
+    assert record["environment"]["torch"] == torch.__version__
+    data = json.loads((out / "data.json").read_text())
+    assert len(data["files"]) == 48
+    assert data["per_class"] == {"0": 24, "2": 24}
+    assert (out / "samples" / "step_000004.png").exists()
+    assert list((out / "tensorboard").iterdir())
+    metadata = load_weights(str(out / "weights")).metadata
+    assert metadata["data"]["fingerprint"] == data["fingerprint"]
+    assert metadata["preparation"]["image_size"] == 64
+
+
+def test_resume_refuses_another_configuration(tmp_path):
+    """A run is never continued with other losses or other data by accident; the error says what differs."""
+    train(config(tmp_path / "run", "--optim.max_steps", "2"), Tensors())
+    with pytest.raises(ValueError, match=r"loss.same_grade was 1.0, is 0.5"):
+        train(config(tmp_path / "run", "--optim.max_steps", "4", "--loss.same_grade", "0.5"), Tensors())
+    with pytest.raises(ValueError, match="data: other images"):
+        train(config(tmp_path / "run", "--optim.max_steps", "4"), Tensors(scale=0.5))
+    train(config(tmp_path / "run", "--optim.max_steps", "4"), Tensors())  # longer is the same run
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("do not lose")
+    with pytest.raises(ValueError, match="not empty and not a run"):
+        train(config(tmp_path / "mine", "--optim.max_steps", "2"), Tensors())
+
+
+def test_non_finite_gradients_stop_the_run_with_the_reason(tmp_path):
+    """Steps whose gradient is not finite are skipped and counted; a run of them ends with the way out."""
+    flags = ("--optim.max_steps", "40", "--loss.same_grade", "3e38", "--run.log_every", "1")
+    with pytest.raises(ValueError, match="not finite in 20 steps"):
+        train(config(tmp_path / "run", *flags), Tensors())
+    log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert log[-1]["skipped"] >= 10
+
+
+def test_pair_sampler_covers_every_pair_once():
+    """An epoch of the whole grid meets every KL-0 x KL-2 pair once; N pairs are a subset that does not drift."""
+    targets = [0] * 5 + [1] * 4
+    sampler = PairSampler(targets, None, 4, seed=3)
+    assert sampler.steps_per_epoch == 5
+    for epoch in range(3):
+        seen = set()
+        for step in range(epoch * 5, epoch * 5 + 5):
+            rows, labels = sampler.batch(step)
+            assert labels.tolist() == [0] * 4 + [1] * 4
+            assert [targets[r] for r in rows] == labels.tolist()
+            seen |= {(int(a), int(b)) for a, b in zip(rows[:4], rows[4:], strict=True)}
+        assert len(seen) == 20
+    subset = PairSampler(targets, 8, 4, seed=3)
+    pairs = [
+        {
+            (int(a), int(b))
+            for s in (2 * e, 2 * e + 1)
+            for r in [subset.batch(s)[0]]
+            for a, b in zip(r[:4], r[4:], strict=True)
+        }
+        for e in range(3)
+    ]
+    assert len(pairs[0]) == 8
+    assert pairs[0] == pairs[1] == pairs[2]
+
+
+def test_ranks_share_one_batch():
+    """All processes together see the pairs that one process would have seen."""
+    sampler = PairSampler([0] * 9 + [1] * 7, 40, 8, seed=1)
+    for step in range(12):
+        rows = sampler.batch(step)[0]
+        parts = [sampler.batch(step, rank, 4)[0] for rank in range(4)]
+        assert torch.equal(torch.cat([p[:2] for p in parts]), rows[:8])
+        assert torch.equal(torch.cat([p[2:] for p in parts]), rows[8:])
+
+
+def test_bootstrap_balances_the_grades():
+    """The smaller grade is oversampled to the size of the larger; no image of it is lost."""
+    sampler = PairSampler([0] * 50 + [1] * 20, None, 4, bootstrap=True)
+    assert len(sampler.rows[1]) == len(sampler.rows[0]) == 50
+    assert set(sampler.rows[1].tolist()) == set(range(50, 70))
+
+
+def test_schedule_is_constant_or_a_warmed_cosine(tmp_path):
+    """The paper's rate is constant; the default one rises, peaks at lr and ends at 1 % of it."""
+    flat = config(tmp_path)
+    assert {learning_rate(flat, s, 100) for s in range(100)} == {flat.optim.lr}
+    cosine = config(tmp_path, "--optim.schedule", "cosine")
+    rates = [learning_rate(cosine, s, 1000) for s in range(1001)]
+    assert max(rates) == pytest.approx(cosine.optim.lr)
+    assert rates[-1] == pytest.approx(0.01 * cosine.optim.lr)
+    assert rates[0] < 0.05 * cosine.optim.lr
+
+
+def test_config_lists_all_problems_at_once(tmp_path):
+    """One error for a guide that is missing, a batch that does not divide and a negative weight."""
+    flags = ["--loss.lambda1", "0.1", "--run.devices", "3", "--loss.lambda2", "-1", "--optim.lr", "0"]
+    with pytest.raises(ValueError, match=r"(?s)guide is missing.*lambda2=-1.*multiple of 3.*optim.lr=0"):
+        parse(["--config", "tiny", "--out", str(tmp_path), *flags])
+
+
+def test_paper_yaml_turns_every_deviation_off():
+    """paper.yaml is the paper: Eq. 8 with its lambdas, Adam at 1e-4, 100 k pairs, no option of ours."""
+    paper = parse(["--config", "paper", "--guide", "somewhere"])
+    assert (paper.loss.lambda1, paper.loss.lambda2, paper.loss.lda_eps) == (1e-2, 1e-3, 0)
+    assert paper.loss.same_grade == paper.loss.grade_free_non_key == paper.loss.grade_in_key == 0
+    assert (paper.optim.lr, paper.optim.batch_size, paper.optim.n_pairs, paper.optim.epochs) == (
+        1e-4,
+        32,
+        100_000,
+        1000,
+    )
+    assert paper.optim.schedule == "constant"
+    assert paper.optim.gradient_clip is paper.optim.ema is None
+    assert (paper.data.mirror_right, paper.data.fix_inverted, paper.data.contrast) == (False, False, None)
+    default = parse(["--config", "default", "--guide", "somewhere"])
+    assert min(default.loss.same_grade, default.loss.grade_free_non_key, default.loss.grade_in_key) > 0

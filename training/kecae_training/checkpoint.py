@@ -1,0 +1,185 @@
+"""The folder of a run: resolved config, data fingerprint, log, checkpoint, samples, exported weights.
+
+All that a killed run needs to go on bit for bit is in ``checkpoint.pt``: weights, optimiser, average,
+step (which is the position in the pairs) and random state. It is written beside its place and moved
+there, so a kill in mid-write leaves the one before.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+from lightning_fabric import Fabric
+from torch import Tensor
+from torchvision.utils import make_grid, save_image
+
+import kecae_aug
+from kecae_aug.model import KECAE
+from kecae_aug.weights import save_weights
+from kecae_training.config import TrainConfig
+
+
+def environment() -> dict[str, str]:
+    """Versions and machine that a run was made with."""
+    return {
+        "kecae_aug": kecae_aug.__version__,
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "device": torch.cuda.get_device_name()
+        if torch.cuda.is_available()
+        else platform.processor() or "cpu",
+    }
+
+
+def fingerprint(images: Tensor, targets: Any) -> str:
+    """sha256 over the prepared images (N, 1, S, S) uint8 and their targets: what was really trained on."""
+    digest = hashlib.sha256(json.dumps([list(images.shape), [int(t) for t in targets]]).encode())
+    digest.update(images.contiguous().numpy().data)
+    return digest.hexdigest()
+
+
+class RunFolder:
+    """Reads and writes the folder of a run; only the first process writes.
+
+    Args:
+        config: of this run; compared with the config of the run that is already in the folder.
+        fabric: decides who writes.
+        data: JSON-able description of the training set, with its ``fingerprint``.
+        files: path -> sha256 of every file, written to data.json.
+
+    Raises:
+        ValueError: the folder holds a run of another config or of other data, or something else.
+    """
+
+    def __init__(
+        self, config: TrainConfig, fabric: Fabric, data: dict[str, Any], files: dict[str, str] | None = None
+    ) -> None:
+        self.config, self.fabric, self.data = config, fabric, data
+        self.path = Path(config.out)
+        self._tensorboard: Any = None
+        record = {
+            "config": config.to_dict(),
+            "learned_by": config.learned_by(),
+            "data": data,
+            "environment": environment(),
+        }
+        self._check(record)
+        fabric.barrier()  # all have looked before the first one writes
+        if fabric.is_global_zero:
+            self.path.mkdir(parents=True, exist_ok=True)
+            _write(self.path / "config.json", json.dumps(record, indent=2))
+            _write(self.path / "data.json", json.dumps({**data, "files": files or {}}, indent=1))
+            if config.run.tensorboard:
+                from torch.utils.tensorboard import SummaryWriter
+
+                self._tensorboard = SummaryWriter(str(self.path / "tensorboard"))
+
+    def _check(self, record: dict[str, Any]) -> None:
+        old_path = self.path / "config.json"
+        if not old_path.exists():
+            if self.path.is_dir() and any(self.path.iterdir()):
+                raise ValueError(f"out={str(self.path)!r}: not empty and not a run; choose another folder")
+            return
+        old = json.loads(old_path.read_text())
+        if "learned_by" not in old:
+            raise ValueError(
+                f"out={str(self.path)!r}: its config.json is not of a training run; choose another folder"
+            )
+        differ = _differences(old["learned_by"], json.loads(json.dumps(record["learned_by"])))
+        if old["data"]["fingerprint"] != record["data"]["fingerprint"]:
+            differ.append("data: other images, targets or preparation")
+        if differ:
+            raise ValueError(
+                f"out={str(self.path)!r} holds a run of another configuration ({'; '.join(differ)}): "
+                "give the old values to go on with it, or another --out to begin anew"
+            )
+
+    def log(self, line: dict[str, Any]) -> None:
+        """Append one JSON line to log.jsonl."""
+        if not self.fabric.is_global_zero:
+            return
+        with (self.path / "log.jsonl").open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        if self._tensorboard is not None:
+            for key, value in line.items():
+                self._tensorboard.add_scalar(key, value, line["step"])
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Write the checkpoint; the old one stays until the new one is whole."""
+        part = self.path / "checkpoint.part"
+        self.fabric.save(part, {**state, "rng": torch.get_rng_state()})
+        if self.fabric.is_global_zero:
+            part.replace(self.path / "checkpoint.pt")
+        self.fabric.barrier()
+
+    def resume(self, state: dict[str, Any]) -> None:
+        """Fill ``state`` from the checkpoint, where there is one, and cut the log back to it."""
+        path = self.path / "checkpoint.pt"
+        if path.exists():
+            rest = self.fabric.load(path, state, strict=False, weights_only=True)
+            torch.set_rng_state(rest["rng"].cpu())
+        log = self.path / "log.jsonl"
+        if self.fabric.is_global_zero and log.exists():
+            lines = [line for line in log.read_text().splitlines() if _step(line) <= state["step"]]
+            _write(log, "".join(line + "\n" for line in lines))
+
+    def save_grid(self, images: Tensor, step: int, per_row: int) -> None:
+        """Images (N, 1, S, S) in [-1, 1] as samples/step_*.png; they show training images."""
+        if self.fabric.is_global_zero:
+            (self.path / "samples").mkdir(exist_ok=True)
+            grid = make_grid(images.float().cpu(), nrow=per_row, normalize=True, value_range=(-1, 1))
+            save_image(grid, self.path / "samples" / f"step_{step:06d}.png")
+
+    def export(self, model: KECAE, done: dict[str, int]) -> Path:
+        """Write weights/: safetensors, and a config.json that says where they come from."""
+        folder = self.path / "weights"
+        if self.fabric.is_global_zero:
+            config = self.config.to_dict()
+            metadata = {
+                "preparation": {"image_size": model.config.image_size, **config["data"]},
+                "training": {key: config[key] for key in ("loss", "optim")}
+                | {"seed": config["run"]["seed"]}
+                | done,
+                "data": self.data,
+                "environment": environment(),
+            }
+            metadata["preparation"].pop("root"), metadata["preparation"].pop("split")
+            save_weights(
+                model,
+                folder,
+                metadata=metadata,
+                dtype=getattr(torch, self.config.run.weights_dtype),
+                overwrite=True,
+            )
+            if self._tensorboard is not None:
+                self._tensorboard.close()
+        self.fabric.barrier()
+        return folder
+
+
+def _step(line: str) -> float:
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError):
+        return float("inf")  # a line torn by a kill
+
+
+def _write(path: Path, text: str) -> None:
+    part = path.with_name(path.name + ".part")
+    part.write_text(text)
+    part.replace(path)
+
+
+def _differences(old: Any, new: Any, name: str = "") -> list[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = sorted(set(old) | set(new))
+        return [d for k in keys for d in _differences(old.get(k), new.get(k), f"{name}.{k}" if name else k)]
+    return [] if old == new else [f"{name} was {old!r}, is {new!r}"]

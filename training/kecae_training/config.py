@@ -1,0 +1,251 @@
+"""What a training run is made of: dataclasses that become YAML files and flags.
+
+`configs/paper.yaml` is the paper's reading, `default.yaml` what this project recommends, `tiny.yaml` the
+one for tests; any field is also a flag: `--loss.lambda1 0.02`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+from kecae_aug.model import PRESETS
+
+CONFIGS = ("paper", "default", "tiny")
+
+
+@dataclass
+class DataConfig:
+    """Which radiographs, and how they are prepared.
+
+    Args:
+        root: folder of split/grade/name; may also come from the variable KECAE_KNEE_DATA.
+        split: subfolder that is trained on; the only one that is read.
+        mirror_right: turn right knees into left ones.
+        fix_inverted: detect negatives (bone dark) and turn them.
+        contrast: percentiles mapped to -1 and 1, none for the plain range of the file.
+    """
+
+    root: Path | None = None
+    split: str | None = "train"
+    mirror_right: bool = False
+    fix_inverted: bool = False
+    contrast: tuple[float, float] | None = None
+
+
+@dataclass
+class ModelConfig:
+    """The network; what is None is taken from the preset.
+
+    Args:
+        preset: ``"paper"``, ``"compact"`` or ``"tiny"``.
+        image_size: side of the images in pixels.
+        width: channels of the first block.
+        latent: ``"vector"`` (paper) or ``"spatial"``.
+        latent_channels: channels of hK and hN.
+        latent_size: side of spatial latents.
+        classes: the two grades that exchange keys.
+    """
+
+    preset: str = "paper"
+    image_size: int | None = None
+    width: int | None = None
+    latent: Literal["vector", "spatial"] | None = None
+    latent_channels: int | None = None
+    latent_size: int | None = None
+    classes: tuple[str, str] = ("0", "2")
+
+
+@dataclass
+class LossConfig:
+    """Weights of the terms (Eq. 8 and the optional ones).
+
+    Args:
+        lambda1: of J_SUP, the guide on exchanged images; 0 needs no guide.
+        lambda2: of J_LDA.
+        lda_eps: bound of J_LDA's denominator; 0 is the paper.
+        same_grade: of the exchange between knees of one grade, which must give the host back.
+        grade_free_non_key: of a head that reads the grade from hN through a reversed gradient.
+        grade_in_key: of a linear head that reads the grade from hK.
+    """
+
+    lambda1: float = 1e-2
+    lambda2: float = 1e-3
+    lda_eps: float = 0.0
+    same_grade: float = 0.0
+    grade_free_non_key: float = 0.0
+    grade_in_key: float = 0.0
+
+
+@dataclass
+class OptimConfig:
+    """Pairs and steps.
+
+    Args:
+        n_pairs: N, pairs of an epoch, drawn without replacement; None takes the whole grid.
+        bootstrap: oversample the smaller grade to the size of the larger before pairing.
+        epochs: passes over the N pairs.
+        max_steps: stops earlier, whatever the epoch; None for all epochs.
+        batch_size: pairs a step, over all processes together.
+        lr: of Adam; the peak, where there is a schedule.
+        schedule: ``"constant"`` (paper) or ``"cosine"`` down to 1 % of lr over all steps after 100 of warm-up.
+        gradient_clip: largest norm of the gradient; None for no clipping.
+        ema: decay of an exponential moving average of the weights, which is then what is exported; None for none.
+    """
+
+    n_pairs: int | None = 100_000
+    bootstrap: bool = False
+    epochs: int = 1000
+    max_steps: int | None = None
+    batch_size: int = 32
+    lr: float = 1e-4
+    schedule: Literal["constant", "cosine"] = "constant"
+    gradient_clip: float | None = None
+    ema: float | None = None
+
+
+@dataclass
+class RunConfig:
+    """Machine and bookkeeping: nothing here changes what is learned, but for ``seed`` and ``precision``.
+
+    Args:
+        seed: of initialisation, pairs and permutations.
+        accelerator: ``"auto"``, ``"cpu"``, ``"cuda"``, ...
+        devices: processes on this node.
+        num_nodes: machines.
+        strategy: of Lightning Fabric; ``"auto"`` is DDP where there are several processes.
+        precision: ``"32-true"`` or ``"bf16-mixed"``.
+        checkpoint_every: steps between checkpoints.
+        log_every: steps between lines of log.jsonl.
+        samples_every: steps between sample grids; 0 for none. They show training images.
+        tensorboard: also log for TensorBoard.
+        weights_dtype: of the exported weights.
+        progress: show a progress bar.
+    """
+
+    seed: int = 0
+    accelerator: str = "auto"
+    devices: int = 1
+    num_nodes: int = 1
+    strategy: str = "auto"
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    checkpoint_every: int = 200
+    log_every: int = 10
+    samples_every: int = 500
+    tensorboard: bool = False
+    weights_dtype: Literal["float32", "float16"] = "float32"
+    progress: bool = True
+
+
+@dataclass
+class TrainConfig:
+    """A whole run.
+
+    Args:
+        out: folder of the run; a run that is there goes on where it stopped.
+        guide: folder of a guide (`kecae-aug guide`), needed where lambda1 is not 0.
+    """
+
+    out: Path = Path("runs/kecae")
+    guide: Path | None = None
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able."""
+        return dict(_plain(asdict(self)))
+
+    def learned_by(self) -> dict[str, Any]:
+        """The part that decides what is learned: a resumed run must agree with it."""
+        values = self.to_dict()
+        run = {key: values["run"][key] for key in ("seed", "precision")}
+        optim = values["optim"]
+        if optim["schedule"] == "constant":  # only then is a longer run the same run
+            optim = {k: v for k, v in optim.items() if k not in ("max_steps", "epochs")}
+        data = {k: v for k, v in values["data"].items() if k != "root"}  # the fingerprint stands for it
+        return {"data": data, "model": values["model"], "loss": values["loss"], "optim": optim, "run": run}
+
+    def check(self) -> None:
+        """Raise one ValueError that lists all that is wrong."""
+        problems = []
+        if self.model.preset not in PRESETS:
+            problems.append(f"model.preset={self.model.preset!r}: accepted are {', '.join(PRESETS)}")
+        if self.loss.lambda1 and self.guide is None:
+            problems.append(
+                f"guide is missing while loss.lambda1={self.loss.lambda1}: give a folder made by `kecae-aug guide`, "
+                "or --loss.lambda1 0"
+            )
+        negative = [f"loss.{k}={v}" for k, v in asdict(self.loss).items() if v < 0]
+        if negative:
+            problems.append(f"{', '.join(negative)}: weights must not be negative")
+        world = self.run.devices * self.run.num_nodes
+        if self.optim.batch_size < 1 or self.optim.batch_size % world:
+            problems.append(
+                f"optim.batch_size={self.optim.batch_size}: a multiple of {world} processes is needed"
+            )
+        for name in ("n_pairs", "max_steps"):
+            value = getattr(self.optim, name)
+            if value is not None and value < 1:
+                problems.append(f"optim.{name}={value}: 1 or more, or null")
+        if self.optim.n_pairs is not None and self.optim.n_pairs < self.optim.batch_size:
+            problems.append(
+                f"optim.n_pairs={self.optim.n_pairs}: at least optim.batch_size={self.optim.batch_size}"
+            )
+        if self.optim.epochs < 1 or self.optim.lr <= 0:
+            problems.append(
+                f"optim.epochs={self.optim.epochs}, optim.lr={self.optim.lr}: both must be positive"
+            )
+        if self.optim.ema is not None and not 0 < self.optim.ema < 1:
+            problems.append(f"optim.ema={self.optim.ema}: between 0 and 1, or null")
+        if self.run.checkpoint_every < 1 or self.run.log_every < 1:
+            problems.append("run.checkpoint_every and run.log_every must be 1 or more")
+        if problems:
+            raise ValueError("TrainConfig: " + "; ".join(problems))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def config_path(name: str) -> Path:
+    """A YAML file: one of the packaged names (``paper``, ``default``, ``tiny``) or a path."""
+    if name in CONFIGS:
+        return Path(str(files("kecae_training").joinpath(f"configs/{name}.yaml")))
+    path = Path(name)
+    if not path.is_file():
+        raise FileNotFoundError(f"--config {name}: no such file; accepted are a path or {', '.join(CONFIGS)}")
+    return path
+
+
+def parse(argv: Sequence[str] | None = None) -> TrainConfig:
+    """Flags over YAML over the defaults; ``--config`` takes a packaged name or a path."""
+    import sys
+
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser(prog="kecae-aug train", description="Train a KECAE (Algorithm 1).")
+    parser.add_argument("--config", action="config", help="default, paper, tiny or a YAML file")
+    parser.add_class_arguments(TrainConfig)
+    args = list(sys.argv[1:] if argv is None else argv)
+    for i, arg in enumerate(args):
+        if arg == "--config" and i + 1 < len(args):
+            args[i + 1] = str(config_path(args[i + 1]))
+        elif arg.startswith("--config="):
+            args[i] = f"--config={config_path(arg.partition('=')[2])}"
+    values = parser.instantiate(parser.parse_args(args))
+    config = TrainConfig(**{k: values[k] for k in ("out", "guide", "data", "model", "loss", "optim", "run")})
+    if config.data.root is None and os.environ.get("KECAE_KNEE_DATA"):
+        config.data.root = Path(os.environ["KECAE_KNEE_DATA"])
+    config.check()
+    return config

@@ -1,0 +1,307 @@
+"""What weights are worth, measured by what they have not seen: held-out judges on patients of another split.
+
+    kecae-aug evaluate --weights runs/knee/weights --data DIR --judges runs/judge-vgg runs/judge-densenet \
+        --guide runs/guide --out benchmarks/results/knee-kl02.jsonl
+
+Each knee of the split is a host once, with a random donor of the other grade. Every figure is a mean with
+a 95 % interval from a bootstrap over the hosts' patients. The guide's own rate is reported only to show
+its gap to the judges: it certifies itself.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.metrics import roc_auc_score
+from torch import Tensor
+from torchmetrics.functional.image import structural_similarity_index_measure
+
+from kecae_aug.model import KECAE
+from kecae_aug.pairing import random_donors
+from kecae_aug.weights import load_weights
+from kecae_training.checkpoint import environment
+from kecae_training.guide import Guide, load_guide, predict
+from kecae_training.images import to_float, to_uint8
+
+DRAWS = 500  # of the bootstrap
+
+
+@dataclass
+class Knees:
+    """Images (N, 1, S, S) in [-1, 1], class indices (N,), patients; what an evaluation works on."""
+
+    images: Tensor
+    labels: Tensor
+    patients: list[str]
+
+
+@dataclass
+class EvaluateConfig:
+    """What is evaluated, on what, by whom.
+
+    Args:
+        weights: bundled name, folder or Hub id.
+        data: folder of split/grade/name.
+        split: subfolder whose knees are exchanged; no judge may have seen a patient of it.
+        judges: folders of guides of other architecture and patients than the training's.
+        guide: folder of the training's guide, for the gap.
+        strengths: exchange strengths.
+        seed: of the donors and the bootstrap.
+        out: file to which one JSON line is appended.
+    """
+
+    weights: str
+    data: Path
+    judges: list[Path]
+    split: str = "val"
+    guide: Path | None = None
+    strengths: list[float] = field(default_factory=lambda: [1.0])
+    seed: int = 0
+    out: Path | None = None
+
+
+def psnr(images: Tensor, reference: Tensor) -> Tensor:
+    """(N,) peak signal-to-noise ratio in dB for images in [-1, 1], whose peak is 2."""
+    return 10 * torch.log10(4 / (images - reference).square().flatten(1).mean(1).clamp_min(1e-12))
+
+
+def ssim(images: Tensor, reference: Tensor) -> Tensor:
+    """(N,) structural similarity (torchmetrics: Gaussian window, sigma 1.5)."""
+    value = structural_similarity_index_measure(images, reference, data_range=2.0, reduction="none")
+    assert isinstance(value, Tensor)
+    return value
+
+
+def with_interval(
+    statistic: Callable[[NDArray[np.intp]], float], patients: Sequence[str], seed: int = 0, digits: int = 4
+) -> dict[str, Any]:
+    """A statistic of rows, with its 95 % percentile interval over patients drawn with replacement.
+
+    Args:
+        statistic: of an array of row numbers, which may repeat.
+        patients: id of every row; all rows of a patient are drawn together.
+        seed: of the draws.
+        digits: of the figures returned.
+    """
+    rows_of: dict[str, list[int]] = {}
+    for row, patient in enumerate(patients):
+        rows_of.setdefault(patient, []).append(row)
+    groups = [np.array(rows) for rows in rows_of.values()]
+    rng = np.random.default_rng(seed)
+    draws = []
+    for _ in range(DRAWS):
+        rows = np.concatenate([groups[g] for g in rng.integers(len(groups), size=len(groups))])
+        value = statistic(rows)
+        if np.isfinite(value):
+            draws.append(value)
+    low, high = np.percentile(draws, [2.5, 97.5]) if draws else (float("nan"), float("nan"))
+    mean = statistic(np.arange(len(patients)))
+    return {"mean": round(mean, digits), "low": round(float(low), digits), "high": round(float(high), digits)}
+
+
+def _mean(values: Tensor | NDArray[Any], rows: NDArray[np.intp]) -> float:
+    picked = np.asarray(values, dtype=np.float64)[rows]
+    return float(picked.mean()) if len(picked) else float("nan")
+
+
+def judged(judge: Guide, images: Tensor, wanted: Tensor, patients: list[str], seed: int) -> dict[str, Any]:
+    """How a judge sees images that should be of the grades ``wanted``: agreement for each grade, and AUROC."""
+    probability = predict(judge, images).numpy()
+    labels = wanted.numpy()
+    right = probability.argmax(1) == labels
+    result: dict[str, Any] = {}
+    for index, grade in enumerate(judge.classes):
+        rows = np.flatnonzero(labels == index)
+        result[f"says_{grade}"] = with_interval(
+            partial(_mean, right[rows]), [patients[i] for i in rows], seed
+        )
+    if len(judge.classes) == 2:
+
+        def auroc(rows: NDArray[np.intp]) -> float:
+            drawn = labels[rows]
+            return float(roc_auc_score(drawn, probability[rows, 1])) if len(set(drawn)) == 2 else float("nan")
+
+        result["auroc"] = with_interval(auroc, patients, seed)
+    return result
+
+
+@torch.no_grad()
+def exchange_all(
+    model: KECAE, images: Tensor, donors: Tensor, strength: float, batch_size: int = 64
+) -> tuple[Tensor, Tensor]:
+    """X' of every host in both details: (decoder, host), each (N, 1, S, S)."""
+    decoder, host = [], []
+    for rows in torch.arange(len(images)).split(batch_size):
+        own, other = model.encode(images[rows]), model.encode(images[donors[rows]])
+        mixed = model.decode(own.non_key + (1 - strength) * own.key + strength * other.key)
+        decoder.append(mixed)
+        host.append((images[rows] + mixed - model.decode(own.sum)).clamp(-1, 1))
+    return torch.cat(decoder), torch.cat(host)
+
+
+@torch.no_grad()
+def evaluate(
+    model: KECAE,
+    knees: Knees,
+    judges: dict[str, Guide],
+    guide: Guide | None = None,
+    strengths: Sequence[float] = (1.0,),
+    seed: int = 0,
+) -> dict[str, Any]:
+    """All figures of a weights file on one set of knees.
+
+    Args:
+        model: the weights.
+        knees: of patients that neither the weights nor the judges have seen.
+        judges: name -> held-out judge.
+        guide: the training's own, for the gap.
+        strengths: of the exchange.
+        seed: of donors and bootstrap.
+    """
+    images, labels, patients = knees.images, knees.labels, knees.patients
+    model = model.eval()
+    generator = torch.Generator().manual_seed(seed)
+    donors = random_donors(labels, patients=patients, generator=generator)
+    reconstruction = torch.cat([model(part) for part in images.split(64)])
+    by = {**judges, **({"guide (certifies itself)": guide} if guide is not None else {})}
+
+    def interval(values: Tensor) -> dict[str, Any]:
+        return with_interval(lambda rows: _mean(values, rows), patients, seed)
+
+    result: dict[str, Any] = {
+        "images": len(images),
+        "per_class": dict(zip(model.config.classes, torch.bincount(labels).tolist(), strict=True)),
+        "patients": len(set(patients)),
+        "reconstruction": {
+            "psnr": interval(psnr(reconstruction, images)),
+            "ssim": interval(ssim(reconstruction, images)),
+        },
+        "real": {name: judged(judge, images, labels, patients, seed) for name, judge in by.items()},
+        "reconstructed": {
+            name: judged(judge, reconstruction, labels, patients, seed) for name, judge in by.items()
+        },
+        "exchanged": {},
+    }
+    for strength in strengths:
+        decoder, host = exchange_all(model, images, donors, strength)
+        for detail, exchanged in (("decoder", decoder), ("host", host)):
+            result["exchanged"][f"{detail} {strength:g}"] = {
+                "change": interval((decoder - reconstruction).abs().flatten(1).mean(1)),
+                "psnr_to_host": interval(psnr(exchanged, images)),
+                "judges": {n: judged(j, exchanged, labels[donors], patients, seed) for n, j in by.items()},
+            }
+    result["follows"] = follows(model, knees, donors, generator)
+    return result
+
+
+@torch.no_grad()
+def follows(
+    model: KECAE, knees: Knees, donors: Tensor, generator: torch.Generator, n: int = 128
+) -> dict[str, float]:
+    """Mean absolute change of X' when only its donor, or only its host, is another knee of the same grade."""
+    rows = torch.randperm(len(knees.images), generator=generator)[:n]
+    labels = knees.labels
+
+    def another(of: Tensor) -> Tensor:
+        picks = []
+        for row in of.tolist():
+            same = ((labels == labels[row]) & (torch.arange(len(labels)) != row)).nonzero()[:, 0]
+            picks.append(same[torch.randint(len(same), (), generator=generator)])
+        return torch.stack(picks)
+
+    host, donor = knees.images[rows], knees.images[donors[rows]]
+    base = model.exchange(host, donor)
+    by_donor = (model.exchange(host, knees.images[another(donors[rows])]) - base).abs().mean()
+    by_host = (model.exchange(knees.images[another(rows)], donor) - base).abs().mean()
+    return {"host": round(float(by_host), 4), "donor": round(float(by_donor), 4)}
+
+
+def table(result: dict[str, Any], classes: Sequence[str]) -> str:
+    """The figures as a Markdown table: agreement for each wanted grade, and AUROC, one row a kind of image."""
+
+    def cell(value: dict[str, float]) -> str:
+        return f"{value['mean']:.2f} ({value['low']:.2f}-{value['high']:.2f})"
+
+    names = list(result["real"])
+    lines = [
+        "| images | " + " | ".join(f"{n}: says {' / '.join(classes)}, AUROC" for n in names) + " |",
+        "|---|" + "---|" * len(names),
+    ]
+    kinds = [("real", result["real"]), ("X^ (reconstructed, own label)", result["reconstructed"])]
+    kinds += [(f"X' ({kind}, donor's label)", value["judges"]) for kind, value in result["exchanged"].items()]
+    for kind, by in kinds:
+        cells = []
+        for name in names:
+            says = " / ".join(cell(by[name][f"says_{c}"]) for c in classes)
+            cells.append(says + (f", {cell(by[name]['auroc'])}" if "auroc" in by[name] else ""))
+        lines.append(f"| {kind} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def open_knees(model: KECAE, data: Path, split: str | None) -> Knees:
+    """The knees of a split, prepared as the weights ask for it."""
+    from kecae_aug.data import Preparation, RadiographFolder
+
+    folder = RadiographFolder(
+        data, split, grades=list(model.config.classes), preparation=Preparation.of(model)
+    )
+    return Knees(to_float(to_uint8(folder)), torch.tensor(folder.targets), list(folder.patients))
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Command line: ``kecae-aug evaluate``."""
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser(prog="kecae-aug evaluate", description=__doc__)
+    parser.add_class_arguments(EvaluateConfig)
+    config = EvaluateConfig(**vars(parser.instantiate(parser.parse_args(argv))))
+    start = time.perf_counter()
+    model = load_weights(config.weights)
+    knees = open_knees(model, config.data, config.split)
+    judges = {path.name: load_guide(path, model.config.classes) for path in config.judges}
+    guide = load_guide(config.guide, model.config.classes) if config.guide else None
+    seen_by_guide = set(guide.metadata["patients"]) if guide else set()
+    provenance = {}
+    for name, judge in judges.items():
+        seen = set(judge.metadata["patients"])
+        both = seen & set(knees.patients)
+        if both:
+            raise SystemExit(
+                f"judges: {name} was trained on {len(both)} patients of split {config.split!r} ({sorted(both)[:3]}, ...): "
+                "it is not held out; train one on other patients (`kecae-aug guide --fold`)"
+            )
+        provenance[name] = {
+            "network": judge.config.network,
+            "patients": len(seen),
+            "shared_with_guide": len(seen & seen_by_guide),
+        }
+    result = evaluate(model, knees, judges, guide, config.strengths, config.seed)
+    line = {
+        "weights": config.weights,
+        "sha256": model.metadata.get("weights", {}).get("sha256"),
+        "split": config.split,
+        "seed": config.seed,
+        "judges": provenance,
+        **result,
+        "seconds": round(time.perf_counter() - start, 1),
+        "environment": environment(),
+    }
+    if config.out:
+        config.out.parent.mkdir(parents=True, exist_ok=True)
+        with config.out.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+    print(json.dumps({k: line[k] for k in ("images", "patients", "reconstruction", "follows")}))
+    print(table(result, model.config.classes))
+
+
+if __name__ == "__main__":
+    main()

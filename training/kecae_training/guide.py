@@ -1,0 +1,274 @@
+"""The frozen discriminator D of Eq. 5 (the guide), and the held-out judges: the same kind of thing,
+trained on other patients, with another architecture and seed.
+
+    python -m kecae_training.guide --data DIR --out runs/guide --network resnet --fold 0
+    python -m kecae_training.guide --data DIR --out runs/judge-vgg --network vgg --fold 1 --seed 1
+
+Patients are divided by a hash of their id (`fold` of `folds`), so that a guide and a judge of
+different folds share no patient, whatever the list of files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from tqdm import trange
+
+from kecae_training.networks import build
+
+FORMAT = "kecae-guide-1"
+
+
+@dataclass
+class GuideConfig:
+    """How a guide or judge is trained.
+
+    Args:
+        network: ``"resnet"``, ``"vgg"`` or ``"densenet"`` of :mod:`kecae_training.networks`.
+        image_size: side of the images in pixels.
+        grades: grades that it learns to tell apart. More than the KECAE exchanges is useful: what sets
+            KL 3 and 4 apart is what sets KL 2 apart, only clearer.
+        folds: into how many parts the patients are divided; 1 takes all of them.
+        fold: which part it is trained on.
+        epochs: passes over its images.
+        batch_size: images a step.
+        lr: peak learning rate of AdamW under a one-cycle schedule.
+        weight_decay: of AdamW.
+        seed: of initialisation, order and augmentation.
+    """
+
+    network: str = "resnet"
+    image_size: int = 128
+    grades: tuple[str, ...] = ("0", "2", "3", "4")
+    folds: int = 2
+    fold: int = 0
+    epochs: int = 24
+    batch_size: int = 64
+    lr: float = 2e-3
+    weight_decay: float = 0.02
+    seed: int = 0
+
+
+class Guide(nn.Module):
+    """A classifier of grades, restricted to the classes that a KECAE exchanges.
+
+    Input (B, 1, S, S) in [-1, 1]; output (B, len(classes)) logits, a softmax over these classes alone.
+    """
+
+    def __init__(self, config: GuideConfig, classes: Sequence[str] | None = None) -> None:
+        super().__init__()
+        self.config = config
+        self.classes = tuple(classes or config.grades)
+        missing = [c for c in self.classes if c not in config.grades]
+        if missing:
+            raise ValueError(
+                f"classes: {missing} are not among the grades {config.grades} this guide was trained on"
+            )
+        self.network = build(config.network, len(config.grades))
+        self.metadata: dict[str, Any] = {}
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits of ``classes``."""
+        logits: Tensor = self.network(images)
+        return logits[:, [self.config.grades.index(c) for c in self.classes]]
+
+    def freeze(self) -> Guide:
+        """Eval mode for good, no gradients of its own; gradients still flow to its input."""
+        self.zero_grad(set_to_none=True)
+        self.requires_grad_(False)
+        return self.eval()
+
+    def train(self, mode: bool = True) -> Guide:
+        """A frozen guide stays in eval mode when the module around it goes to train mode."""
+        frozen = not any(p.requires_grad for p in self.parameters())
+        super().train(mode and not frozen)
+        return self
+
+
+def in_fold(patient: str, fold: int, folds: int) -> bool:
+    """Whether a patient belongs to part ``fold`` of ``folds``: a function of the id alone."""
+    if not 0 <= fold < folds:
+        raise ValueError(f"fold={fold}: accepted are 0 to folds - 1 = {folds - 1}")
+    return int(hashlib.sha256(patient.encode()).hexdigest(), 16) % folds == fold
+
+
+def augment(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Classical augmentation, drawn for each image: affine, exposure (gain, offset), noise.
+
+    Args:
+        images: (B, 1, S, S) in [-1, 1].
+        generator: of all draws.
+    """
+    n = len(images)
+
+    def draw(low: float, high: float) -> Tensor:
+        return torch.rand(n, generator=generator) * (high - low) + low
+
+    angle, zoom = draw(-0.12, 0.12), draw(0.9, 1.1)
+    cos, sin = angle.cos() * zoom, angle.sin() * zoom
+    theta = torch.stack(
+        [torch.stack([cos, -sin, draw(-0.1, 0.1)], 1), torch.stack([sin, cos, draw(-0.1, 0.1)], 1)], 1
+    )
+    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+    images = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+    images = images * draw(0.8, 1.2).view(-1, 1, 1, 1) + draw(-0.2, 0.2).view(-1, 1, 1, 1)
+    noise = torch.randn(images.shape, generator=generator)
+    return images + noise * draw(0.0, 0.06).view(-1, 1, 1, 1)
+
+
+def train_guide(
+    images: Tensor, targets: Sequence[int], config: GuideConfig, *, progress: bool = True
+) -> Guide:
+    """Train a guide from scratch, with class-balanced batches.
+
+    Args:
+        images: (N, 1, S, S) uint8, 0 to 255 for [-1, 1] (see :func:`kecae_training.images.to_uint8`).
+        targets: N indices into ``config.grades``.
+        config: see :class:`GuideConfig`.
+        progress: show a progress bar.
+
+    Returns:
+        The guide, frozen.
+    """
+    from kecae_training.images import to_float
+
+    torch.manual_seed(config.seed)
+    generator = torch.Generator().manual_seed(config.seed)
+    guide = Guide(config).to(memory_format=torch.channels_last)
+    labels = torch.as_tensor(targets)
+    counts = torch.bincount(labels, minlength=len(config.grades))
+    if (counts == 0).any():
+        raise ValueError(
+            f"targets: {counts.tolist()} images of the grades {config.grades}; every grade needs some"
+        )
+    weights = 1.0 / counts[labels].double().sqrt()  # between as they come and balanced: KL 4 is rare
+    steps = max(1, len(labels) // config.batch_size)
+    optimizer = torch.optim.AdamW(guide.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.lr, total_steps=steps * config.epochs)
+    for _ in (bar := trange(config.epochs, desc=f"guide {config.network}", disable=not progress)):
+        correct = seen = 0
+        order = torch.multinomial(weights, steps * config.batch_size, replacement=True, generator=generator)
+        for rows in order.split(config.batch_size):
+            x, y = augment(to_float(images[rows]), generator), labels[rows]
+            logits = guide(x.contiguous(memory_format=torch.channels_last))
+            loss = F.cross_entropy(logits, y, label_smoothing=0.05)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            correct, seen = correct + int((logits.argmax(1) == y).sum()), seen + len(y)
+        bar.set_postfix(train_accuracy=f"{correct / seen:.3f}")
+    return guide.freeze()
+
+
+def save_guide(guide: Guide, folder: str | Path, *, patients: Sequence[str], data: dict[str, Any]) -> Path:
+    """Write ``guide.safetensors`` with its config, its patients and its data in the metadata.
+
+    Args:
+        guide: what :func:`train_guide` returned.
+        folder: made if need be; an existing guide there is not overwritten.
+        patients: ids of all that it has seen, so that a judge can be refused where it is not held out.
+        data: anything JSON-able that says what it was trained on.
+    """
+    path = Path(folder) / "guide.safetensors"
+    if path.exists():
+        raise FileExistsError(
+            f"folder={str(folder)!r} already holds a guide: choose another folder or remove it"
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    metadata = {
+        "format": FORMAT,
+        "config": json.dumps(asdict(guide.config)),
+        "patients": json.dumps(sorted(set(patients))),
+        "data": json.dumps(data),
+    }
+    state = {k: v.contiguous() for k, v in guide.network.state_dict().items()}
+    save_file(state, path, metadata)
+    return path
+
+
+def load_guide(folder: str | Path, classes: Sequence[str] | None = None) -> Guide:
+    """Read what :func:`save_guide` wrote: frozen, restricted to ``classes``.
+
+    Raises:
+        FileNotFoundError: no guide there.
+        ValueError: the file is not a guide of this version, or is damaged.
+    """
+    path = Path(folder)
+    path = path / "guide.safetensors" if path.is_dir() else path
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"guide={str(folder)!r}: no guide.safetensors there; train one with "
+            "`kecae-aug guide --data DIR --out DIR`"
+        )
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+        if metadata.get("format") != FORMAT:
+            raise ValueError(
+                f"guide={str(path)!r}: format {metadata.get('format')!r}, accepted is {FORMAT!r}"
+            )
+        config = json.loads(metadata["config"])
+        guide = Guide(GuideConfig(**{**config, "grades": tuple(config["grades"])}), classes)
+        guide.network.load_state_dict(load_file(path))
+    except SafetensorError as error:
+        raise ValueError(
+            f"guide={str(path)!r}: damaged or not a safetensors file ({error}); train it anew"
+        ) from error
+    guide.metadata = {"patients": json.loads(metadata["patients"]), "data": json.loads(metadata["data"])}
+    return guide.to(memory_format=torch.channels_last).freeze()
+
+
+@torch.no_grad()
+def predict(guide: nn.Module, images: Tensor, batch_size: int = 128) -> Tensor:
+    """Class probabilities (N, K) of (N, 1, S, S) float images in [-1, 1], in batches."""
+    return torch.cat([guide(part).softmax(1) for part in images.split(batch_size)])
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Command line: ``kecae-aug guide`` or ``python -m kecae_training.guide``."""
+    from jsonargparse import ArgumentParser
+
+    from kecae_aug.data import Preparation, RadiographFolder
+    from kecae_training.images import to_uint8
+
+    parser = ArgumentParser(prog="kecae-aug guide", description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="radiographs as DIR/split/grade/name.png")
+    parser.add_argument("--split", default="train")
+    parser.add_argument("--out", type=Path, required=True, help="folder for guide.safetensors")
+    parser.add_class_arguments(GuideConfig)
+    args = parser.parse_args(argv)
+    values = vars(parser.instantiate(args))
+    config = GuideConfig(**{k: values[k] for k in asdict(GuideConfig())})
+    if (args.out / "guide.safetensors").exists():
+        raise SystemExit(f"--out {args.out}: already holds a guide; choose another folder or remove it")
+
+    preparation = Preparation(image_size=config.image_size, mirror_right=True, fix_inverted=True)
+    data = RadiographFolder(args.data, args.split, grades=config.grades, preparation=preparation)
+    rows = [i for i, patient in enumerate(data.patients) if in_fold(patient, config.fold, config.folds)]
+    print(f"{len(rows)} of {len(data)} images, fold {config.fold} of {config.folds}", flush=True)
+    images = to_uint8(data, rows)
+    start = time.perf_counter()
+    guide = train_guide(images, [data.targets[i] for i in rows], config)
+    path = save_guide(
+        guide,
+        args.out,
+        patients=[data.patients[i] for i in rows],
+        data={"split": args.split, "images": len(rows), "preparation": asdict(preparation)},
+    )
+    print(f"{path}  ({time.perf_counter() - start:.0f} s)")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""Small classifiers for radiographs of one channel: the guide and the held-out judges.
+
+They take (B, 1, S, S) in [-1, 1], any S of 32 or more, and return (B, n_classes) logits. They are small
+on purpose: the guide runs in every training step of a KECAE, and three architectures that share little
+are what makes a judge held out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import nn
+from torchvision.models import DenseNet
+from torchvision.models.resnet import BasicBlock
+
+
+def _conv(c_in: int, c_out: int, kernel: int = 3, stride: int = 1) -> list[nn.Module]:
+    return [
+        nn.Conv2d(c_in, c_out, kernel, stride, kernel // 2, bias=False),
+        nn.BatchNorm2d(c_out),
+        nn.ReLU(inplace=True),
+    ]
+
+
+def _head(channels: int, n_classes: int) -> list[nn.Module]:
+    return [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.2), nn.Linear(channels, n_classes)]
+
+
+def vgg(n_classes: int) -> nn.Module:
+    """Five pooled stages of plain 3x3 convolutions, 16 to 192 channels."""
+    layers: list[nn.Module] = [*_conv(1, 16, 5, 2)]
+    before = 16
+    for channels, depth in ((32, 1), (64, 2), (128, 2), (192, 2)):
+        layers.append(nn.MaxPool2d(2))
+        for _ in range(depth):
+            layers += _conv(before, channels)
+            before = channels
+    return nn.Sequential(*layers, *_head(before, n_classes))
+
+
+def resnet(n_classes: int) -> nn.Module:
+    """Four stages of torchvision's BasicBlock with strided shortcuts, 24 to 192 channels."""
+    layers: list[nn.Module] = [*_conv(1, 24, 7, 2)]
+    before = 24
+    for channels, stride in ((24, 2), (48, 2), (96, 2), (192, 2)):
+        shortcut = nn.Sequential(nn.Conv2d(before, channels, 1, stride, bias=False), nn.BatchNorm2d(channels))
+        layers.append(BasicBlock(before, channels, stride, shortcut))
+        before = channels
+    return nn.Sequential(*layers, *_head(before, n_classes))
+
+
+def densenet(n_classes: int) -> nn.Module:
+    """Torchvision's DenseNet with growth 12 and four dense blocks of 4, and a one-channel stem."""
+    net = DenseNet(
+        growth_rate=12, block_config=(4, 4, 4, 4), num_init_features=24, drop_rate=0.0, num_classes=n_classes
+    )
+    net.features.conv0 = nn.Conv2d(1, 24, 7, 2, 3, bias=False)
+    module: nn.Module = net
+    return module
+
+
+NETWORKS: dict[str, Callable[[int], nn.Module]] = {"vgg": vgg, "resnet": resnet, "densenet": densenet}
+
+
+def build(name: str, n_classes: int) -> nn.Module:
+    """The network ``name`` with fresh weights."""
+    if name not in NETWORKS:
+        raise ValueError(f"network={name!r}: accepted are {', '.join(map(repr, NETWORKS))}")
+    return NETWORKS[name](n_classes)
+
+
+__all__ = ["NETWORKS", "build", "densenet", "resnet", "vgg"]

@@ -1,0 +1,232 @@
+"""Algorithm 1 as a loop.
+
+    kecae-aug guide --data DIR --out runs/guide
+    kecae-aug train --config default --data.root DIR --guide runs/guide --out runs/knee
+    kecae-aug train ... --run.devices 2 --run.accelerator cuda --run.precision bf16-mixed
+
+The same command goes on where a run stopped. In the run's folder: config.json (resolved), log.jsonl,
+checkpoint.pt, samples/ (these show training images) and, at the end, weights/.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.utilities.seed import seed_everything
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from tqdm import tqdm
+
+from kecae_aug.data import Preparation, RadiographFolder
+from kecae_aug.model import KECAE, PRESETS, KECAEConfig
+from kecae_training.checkpoint import RunFolder, fingerprint
+from kecae_training.config import TrainConfig, parse
+from kecae_training.exchange import KeyExchange, Outputs, hybrid_loss
+from kecae_training.guide import load_guide
+from kecae_training.images import to_float, to_uint8
+from kecae_training.losses import same_grade_permutation
+from kecae_training.pairs import PairSampler
+
+WARMUP = 100  # steps, for the cosine schedule
+PATIENCE = 20  # steps in a row whose gradient is not finite
+
+
+def model_config(config: TrainConfig) -> KECAEConfig:
+    """The preset with what the config overrides."""
+    given = {k: v for k, v in asdict(config.model).items() if k != "preset" and v is not None}
+    return KECAEConfig.from_dict({**PRESETS[config.model.preset].to_dict(), **given})
+
+
+def learning_rate(config: TrainConfig, step: int, total: int) -> float:
+    """Of a step: constant (paper), or cosine to 1 % after a linear warm-up."""
+    optim = config.optim
+    if optim.schedule == "constant":
+        return optim.lr
+    warm = min(WARMUP, total // 10 + 1)
+    if step < warm:
+        return optim.lr * (step + 1) / warm
+    progress = (step - warm) / max(1, total - warm)
+    return optim.lr * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
+
+
+def open_data(config: TrainConfig, size: int) -> RadiographFolder:
+    """The radiographs of the config's split, prepared as the weights will expect them."""
+    data = config.data
+    if data.root is None:
+        raise SystemExit("data.root is missing: give --data.root DIR or set KECAE_KNEE_DATA")
+    preparation = Preparation(size, data.mirror_right, data.fix_inverted, data.contrast)
+    return RadiographFolder(data.root, data.split, grades=list(config.model.classes), preparation=preparation)
+
+
+def train(config: TrainConfig, dataset: Any = None) -> Path:
+    """Run or resume a training.
+
+    Args:
+        config: see :class:`TrainConfig`; ``config.check()`` has passed.
+        dataset: anything with ``.targets`` (indices into the classes) and (image (1, S, S) in [-1, 1],
+            target) items, in place of the config's folder; phantoms, for one.
+
+    Returns:
+        The folder of the exported weights.
+
+    Raises:
+        ValueError: a checkpoint of another config or of other data; a gradient that stays non-finite.
+    """
+    run, optim = config.run, config.optim
+    fabric = Fabric(
+        accelerator=run.accelerator,
+        devices=run.devices,
+        num_nodes=run.num_nodes,
+        strategy=run.strategy,
+        precision=run.precision,
+    )
+    fabric.launch()
+    seed_everything(run.seed, verbose=False)
+    kecae = KECAE(model_config(config))
+    shape = kecae.config
+    dataset = open_data(config, shape.image_size) if dataset is None else dataset
+    images = to_uint8(dataset, progress=run.progress and fabric.is_global_zero)
+    sampler = PairSampler(
+        dataset.targets, optim.n_pairs, optim.batch_size, seed=run.seed, bootstrap=optim.bootstrap
+    )
+    total = sampler.steps_per_epoch * optim.epochs
+    total = min(total, optim.max_steps) if optim.max_steps else total
+
+    modules = KeyExchange(kecae, config.loss).to(memory_format=torch.channels_last)
+    averaged = (
+        AveragedModel(kecae, multi_avg_fn=get_ema_multi_avg_fn(optim.ema), use_buffers=True)
+        if optim.ema
+        else None
+    )
+    guide = None
+    if config.loss.lambda1:
+        assert config.guide is not None
+        guide = load_guide(config.guide, shape.classes).to(fabric.device)
+    adam = torch.optim.Adam(modules.parameters(), lr=optim.lr)
+    step_modules, adam = fabric.setup(modules, adam)
+    if averaged is not None:
+        averaged = averaged.to(fabric.device)
+
+    data = {
+        "fingerprint": fingerprint(images, dataset.targets),
+        "images": len(images),
+        "split": config.data.split,
+        "per_class": dict(
+            zip(shape.classes, torch.bincount(torch.as_tensor(dataset.targets)).tolist(), strict=True)
+        ),
+    }
+    files = dataset.file_hashes() if fabric.is_global_zero and hasattr(dataset, "file_hashes") else None
+    folder = RunFolder(config, fabric, data, files)
+    state: dict[str, Any] = {"modules": step_modules, "optimizer": adam, "step": 0, "skipped": 0}
+    if averaged is not None:
+        state["averaged"] = averaged
+    folder.resume(state)
+
+    step_modules.train()
+    bad_in_a_row, since, since_step = 0, time.perf_counter(), state["step"]
+    with tqdm(
+        total=total,
+        initial=state["step"],
+        desc="pairs",
+        unit="step",
+        disable=not (run.progress and fabric.is_global_zero),
+    ) as bar:
+        while state["step"] < total:
+            step = state["step"]
+            # Algorithm 1: a batch of pairs of different grades; position alone decides which.
+            rows, labels = sampler.batch(step, fabric.global_rank, fabric.world_size)
+            permutation = same_grade_permutation(labels, _generator(run.seed, step, fabric.global_rank))
+            x = to_float(images[rows]).to(fabric.device, memory_format=torch.channels_last)
+            y = labels.to(fabric.device)
+
+            outputs = step_modules(x, permutation.to(fabric.device))
+            terms = hybrid_loss(outputs, x, y, config.loss, guide)
+            adam.zero_grad(set_to_none=True)
+            fabric.backward(terms["total"])
+            norm: Any = fabric.clip_gradients(
+                step_modules, adam, max_norm=optim.gradient_clip or math.inf, error_if_nonfinite=False
+            )
+            rate = learning_rate(config, step, total)
+            if torch.isfinite(norm):  # the same on all ranks: gradients are reduced before they are clipped
+                for group in adam.param_groups:
+                    group["lr"] = rate
+                adam.step()
+                if averaged is not None:
+                    averaged.update_parameters(kecae)
+                bad_in_a_row = 0
+            else:
+                state["skipped"] += 1
+                bad_in_a_row += 1
+                if bad_in_a_row >= PATIENCE:
+                    raise ValueError(
+                        f"the gradient was not finite in {PATIENCE} steps in a row, up to step {step}: "
+                        "J_LDA without a bound is the usual cause (--loss.lda_eps 0.1), or lr is too high"
+                    )
+            state["step"] = step = step + 1
+
+            bar.update()
+            if step % run.log_every == 0 or step == total:
+                now = time.perf_counter()
+                speed = (step - since_step) * optim.batch_size / (now - since)
+                since, since_step = now, step
+                folder.log(
+                    {
+                        "step": step,
+                        "epoch": step // sampler.steps_per_epoch,
+                        **{k: float(v.detach()) for k, v in terms.items()},
+                        "gradient_norm": float(norm),
+                        "lr": rate,
+                        "skipped": state["skipped"],
+                        "pairs_per_second": round(speed, 2),
+                    }
+                )
+                bar.set_postfix(mse=f"{float(terms['mse']):.4f}", change=f"{float(terms['change']):.3f}")
+            if run.samples_every and step % run.samples_every == 0:
+                _save_samples(folder, x, outputs, step)
+            if step % run.checkpoint_every == 0 or step == total:
+                folder.save(state)
+    best = averaged.module if averaged is not None else kecae
+    assert isinstance(best, KECAE)
+    return folder.export(best, {"steps": total, "pairs": total * optim.batch_size})
+
+
+def _generator(seed: int, step: int, rank: int) -> torch.Generator:
+    """Draws of a step depend on (seed, step, rank) alone, so a resumed run repeats them."""
+    return torch.Generator().manual_seed((seed * 1_000_003 + step) * 4099 + rank)
+
+
+def _save_samples(folder: RunFolder, images: Tensor, outputs: Outputs, step: int) -> None:
+    """Four rows of pairs: X_1, X^_1, X_1' and X_2, X^_2, X_2'."""
+    half = len(images) // 2
+    shown = [0, 1, 2, 3][:half]
+    rows = [
+        t[i + o].detach()
+        for i in shown
+        for o in (0, half)
+        for t in (images, outputs.reconstruction, outputs.exchanged)
+    ]
+    folder.save_grid(torch.stack(rows), step, per_row=6)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Command line: ``kecae-aug train`` or ``python -m kecae_training.train``."""
+    try:
+        config = parse(argv)
+        weights = train(config)
+    except (ValueError, FileNotFoundError) as error:
+        raise SystemExit(str(error)) from None
+    except KeyboardInterrupt:
+        raise SystemExit("interrupted; the same command goes on from the last checkpoint") from None
+    print(json.dumps({"weights": str(weights)}))
+
+
+if __name__ == "__main__":
+    main()
