@@ -38,16 +38,14 @@ def test_error_on_clean_phantoms_is_as_documented():
     assert np.ptp(by_grade) < 0.4
 
 
-@few
+@settings(max_examples=30, deadline=None)
 @given(seeds, st.floats(0.3, 3), st.floats(-1, 1))
 def test_exposure_and_side_do_not_move_it(seed, gain, offset):
-    """Another gain, offset or range gives the same width to half a pixel (ties in the path may fall otherwise);
-    a mirrored knee too.
-    """
+    """Another gain, offset or range gives the same width, up to rounding; a mirrored knee too."""
     image = render(knee(seed), 128)
     here = joint_space_width(image)
-    np.testing.assert_allclose(joint_space_width(gain * image + offset), here, atol=4e-3)
-    np.testing.assert_allclose(joint_space_width(image[:, ::-1], "R"), here, atol=4e-3)
+    np.testing.assert_allclose(joint_space_width(gain * image + offset), here, atol=1e-4)
+    np.testing.assert_allclose(joint_space_width(image[:, ::-1], "R"), here, atol=1e-4)
 
 
 def test_it_declines_with_a_reason():

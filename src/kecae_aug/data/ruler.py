@@ -209,7 +209,9 @@ def _edges(profile: Floats, steps: Floats, size: int) -> tuple[float, float] | N
     """Offsets in pixels of the femoral and the tibial edge: the steepest places on both sides of the valley."""
     near = np.abs(steps) <= max(0.025 * size, 2.0)
     bottom = int(np.flatnonzero(near)[profile[near].argmin()])
-    gradient = np.gradient(profile, steps)
+    # The profile is piecewise linear between rows: its slope has steps, on which rounding would decide what is a
+    # peak. A Gaussian of half a row (two samples) makes the slope smooth.
+    gradient = _blur(np.gradient(profile, steps)[None], 2, 1)[0]
     i, j = bottom - _first_peak(-gradient[bottom::-1]), bottom + _first_peak(gradient[bottom:])
     least = 0.25 / size
     if gradient[j] < least or -gradient[i] < least:
@@ -225,14 +227,12 @@ def _first_peak(rise: Floats) -> int:
 
 def _peak(values: Floats, steps: Floats, i: int) -> float:
     """Centre of mass of a peak of the gradient down to half its height."""
+    falls = values[1:] <= values[:-1] + 1e-6 * values[i]
+    rises = values[1:] >= values[:-1] - 1e-6 * values[i]
     low = high = i
-    while low > 0 and values[low - 1] >= values[i] / 2 and values[low - 1] <= values[low] + 1e-12:
+    while low > 0 and values[low - 1] >= values[i] / 2 and rises[low - 1]:
         low -= 1
-    while (
-        high < len(values) - 1
-        and values[high + 1] >= values[i] / 2
-        and values[high + 1] <= values[high] + 1e-12
-    ):
+    while high < len(values) - 1 and values[high + 1] >= values[i] / 2 and falls[high]:
         high += 1
     w = values[low : high + 1] - values[i] / 2
     return float((w * steps[low : high + 1]).sum() / w.sum()) if w.sum() > 0 else float(steps[i])
