@@ -1,9 +1,20 @@
 """Key-exchange data augmentation for medical image classifiers."""
 
+from kecae_aug.bank import LatentBank
+from kecae_aug.gate import Gate
 from kecae_aug.model import KECAE, Latents
 from kecae_aug.transform import KeyExchangeAugment
 from kecae_aug.weights import load_weights, save_weights
 
 __version__ = "0.1.0"
 
-__all__ = ["KECAE", "KeyExchangeAugment", "Latents", "__version__", "load_weights", "save_weights"]
+__all__ = [
+    "KECAE",
+    "Gate",
+    "KeyExchangeAugment",
+    "LatentBank",
+    "Latents",
+    "__version__",
+    "load_weights",
+    "save_weights",
+]

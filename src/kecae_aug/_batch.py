@@ -17,12 +17,16 @@ WHAT_IS_ACCEPTED = "accepted are (images, labels), [images, labels] and {'image'
 
 @dataclass
 class Batch:
-    """A parsed batch: ``rebuild(images, labels)`` puts new ones into the structure that came."""
+    """A parsed batch.
+
+    ``rebuild(images, labels)`` puts new ones into the structure that came; ``rebuild(images, labels, rows)``
+    also adds these rows again to every other entry that has a row for each image.
+    """
 
     images: Tensor
     labels: Tensor
     patients: Any
-    rebuild: Callable[[Tensor, Tensor], Any]
+    rebuild: Callable[..., Any]
 
 
 def parse(inputs: tuple[Any, ...], patients: Any = None) -> Batch:
@@ -37,9 +41,8 @@ def parse(inputs: tuple[Any, ...], patients: Any = None) -> Batch:
     if len(inputs) == 1 and isinstance(inputs[0], (list, tuple)):
         return _parse_sequence(inputs[0], patients)
     if len(inputs) == 2:
-        return Batch(
-            _tensor("images", inputs[0]), _tensor("labels", inputs[1]), patients, lambda x, y: (x, y)
-        )
+        images, labels = _tensor("images", inputs[0]), _tensor("labels", inputs[1])
+        return Batch(images, labels, patients, lambda x, y, rows=None: (x, y))
     if len(inputs) == 1:
         raise TypeError(
             f"KeyExchangeAugment got a {type(inputs[0]).__name__} alone: it exchanges keys between knees of different "
@@ -51,10 +54,10 @@ def parse(inputs: tuple[Any, ...], patients: Any = None) -> Batch:
 def _parse_sequence(batch: Any, patients: Any) -> Batch:
     if len(batch) < 2:
         raise TypeError(f"batch: got a {type(batch).__name__} of {len(batch)}; {WHAT_IS_ACCEPTED}")
-    rest = list(batch[2:])
+    n = len(batch[0]) if isinstance(batch[0], Tensor) and batch[0].ndim else 0
 
-    def rebuild(images: Tensor, labels: Tensor) -> Any:
-        items = [images, labels, *rest]
+    def rebuild(images: Tensor, labels: Tensor, rows: Tensor | None = None) -> Any:
+        items = [images, labels, *(_extended(v, rows, n) for v in batch[2:])]
         if hasattr(batch, "_fields"):  # a namedtuple takes its fields one by one
             return type(batch)(*items)
         return items if isinstance(batch, list) else tuple(items)
@@ -63,20 +66,32 @@ def _parse_sequence(batch: Any, patients: Any) -> Batch:
 
 
 def _parse_mapping(batch: Mapping[str, Any], patients: Any) -> Batch:
-    image, label = _key(batch, "image", IMAGE_KEYS), _key(batch, "label", LABEL_KEYS)
+    image, label = find_key(batch, "image", IMAGE_KEYS), find_key(batch, "label", LABEL_KEYS)
     if patients is None:
         patients = next((batch[k] for k in PATIENT_KEYS if k in batch), None)
 
-    def rebuild(images: Tensor, labels: Tensor) -> Any:
-        new = {image: images, label: labels}
-        return {
-            k: new.get(k, v) for k, v in batch.items()
-        }  # the caller's dict and its order stay as they are
+    images = _tensor(image, batch[image])
 
-    return Batch(_tensor(image, batch[image]), _tensor(label, batch[label]), patients, rebuild)
+    def rebuild(new_images: Tensor, labels: Tensor, rows: Tensor | None = None) -> Any:
+        new = {image: new_images, label: labels}
+        # a new dict, in the order that came
+        return {k: new[k] if k in new else _extended(v, rows, len(images)) for k, v in batch.items()}
+
+    return Batch(images, _tensor(label, batch[label]), patients, rebuild)
 
 
-def _key(batch: Mapping[str, Any], what: str, accepted: tuple[str, ...]) -> str:
+def _extended(value: Any, rows: Tensor | None, n: int) -> Any:
+    """An entry with `rows` of it added, if it has one for each of the n images; otherwise as it came."""
+    if rows is None:
+        return value
+    if isinstance(value, Tensor) and value.ndim and len(value) == n:
+        return torch.cat([value, value[rows.to(value.device)]])
+    if isinstance(value, (list, tuple)) and len(value) == n and not hasattr(value, "_fields"):
+        return type(value)([*value, *(value[i] for i in rows.tolist())])
+    return value
+
+
+def find_key(batch: Mapping[str, Any], what: str, accepted: tuple[str, ...]) -> str:
     found = [k for k in accepted if k in batch]
     if len(found) != 1:
         raise ValueError(

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -14,44 +12,16 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from kecae_aug._batch import class_indices, parse
+from kecae_aug._exchanger import Exchanger, needs_own_key
+from kecae_aug._intensity import Intensity
+from kecae_aug._params import ExchangeParams, rank_generator, strength_range
 from kecae_aug.model import KECAE
 from kecae_aug.pairing import random_donors
 from kecae_aug.weights import load_weights
 
-GREY_TOLERANCE = 0.02  # largest difference of the channels of a grey RGB image, of the full range
-
-
-@dataclass(frozen=True)
-class ExchangeParams:
-    """What one call did; ``replay`` repeats it.
-
-    Attributes:
-        rows: (k,) int64, the rows that became exchanged knees (hosts).
-        donors: (k,) int64, the rows that gave them the key.
-        strengths: (k,) float32, share of the donor's key.
-    """
-
-    rows: Tensor
-    donors: Tensor
-    strengths: Tensor
-
-
-class _Models:
-    """Keeps the model out of the module tree of whoever holds the transform, one copy a device."""
-
-    def __init__(self, model: KECAE) -> None:
-        self.original = copy.deepcopy(model).eval().requires_grad_(False)
-        self._copies: dict[torch.device, KECAE] = {}
-
-    def on(self, device: torch.device) -> KECAE:
-        if next(self.original.parameters()).device == device:
-            return self.original
-        if device not in self._copies:
-            self._copies[device] = copy.deepcopy(self.original).to(device)
-        return self._copies[device]
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"original": self.original, "_copies": {}}  # a spawned worker makes its own copies
+if TYPE_CHECKING:
+    from kecae_aug.bank import LatentBank
+    from kecae_aug.gate import Gate
 
 
 class KeyExchangeAugment(v2.Transform):
@@ -66,7 +36,9 @@ class KeyExchangeAugment(v2.Transform):
         labels: (B,) integer class indices, or (B, K) one-hot. The label follows the key.
         Container, shape, dtype, device and memory format stay; rows that are not chosen stay bit-identical;
         nothing is changed in place; no gradient passes. A batch without two classes passes through.
-        Random numbers are of torch's global CPU generator, which DataLoaders seed for each worker and epoch.
+        Random numbers come from torch's global CPU generator, which DataLoaders seed for each worker and
+        epoch; under torch.distributed each rank draws its own, even if all were seeded alike.
+        In eval mode (``augment.eval()``, or of a module that holds it) everything passes through.
 
     Args:
         model: a trained KECAE; it is copied, and is invisible to ``parameters()``, ``state_dict()`` and
@@ -75,6 +47,9 @@ class KeyExchangeAugment(v2.Transform):
         strength: share of the donor's key (Section III-A: 1), or a range (low, high) to draw it from.
         detail: ``"decoder"`` returns X' as decoded (the paper); ``"host"`` returns X + (X' - X^), which keeps
             the host's own sharpness and resolution and adds only what the exchange changed.
+        append: False replaces the chosen rows; True adds the exchanged knees after the batch's own rows
+            (T' = T and X'), so that a batch of B grows by about p * B. Other entries of a list or dict that
+            have B rows (tensors, lists) get the hosts' rows.
         classes: names of the caller's classes in the order of their indices, for instance
             ``dataset.classes``; by default the weights' own. Rows of classes that the weights do not know
             pass through.
@@ -84,8 +59,15 @@ class KeyExchangeAugment(v2.Transform):
         std: see ``mean``.
         label_mode: ``"key"`` gives the donor's label (for strength below 0.5 the host's own), ``"soft"``
             gives (B, K) floats with min(strength, 1) on the donor's class.
+        donors: a :class:`~kecae_aug.LatentBank` that the keys are drawn from, so that a batch of one class
+            can exchange too and no donor is encoded; by default the batch itself.
         same_patient: whether the two knees of a patient may exchange, where patients are given.
+        gate: a :class:`~kecae_aug.Gate`; rows it rejects stay as they came.
+        amp_dtype: precision inside: ``torch.bfloat16`` or ``torch.float16`` for devices that are faster in
+            it; float32 by default. The loop's own autocast changes nothing.
+        channels_last: memory format inside; never of what comes out.
         chunk_size: knees that go through the network at once; all by default.
+        compile: pass the network to ``torch.compile``.
     """
 
     def __init__(
@@ -95,56 +77,51 @@ class KeyExchangeAugment(v2.Transform):
         p: float = 0.5,
         strength: float | tuple[float, float] = 1.0,
         detail: Literal["decoder", "host"] = "decoder",
+        append: bool = False,
         classes: Sequence[str | int] | None = None,
         value_range: tuple[float, float] = (0.0, 1.0),
-        mean: Sequence[float] | None = None,
-        std: Sequence[float] | None = None,
+        mean: float | Sequence[float] | None = None,
+        std: float | Sequence[float] | None = None,
         label_mode: Literal["key", "soft"] = "key",
+        donors: LatentBank | None = None,
         same_patient: bool = False,
+        gate: Gate | None = None,
+        amp_dtype: torch.dtype | None = None,
+        channels_last: bool = True,
         chunk_size: int | None = None,
+        compile: bool = False,
     ) -> None:
         super().__init__()
-        if not isinstance(model, KECAE):
-            raise TypeError(
-                f"model: got {type(model).__name__}, accepted is a KECAE; for a name or folder use "
-                "KeyExchangeAugment.from_pretrained(name)"
-            )
-        low, high = (strength, strength) if isinstance(strength, (int, float)) else strength
         if not 0 <= p <= 1:
             raise ValueError(f"p={p}: accepted is a probability from 0 to 1")
-        if not 0 <= low <= high:
-            raise ValueError(f"strength={strength}: accepted is a number of 0 or more, or (low, high)")
+        strength_range(strength)
         if detail not in ("decoder", "host"):
             raise ValueError(f"detail={detail!r}: accepted are 'decoder' and 'host'")
         if label_mode not in ("key", "soft"):
             raise ValueError(f"label_mode={label_mode!r}: accepted are 'key' and 'soft'")
-        if (mean is None) != (std is None):
-            raise ValueError(f"mean={mean}, std={std}: give both, or neither")
-        if std is not None and min(std) <= 0:
-            raise ValueError(f"std={std}: accepted are positive numbers")
-        if not value_range[0] < value_range[1]:
-            raise ValueError(f"value_range={value_range}: accepted is (low, high) with low < high")
-        if mean is not None and tuple(value_range) != (0.0, 1.0):
-            raise ValueError(
-                "value_range is of images that are not normalised: leave it out where mean and std are given"
-            )
         if chunk_size is not None and chunk_size < 1:
             raise ValueError(f"chunk_size={chunk_size}: accepted is 1 or more, or None")
+        self.intensity = Intensity.of(value_range, mean, std)
+        exchanger = Exchanger(model, amp_dtype, channels_last, compile)
         self.p, self.strength, self.detail = float(p), strength, detail
+        self.append, self.label_mode, self.same_patient = append, label_mode, same_patient
         self.classes = tuple(str(c) for c in (model.config.classes if classes is None else classes))
+        if len(set(self.classes)) != len(self.classes):
+            raise ValueError(f"classes={self.classes}: accepted are different names")
         known = [c for c in model.config.classes if c in self.classes]
         if len(known) < 2:
             raise ValueError(
                 f"classes={self.classes}: these weights exchange {model.config.classes}; at least two of them must be "
                 "among your classes, by name"
             )
-        self.value_range = (float(value_range[0]), float(value_range[1]))
-        self.mean = None if mean is None else tuple(float(m) for m in mean)
-        self.std = None if std is None else tuple(float(s) for s in std)
-        self.label_mode, self.same_patient, self.chunk_size = label_mode, same_patient, chunk_size
+        if donors is not None:
+            donors.check_weights(exchanger.sha256)
+        self.donors, self.gate = donors, gate
+        self.amp_dtype, self.channels_last, self.compile_model = amp_dtype, channels_last, compile
+        self.chunk_size = chunk_size
         self.enabled = True
         self.params: ExchangeParams | None = None
-        self.__dict__["_models"] = _Models(model)  # not a submodule, whatever nn.Module.__setattr__ thinks
+        self.__dict__["_exchanger"] = exchanger  # not a submodule, whatever nn.Module.__setattr__ thinks
 
     @classmethod
     def from_pretrained(
@@ -170,164 +147,172 @@ class KeyExchangeAugment(v2.Transform):
             TypeError, ValueError: naming the argument, what came and what is accepted.
         """
         batch = parse(inputs, patients)
-        self._check_images(batch.images)
-        indices, one_hot = class_indices(batch.labels, len(batch.images), len(self.classes))
-        if not self.enabled:
+        indices, one_hot = self._check(batch.images, batch.labels)
+        if not (self.enabled and self.training):
             return batch.rebuild(batch.images, batch.labels)
-        self.params = self.make_params([indices, batch.patients])
-        return batch.rebuild(*self._exchange(batch.images, batch.labels, indices, one_hot, self.params))
+        params = self.make_params([indices, batch.patients])
+        return self._run(batch, indices, one_hot, params, gate=self.gate)
 
     @torch.compiler.disable
     @torch.no_grad()
     def replay(self, *inputs: Any, params: ExchangeParams) -> Any:
         """Repeat a call: the same batch with the ``params`` of that call gives the same result."""
         batch = parse(inputs)
-        self._check_images(batch.images)
-        indices, one_hot = class_indices(batch.labels, len(batch.images), len(self.classes))
-        return batch.rebuild(*self._exchange(batch.images, batch.labels, indices, one_hot, params))
+        indices, one_hot = self._check(batch.images, batch.labels)
+        if params.bank != (self.donors.fingerprint if self.donors is not None else None):
+            raise ValueError(
+                f"params: their donors are rows of {_from(params.bank)}, this transform's are of "
+                f"{_from(self.donors.fingerprint if self.donors is not None else None)}; replay with the same donors"
+            )
+        last = int(params.rows.max()) if len(params.rows) else -1
+        if last >= len(batch.images):
+            raise ValueError(
+                f"params: row {last} of a batch of {len(batch.images)}; replay with the same batch"
+            )
+        return self._run(batch, indices, one_hot, params, gate=None)
 
     def make_params(self, flat_inputs: list[Any]) -> ExchangeParams:
-        """Draw hosts, donors and strengths from the global CPU generator.
+        """Draw hosts, donors and strengths.
 
         Args:
             flat_inputs: class indices (B,), and patients or None.
         """
         indices, patients = flat_inputs
-        known = torch.tensor([c in self._models.original.config.classes for c in self.classes])
-        eligible = known[indices.cpu()]
-        chosen = torch.rand(len(indices)) < self.p
-        donors = random_donors(
-            indices.cpu(), patients=patients, same_patient=self.same_patient, eligible=eligible
-        )
-        rows = (chosen & (donors >= 0)).nonzero()[:, 0]
-        low, high = (self.strength,) * 2 if isinstance(self.strength, (int, float)) else self.strength
-        strengths = low + (high - low) * torch.rand(len(rows))
-        return ExchangeParams(rows, donors[rows], strengths)
-
-    def _exchange(
-        self, images: Tensor, labels: Tensor, indices: Tensor, one_hot: bool, params: ExchangeParams
-    ) -> tuple[Tensor, Tensor]:
-        new_labels = self._labels(labels, indices, one_hot, params)
-        if len(params.rows) == 0:
-            return images, new_labels
-        plain = images.as_subclass(Tensor)
-        out = plain.clone()  # keeps the memory format
-        size = self.chunk_size or len(params.rows)
-        for part in torch.arange(len(params.rows)).split(size):
-            rows, donors = params.rows[part].to(plain.device), params.donors[part].to(plain.device)
-            out[rows] = self._decode(plain[rows], plain[donors], params.strengths[part].to(plain.device))
-        wrapped = tv_tensors.wrap(out, like=images) if isinstance(images, tv_tensors.TVTensor) else out
-        return wrapped, new_labels
-
-    def _decode(self, hosts: Tensor, donors: Tensor, strengths: Tensor) -> Tensor:
-        """X' of hosts and donors as they came -> the same shape, dtype and range."""
-        model = self._models.on(hosts.device)
-        with torch.autocast(hosts.device.type, enabled=False):
-            unit = self._to_unit(hosts)
-            host, donor = (self._to_model(u, model) for u in (unit, self._to_unit(donors)))
-            own, key = model.encode(host), model.key_encoder(donor)
-            s = strengths.view(-1, 1, 1, 1)
-            new = model.decode(own.non_key + (1 - s) * own.key + s * key)
-            if self.detail == "decoder":
-                result = (_resize(new, unit.shape[-2:]) + 1) / 2
-                result = result.expand(-1, unit.shape[1], -1, -1)
-            else:
-                result = unit + _resize(new - model.decode(own.sum), unit.shape[-2:]) / 2
-            return self._from_unit(result.clamp(0, 1), hosts.dtype)
-
-    def _to_model(self, unit: Tensor, model: KECAE) -> Tensor:
-        size = model.config.image_size
-        return _resize(unit.mean(1, keepdim=True), torch.Size((size, size))) * 2 - 1
-
-    def _to_unit(self, images: Tensor) -> Tensor:
-        """(B, C, H, W) as they came -> float32 in [0, 1]."""
-        if images.dtype == torch.uint8:
-            return images.float() / 255
-        x = images.float()
-        if self.mean is not None and self.std is not None:
-            return x * _channels(self.std, x) + _channels(self.mean, x)
-        low, high = self.value_range
-        return (x - low) / (high - low)
-
-    def _from_unit(self, unit: Tensor, dtype: torch.dtype) -> Tensor:
-        if dtype == torch.uint8:
-            return (unit * 255).round().to(torch.uint8)
-        if self.mean is not None and self.std is not None:
-            return ((unit - _channels(self.mean, unit)) / _channels(self.std, unit)).to(dtype)
-        low, high = self.value_range
-        return (unit * (high - low) + low).to(dtype)
-
-    def _labels(self, labels: Tensor, indices: Tensor, one_hot: bool, params: ExchangeParams) -> Tensor:
-        rows, donors = params.rows.to(indices.device), params.donors.to(indices.device)
-        strengths = params.strengths.to(indices.device)
-        k = len(self.classes)
-        if self.label_mode == "soft":
-            soft = F.one_hot(indices, k).float()
-            share = strengths.clamp(max=1)[:, None]
-            soft[rows] = (1 - share) * soft[rows] + share * F.one_hot(indices[donors], k).float()
-            return soft
-        new = indices.clone()
-        new[rows] = torch.where(strengths >= 0.5, indices[donors], indices[rows])
-        return F.one_hot(new, k).to(labels.dtype) if one_hot else new.to(labels.dtype)
-
-    def _check_images(self, images: Tensor) -> None:
-        if images.ndim != 4 or images.shape[1] not in (1, 3):
-            raise ValueError(
-                f"images: got shape {tuple(images.shape)}, accepted is (B, 1, H, W) or (B, 3, H, W) with equal channels; "
-                "call the transform on a batch, after collating"
+        names = self._exchanger.config.classes
+        eligible = torch.tensor([c in names for c in self.classes])[indices.cpu()]
+        generator = rank_generator()
+        chosen = torch.rand(len(indices), generator=generator) < self.p
+        if self.donors is None:
+            donors = random_donors(
+                indices.cpu(),
+                patients=patients,
+                same_patient=self.same_patient,
+                eligible=eligible,
+                generator=generator,
             )
+        else:
+            labels = [self.classes[i] if e else None for i, e in zip(indices.tolist(), eligible, strict=True)]
+            ids = None if self.same_patient else patients
+            donors = self.donors.random_donors(labels, self.classes, ids, generator)
+        rows = (chosen & (donors >= 0)).nonzero()[:, 0]
+        low, high = strength_range(self.strength)
+        strengths = low + (high - low) * torch.rand(len(indices), generator=generator)[rows]
+        bank = None if self.donors is None else self.donors.fingerprint
+        return ExchangeParams(rows, donors[rows], strengths, bank)
+
+    def _run(self, batch: Any, indices: Tensor, one_hot: bool, params: ExchangeParams, gate: Any) -> Any:
+        images = batch.images.as_subclass(Tensor)
+        given = self._given_labels(indices, params)
+        if len(params.rows):
+            new = self._exchanged(images, params)
+            if gate is not None:
+                unit, hosts = (
+                    self.intensity.to_unit(x) for x in (new, images[params.rows.to(images.device)])
+                )
+                names = [self.classes[i] for i in self._hard(indices, given, params).tolist()]
+                accepted = gate(unit, hosts, names)
+                new, given = new[accepted], given[accepted.to(given.device)]
+                params = params.where(accepted.cpu())
+        self.params = params
+        labels = self._labels(batch.labels, indices, one_hot, params, given)
+        if len(params.rows) == 0:
+            return batch.rebuild(batch.images, labels)
+        if self.append:
+            out = torch.cat([images, new])
+            return batch.rebuild(_like(out, batch.images), labels, params.rows)
+        out = images.clone()  # keeps the memory format
+        out[params.rows.to(out.device)] = new
+        return batch.rebuild(_like(out, batch.images), labels)
+
+    def _exchanged(self, images: Tensor, params: ExchangeParams) -> Tensor:
+        """(k, C, H, W) exchanged knees in the images' dtype and scale."""
+        rows, donors = params.rows.to(images.device), params.donors.to(images.device)
+        size = self.chunk_size or len(rows)
+        own = needs_own_key(params.strengths, self.detail)
+        sources = [rows] * own + [donors] * (self.donors is None)
+        encoded = torch.cat(sources).unique() if sources else rows[:0]
+        parts = [self._exchanger.keys(self.intensity.to_unit(images[part])) for part in encoded.split(size)]
+        keys = torch.cat(parts) if parts and len(encoded) else None
+        new = []
+        for part in torch.arange(len(rows), device=images.device).split(size):
+            host = rows[part]
+            own_key = _take(keys, encoded, host) if own else None
+            if self.donors is None:
+                key = _take(keys, encoded, donors[part])
+            else:
+                key = self.donors.keys(params.donors[part.cpu()]).to(images.device)
+            strengths = params.strengths[part.cpu()].to(images.device)
+            unit = self.intensity.to_unit(images[host])
+            made = self._exchanger.exchange(unit, key, own_key, strengths, self.detail)
+            new.append(self.intensity.from_unit(made, images.dtype))
+        return torch.cat(new)
+
+    def _given_labels(self, indices: Tensor, params: ExchangeParams) -> Tensor:
+        """(k,) class indices of the donors, on the labels' device."""
+        if self.donors is None:
+            return indices[params.donors.to(indices.device)]
+        names = [self.donors.label(row) for row in params.donors.tolist()]
+        return torch.tensor([self.classes.index(n) for n in names], dtype=torch.int64, device=indices.device)
+
+    def _hard(self, indices: Tensor, given: Tensor, params: ExchangeParams) -> Tensor:
+        """(k,) one class each: the key's, unless most of the key is still the host's own."""
+        strengths = params.strengths.to(indices.device)
+        return torch.where(strengths >= 0.5, given, indices[params.rows.to(indices.device)])
+
+    def _labels(
+        self, labels: Tensor, indices: Tensor, one_hot: bool, params: ExchangeParams, given: Tensor
+    ) -> Tensor:
+        rows, k = params.rows.to(indices.device), len(self.classes)
+        if self.label_mode == "soft":
+            old = F.one_hot(indices, k).float()
+            share = params.strengths.to(indices.device).clamp(max=1)[:, None]
+            new = (1 - share) * old[rows] + share * F.one_hot(given, k).float()
+        else:
+            hard = self._hard(indices, given, params)
+            old = F.one_hot(indices, k).to(labels.dtype) if one_hot else indices.to(labels.dtype)
+            new = (F.one_hot(hard, k) if one_hot else hard).to(labels.dtype)
+        if self.append:
+            return torch.cat([old, new])
+        return old.index_put((rows,), new)
+
+    def _check(self, images: Tensor, labels: Tensor) -> tuple[Tensor, bool]:
         if isinstance(images, (tv_tensors.Mask, tv_tensors.BoundingBoxes)):
             raise TypeError(f"images: got a {type(images).__name__}, accepted are images")
-        if images.dtype != torch.uint8 and not images.is_floating_point():
-            raise ValueError(f"images: got {images.dtype}, accepted are uint8 and floats")
-        if self.mean is not None and len(self.mean) not in (1, images.shape[1]):
-            raise ValueError(
-                f"mean: {len(self.mean)} values for {images.shape[1]} channels, accepted is one each"
-            )
-        if images.numel() == 0:
-            return
-        unit = self._to_unit(images.as_subclass(Tensor))
-        low, high = float(unit.min()), float(unit.max())
-        if not (low >= -0.01 and high <= 1.01):  # also refuses NaN
-            given = (float(images.min()), float(images.max()))
-            what = f"mean={self.mean}, std={self.std}" if self.mean else f"value_range={self.value_range}"
-            raise ValueError(
-                f"images: floats from {given[0]:.3g} to {given[1]:.3g} do not fit {what}. For [-1, 1] give "
-                "value_range=(-1, 1), for 0-255 floats value_range=(0, 255), for normalised images their mean and std; "
-                "NaN and infinity are not accepted"
-            )
-        if images.shape[1] == 3 and float((unit.amax(1) - unit.amin(1)).max()) > GREY_TOLERANCE:
-            raise ValueError(
-                "images: 3 channels that differ; a KECAE knows grey radiographs, so all three must be the same grey "
-                "(for normalised images give their mean and std per channel)"
-            )
+        self.intensity.check(images)
+        return class_indices(labels, len(images), len(self.classes))
 
     def extra_repr(self) -> str:
         """Options that differ from their defaults."""
-        defaults: dict[str, Any] = {
-            "p": 0.5,
-            "strength": 1.0,
-            "detail": "decoder",
-            "classes": self._models.original.config.classes,
-            "value_range": (0.0, 1.0),
-            "mean": None,
-            "std": None,
-            "label_mode": "key",
-            "same_patient": False,
-            "chunk_size": None,
-            "enabled": True,
-        }
-        source = self._models.original.metadata.get("weights", {}).get("source")
-        shown = [repr(source)] if source else []
-        shown += [f"{k}={getattr(self, k)!r}" for k, v in defaults.items() if getattr(self, k) != v]
-        return ", ".join(shown)
+        shown = {**vars(self), **vars(self.intensity), "compile": self.compile_model}
+        source = self._exchanger.metadata.get("weights", {}).get("source")
+        defaults = {**_DEFAULTS, "classes": self._exchanger.config.classes}
+        parts = [repr(source)] if source else []
+        return ", ".join(parts + [f"{k}={shown[k]!r}" for k, v in defaults.items() if shown[k] != v])
 
 
-def _resize(images: Tensor, size: torch.Size) -> Tensor:
-    if images.shape[-2:] == size:
-        return images
-    return F.interpolate(images, size=tuple(size), mode="bilinear", antialias=True, align_corners=False)
+_DEFAULTS: dict[str, Any] = {
+    **(KeyExchangeAugment.__init__.__kwdefaults__ or {}),
+    "enabled": True,
+}
 
 
-def _channels(values: tuple[float, ...], like: Tensor) -> Tensor:
-    return torch.tensor(values, device=like.device, dtype=like.dtype).view(1, -1, 1, 1)
+def _take(values: Tensor | None, at: Tensor, rows: Tensor) -> Tensor:
+    """Values of ``rows``, where ``values[i]`` is that of row ``at[i]`` (sorted)."""
+    assert values is not None
+    return values[torch.searchsorted(at, rows)]
+
+
+def _like(out: Tensor, images: Tensor) -> Tensor:
+    """In the container that came: a tv_tensor, MONAI's MetaTensor with its meta data, another subclass."""
+    if isinstance(images, tv_tensors.TVTensor):
+        wrapped: Tensor = tv_tensors.wrap(out, like=images)
+        return wrapped
+    if type(images) is Tensor:
+        return out
+    other: Tensor = out.as_subclass(type(images))
+    other.__dict__.update(images.__dict__)
+    return other
+
+
+def _from(bank: str | None) -> str:
+    return "the batch" if bank is None else f"bank {bank[:12]}"

@@ -1,0 +1,46 @@
+"""Key exchange, then kornia's augmentations, both on the batch and its device.
+
+    pip install kecae-aug kornia
+    python examples/with_kornia.py            # phantom knees, offline, seconds
+
+Exchange first: it wants whole knees in their known grey range, and kornia's geometry would turn them.
+kornia augments in eval() too, so neither belongs into the model's forward().
+"""
+
+import kornia.augmentation as K
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from kecae_aug import KeyExchangeAugment
+from kecae_aug.data.phantom import PhantomKnees
+
+torch.manual_seed(0)
+device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+knees = PhantomKnees(n_patients=24, grades=(0, 2), image_size=64)  # images in [-1, 1]
+loader = DataLoader(knees, batch_size=16, shuffle=True, drop_last=True)
+
+exchange = KeyExchangeAugment.from_pretrained(
+    "phantom", p=0.5, append=True, classes=knees.classes, value_range=(-1, 1)
+)
+classical = K.AugmentationSequential(
+    K.RandomAffine(degrees=7.0, translate=(0.05, 0.05), scale=(0.9, 1.1), padding_mode="border", p=1.0),
+    K.RandomHorizontalFlip(p=0.5),
+    data_keys=["input"],
+    same_on_batch=False,  # a draw for each knee
+)
+
+net = nn.Sequential(nn.Conv2d(1, 8, 5, 4), nn.ReLU(), nn.Flatten(), nn.LazyLinear(2)).to(device)
+optimizer = torch.optim.AdamW(net.parameters(), 1e-3)
+for step, (images, labels) in enumerate(loader):
+    images, labels = images.to(device), labels.to(device)
+    given = len(images)
+    images, labels = exchange(images, labels)  # T' = T and X', with the donors' labels
+    images = classical(images)
+    loss = nn.functional.cross_entropy(net(images), labels)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    print(
+        f"step {step}: {given} knees + {len(images) - given} exchanged, on {images.device}, loss {loss.item():.3f}"
+    )

@@ -1,0 +1,292 @@
+"""The files of a LatentBank: its manifest, and the shards that a build writes and goes on with."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.utils.data import DataLoader, Subset
+
+from kecae_aug import _datasets
+from kecae_aug._exchanger import Exchanger
+from kecae_aug._intensity import Intensity
+from kecae_aug.data.splits import PatientOverlapError, check_disjoint
+from kecae_aug.model import KECAE
+
+FORMAT = "kecae-aug-bank"
+VERSION = 1
+MANIFEST = "bank.json"
+DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
+
+
+class BankError(ValueError):
+    """A bank that cannot be opened, trusted or built; the message says why, and the way out."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows that one data set gave.
+
+    Attributes:
+        data: the data set's own ``fingerprint()``, or a hash of its labels, patients and three of its images.
+        rows_a_shard: rows of every shard but the last.
+        labels: class name of every row.
+        patients: id of every row, or None.
+    """
+
+    data: str
+    rows_a_shard: int
+    labels: list[str]
+    patients: list[str] | None
+
+    @property
+    def shards(self) -> int:
+        """How many files."""
+        return -(-len(self.labels) // self.rows_a_shard)
+
+    def rows(self, shard: int) -> range:
+        """Rows of this part that are in a shard."""
+        first = shard * self.rows_a_shard
+        return range(first, min(first + self.rows_a_shard, len(self.labels)))
+
+
+def shard_path(folder: Path, part: int, shard: int) -> Path:
+    """File of a shard."""
+    return folder / f"shard-{part:03d}-{shard:05d}.safetensors"
+
+
+def missing_shards(folder: Path, parts: Sequence[Part]) -> list[Path]:
+    """Files that a bank of these parts still lacks."""
+    paths = (shard_path(folder, p, s) for p, part in enumerate(parts) for s in range(part.shards))
+    return [path for path in paths if not path.is_file()]
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """``bank.json``, checked."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise BankError(
+            f"bank {str(folder)!r}: no {MANIFEST} there; accepted is a folder that LatentBank.build wrote"
+        )
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        found = (manifest["format"], manifest["version"])
+        parts_of(manifest)
+        for key in ("weights_sha256", "classes", "exchangeable", "dtype", "residual"):
+            manifest[key]
+    except (ValueError, KeyError, TypeError) as error:
+        raise BankError(
+            f"bank {str(folder)!r}: {MANIFEST} is not one that LatentBank.build wrote ({type(error).__name__}: {error})"
+        ) from error
+    if found != (FORMAT, VERSION):
+        raise BankError(
+            f"bank {str(folder)!r}: format {found}, accepted is {(FORMAT, VERSION)}; build it with this version"
+        )
+    return manifest
+
+
+def parts_of(manifest: dict[str, Any]) -> list[Part]:
+    """The parts of a manifest."""
+    return [Part(**part) for part in manifest["parts"]]
+
+
+def fingerprint(manifest: dict[str, Any]) -> str:
+    """Hash of everything that decides what the rows are."""
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass
+class BuildConfig:
+    """Arguments of :meth:`LatentBank.build <kecae_aug.LatentBank.build>` that are not the data or the model."""
+
+    classes: Sequence[str | int] | None
+    patients: Sequence[Hashable] | None
+    exclude_patients: Iterable[Hashable]
+    intensity: Intensity
+    dtype: torch.dtype
+    residual: bool
+    shard_rows: int
+    batch_size: int
+    num_workers: int
+    device: torch.device
+    rank: int
+    world_size: int
+    append: bool
+    progress: bool
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES.values():
+            raise ValueError(f"dtype={self.dtype}: accepted are {', '.join(map(str, DTYPES.values()))}")
+        for name in ("shard_rows", "batch_size", "world_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: accepted is 1 or more")
+        if not 0 <= self.rank < self.world_size:
+            raise ValueError(f"rank={self.rank}: accepted are 0 to world_size - 1 = {self.world_size - 1}")
+
+
+def build(folder: Path, dataset: Any, model: KECAE, config: BuildConfig) -> None:
+    """Plan, or find the plan again, and write the shards of this rank that are not there yet."""
+    if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
+        raise TypeError(
+            f"dataset: got {type(dataset).__name__}, accepted is a map-style Dataset with a length"
+        )
+    if len(dataset) == 0:
+        raise ValueError("dataset: is empty; a bank needs at least one image")
+    exchanger = Exchanger(model)
+    names = _datasets.class_names(dataset, config.classes)
+    part = _part(dataset, names, config)
+    refuse_patients(str(folder), part.patients, config.exclude_patients)
+    manifest: dict[str, Any] = {
+        "format": FORMAT,
+        "version": VERSION,
+        "weights_sha256": exchanger.sha256,
+        "weights": exchanger.metadata.get("weights", {}).get("source", ""),
+        "classes": list(names),
+        "exchangeable": [c for c in exchanger.config.classes if c in names],
+        "dtype": str(config.dtype).removeprefix("torch."),
+        "residual": config.residual,
+        "intensity": asdict(config.intensity),
+        "image_size": exchanger.config.image_size,
+        "latent_shape": exchanger.config.latent_shape,
+    }
+    manifest = json.loads(json.dumps(manifest))  # tuples become lists, as in the file it is compared with
+    number = _plan(folder, manifest, part, config.append)
+    exchanger.fast.to(config.device)
+    for shard in range(config.rank, part.shards, config.world_size):
+        path = shard_path(folder, number, shard)
+        if path.is_file():
+            continue
+        tensors = _encoded(dataset, part.rows(shard), exchanger, config)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            save_file(tensors, temporary, {"format": FORMAT, "weights_sha256": exchanger.sha256})
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        if config.progress:
+            print(f"{path.name}: {shard + 1} of {part.shards} shards", flush=True)
+
+
+def refuse_patients(where: str, patients: Sequence[str] | None, excluded: Iterable[Hashable]) -> None:
+    """An excluded patient in a bank, or a bank that cannot tell, is an error."""
+    names = [str(p) for p in excluded]
+    if not names:
+        return
+    if patients is None:
+        raise BankError(
+            f"bank {where!r}: exclude_patients was given, but its rows have no patients, so that no overlap could be "
+            "seen; build it with patients="
+        )
+    try:
+        check_disjoint(bank=patients, excluded=names)
+    except PatientOverlapError as error:
+        raise BankError(f"bank {where!r}: {error}") from error
+
+
+def _part(dataset: Any, names: tuple[str, ...], config: BuildConfig) -> Part:
+    targets = _datasets.targets(dataset, len(names))
+    patients = _datasets.patient_names(dataset, config.patients)
+    if callable(getattr(dataset, "fingerprint", None)):
+        data = str(dataset.fingerprint())
+    else:
+        digest = hashlib.sha256(json.dumps([targets, patients]).encode())
+        for row in sorted({0, len(targets) // 2, len(targets) - 1}):
+            image, _ = _datasets.item(dataset, row)
+            digest.update(image.contiguous().view(-1).numpy().tobytes())
+        data = digest.hexdigest()
+    return Part(data, config.shard_rows, [names[t] for t in targets], patients)
+
+
+def _plan(folder: Path, manifest: dict[str, Any], part: Part, append: bool) -> int:
+    """Write the manifest, or see that the one that is there is ours; the number of our part."""
+    path = folder / MANIFEST
+    if not path.exists():
+        found = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
+        if [n for n in found if not n.startswith(".")]:
+            raise BankError(
+                f"bank {str(folder)!r}: the folder holds {found[:5]} and no {MANIFEST}; nothing of others is written to, "
+                "take an empty folder"
+            )
+        _write(path, {**manifest, "parts": [asdict(part)]})
+        return 0
+    there = read_manifest(folder)
+    differ = [k for k, v in manifest.items() if there.get(k) != v]
+    if differ:
+        shown = "; ".join(f"{k} is {_short(there.get(k))}, asked for {_short(manifest[k])}" for k in differ)
+        raise BankError(
+            f"bank {str(folder)!r}: is another one: {shown}; take another folder, or the same arguments to go on"
+        )
+    parts = parts_of(there)
+    if part in parts:
+        number = parts.index(part)
+        if append and not missing_shards(folder, parts):
+            raise BankError(
+                f"bank {str(folder)!r}: this data set is in it already (part {number}); nothing was added"
+            )
+        return number
+    if not append:
+        raise BankError(
+            f"bank {str(folder)!r}: is of other data ({_short(parts[0].data)}, {len(parts[0].labels)} rows; this set "
+            f"{_short(part.data)}, {len(part.labels)} rows); take another folder, or append=True to add to it"
+        )
+    if missing := missing_shards(folder, parts):
+        raise BankError(
+            f"bank {str(folder)!r}: {len(missing)} shards of an earlier build are not there yet; finish that one first"
+        )
+    _write(path, {**there, "parts": [*there["parts"], asdict(part)]})
+    return len(parts)
+
+
+@torch.no_grad()
+def _encoded(dataset: Any, rows: range, exchanger: Exchanger, config: BuildConfig) -> dict[str, Tensor]:
+    """Tensors of a shard."""
+    parts: dict[str, list[Tensor]] = {"key": [], "non_key": []}
+    for images in _batches(dataset, rows, config):
+        config.intensity.check(images)
+        unit = config.intensity.to_unit(images.to(config.device))
+        key, non_key = exchanger.keys(unit), exchanger.non_keys(unit)
+        parts["key"].append(_stored(key, config.dtype))
+        parts["non_key"].append(_stored(non_key, config.dtype))
+        if config.residual:
+            reconstruction = exchanger.on(unit.device).decode(key + non_key)
+            residual = exchanger.prepared(unit) - reconstruction
+            parts.setdefault("residual", []).append(_stored(residual, config.dtype))
+    return {name: torch.cat(values) for name, values in parts.items()}
+
+
+def _batches(dataset: Any, rows: range, config: BuildConfig) -> Iterator[Tensor]:
+    loader: DataLoader[Any] = DataLoader(
+        Subset(dataset, rows), config.batch_size, num_workers=config.num_workers, collate_fn=_images
+    )
+    yield from loader
+
+
+def _images(items: list[Any]) -> Tensor:
+    return _datasets.stacked([_datasets.split_item(row, i)[0] for i, row in enumerate(items)])
+
+
+def _stored(values: Tensor, dtype: torch.dtype) -> Tensor:
+    stored = values.cpu().to(dtype).contiguous()
+    if not bool(stored.isfinite().all()):
+        raise ValueError(f"dtype={dtype}: a latent is beyond its range; take bfloat16 or float32")
+    return stored
+
+
+def _write(path: Path, manifest: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(manifest), encoding="utf-8")
+    temporary.replace(path)
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 40 else text[:12] + "..."

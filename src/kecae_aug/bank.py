@@ -1,0 +1,280 @@
+"""LatentBank: hK and hN of a training set, encoded once; an exchanged knee then costs one decode and no image.
+
+    bank = LatentBank.build(train_set, model, "bank/", exclude_patients=val_set.patients)
+    augment = KeyExchangeAugment(model, donors=bank)
+
+A bank is a folder: ``bank.json`` says what it is of (weights, data, classes), ``shard-*.safetensors`` hold the
+rows. A shard is written beside its place and moved there when it is whole, so an interrupted build goes on
+where it stopped, and several processes can share one build. Tensors are memory-mapped.
+"""
+
+from __future__ import annotations
+
+import bisect
+import functools
+import os
+from collections.abc import Hashable, Iterable, Sequence
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from kecae_aug._bank_files import (
+    FORMAT,
+    BankError,
+    BuildConfig,
+    build,
+    fingerprint,
+    missing_shards,
+    parts_of,
+    read_manifest,
+    refuse_patients,
+    shard_path,
+)
+from kecae_aug._datasets import value_range_of
+from kecae_aug._intensity import Intensity
+from kecae_aug.model import KECAE
+from kecae_aug.weights import weights_sha256
+
+__all__ = ["BankError", "LatentBank"]
+
+
+class LatentBank:
+    """Latents of a training set, opened for reading; made by :meth:`build`.
+
+    Args:
+        folder: a whole bank.
+        model: the weights it must be of; by default they are not checked here, but by whoever decodes.
+        exclude_patients: patients that must not be in it, such as those of the validation and test splits.
+
+    Attributes:
+        labels: class name of every row.
+        patients: patient id of every row, or None where the set has none.
+        classes: class names of the set.
+        fingerprint: hex digest of weights, data and options; a bank that is appended to has another one.
+
+    Raises:
+        BankError: not a bank, incomplete, damaged, of other weights, or with an excluded patient.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        model: KECAE | None = None,
+        *,
+        exclude_patients: Iterable[Hashable] = (),
+    ) -> None:
+        self.folder = Path(folder)
+        manifest = read_manifest(self.folder)
+        self.manifest = manifest
+        self.classes: tuple[str, ...] = tuple(manifest["classes"])
+        self.has_residuals: bool = manifest["residual"]
+        self.weights_sha256: str = manifest["weights_sha256"]
+        self.fingerprint = fingerprint(manifest)
+        parts = parts_of(manifest)
+        if missing := missing_shards(self.folder, parts):
+            raise BankError(
+                f"bank {str(self.folder)!r}: {len(missing)} shards are not there yet (first: {missing[0].name}); build it "
+                "again with the same arguments, it goes on where it stopped"
+            )
+        shards = [(p, s) for p, part in enumerate(parts) for s in range(part.shards)]
+        self._paths = [shard_path(self.folder, p, s) for p, s in shards]
+        self._starts = [0, *accumulate(len(parts[p].rows(s)) for p, s in shards)][:-1]
+        self.labels = [label for part in parts for label in part.labels]
+        ids = [part.patients for part in parts]
+        self.patients: list[str] | None = None if None in ids else [i for part in ids for i in (part or [])]
+        if model is not None:
+            self.check_weights(weights_sha256(model))
+        refuse_patients(str(self.folder), self.patients, exclude_patients)
+
+    @classmethod
+    def build(
+        cls,
+        dataset: Any,
+        model: KECAE,
+        folder: str | os.PathLike[str],
+        *,
+        classes: Sequence[str | int] | None = None,
+        patients: Sequence[Hashable] | None = None,
+        exclude_patients: Iterable[Hashable] = (),
+        value_range: tuple[float, float] | None = None,
+        mean: float | Sequence[float] | None = None,
+        std: float | Sequence[float] | None = None,
+        dtype: torch.dtype = torch.float16,
+        residual: bool = False,
+        shard_rows: int = 1024,
+        batch_size: int = 64,
+        num_workers: int = 0,
+        device: str | torch.device = "cpu",
+        rank: int = 0,
+        world_size: int = 1,
+        append: bool = False,
+        progress: bool = False,
+    ) -> LatentBank | None:
+        """Encode a data set, or go on with a build that was interrupted.
+
+        Args:
+            dataset: any map-style Dataset of (image, label) items: images (1 or 3, H, W) uint8 or float,
+                labels integer class indices. Without random transforms: each image is read once.
+            model: trained weights.
+            folder: of the bank; absent, empty, or an unfinished build of the same arguments.
+            classes: class names; by default ``dataset.classes``.
+            patients: one id a row; by default ``dataset.patients`` where it has them.
+            exclude_patients: see the class; checked before anything is encoded.
+            value_range: of float images; by default (-1, 1) for this package's radiograph sets, (0, 1) else.
+            mean: see :class:`~kecae_aug.KeyExchangeAugment`.
+            std: see ``mean``.
+            dtype: of the stored latents: float16, bfloat16 or float32.
+            residual: also store x - x^ at the model's size, so that ``detail="host"`` needs no image either.
+            shard_rows: rows a file.
+            batch_size: images encoded at once.
+            num_workers: of the DataLoader that reads them.
+            device: that encodes.
+            rank: of this process, which makes every ``world_size``-th shard; start one process for each.
+            world_size: how many processes share the build.
+            append: add this data set to a bank that is whole. No image may be in it twice, which is for the
+                caller to see to; the classes must be the bank's.
+            progress: print a line a shard.
+
+        Returns:
+            The bank, or None where other ranks still work on it.
+
+        Raises:
+            BankError: another bank, or files of someone else's, in ``folder``; an excluded patient.
+            ValueError, TypeError: items or arguments that cannot be used.
+        """
+        config = BuildConfig(
+            classes=classes, patients=patients, exclude_patients=exclude_patients,
+            intensity=Intensity.of(value_range_of(dataset, value_range) if mean is None else (0.0, 1.0), mean, std),
+            dtype=dtype, residual=residual, shard_rows=shard_rows, batch_size=batch_size, num_workers=num_workers,
+            device=torch.device(device), rank=rank, world_size=world_size, append=append, progress=progress,
+        )  # fmt: skip
+        build(Path(folder), dataset, model, config)
+        try:
+            return cls(folder, model)
+        except BankError:
+            if world_size > 1:
+                return None
+            raise
+
+    def check_weights(self, sha256: str) -> None:
+        """Refuse to serve other weights than those it was encoded with."""
+        if sha256 != self.weights_sha256:
+            raise BankError(
+                f"bank {str(self.folder)!r}: encoded with weights {self.weights_sha256[:12]}, asked for {sha256[:12]}; "
+                "latents of other weights decode to nonsense: build a bank with these weights"
+            )
+
+    def check_data(self, dataset: Any) -> None:
+        """Refuse a data set whose ``fingerprint()`` is not the one that was encoded."""
+        known = [part["data"] for part in self.manifest["parts"]]
+        actual = dataset.fingerprint()
+        if known != [actual]:
+            raise BankError(
+                f"bank {str(self.folder)!r}: encoded from data {known}, asked for {actual}: the files, their split or "
+                "their grades have changed since; build the bank anew"
+            )
+
+    def keys(self, rows: Tensor) -> Tensor:
+        """HK of rows (k,), (k, C, h, w) float32 on the CPU."""
+        return self._rows("key", rows)
+
+    def non_keys(self, rows: Tensor) -> Tensor:
+        """HN of rows (k,), (k, C, h, w) float32 on the CPU."""
+        return self._rows("non_key", rows)
+
+    def residuals(self, rows: Tensor) -> Tensor:
+        """X - x^ of rows (k,), (k, 1, S, S) float32 on the CPU, in the range -2 to 2."""
+        if not self.has_residuals:
+            raise BankError(f"bank {str(self.folder)!r}: has no residuals; build it with residual=True")
+        return self._rows("residual", rows)
+
+    def label(self, row: int) -> str:
+        """Class name of a row."""
+        return self.labels[row]
+
+    def random_donors(
+        self,
+        labels: Sequence[str | None],
+        classes: Sequence[str],
+        patients: Sequence[Hashable] | Tensor | None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """For each host a bank row of another label, uniform among those of other patients.
+
+        Args:
+            labels: class names of the hosts; None for one that takes no part.
+            classes: names that the caller knows; bank rows of others are not given.
+            patients: ids of the hosts, compared as text; a host whose id is drawn draws again. Needs a bank
+                with patients.
+            generator: of the draws, on the CPU.
+
+        Returns:
+            (B,) int64 rows; -1 where no row qualifies.
+        """
+        ids = None
+        if patients is not None and self.patients is not None:
+            values = patients.tolist() if isinstance(patients, Tensor) else list(patients)
+            ids = [str(v) for v in values]
+            if len(ids) != len(labels):
+                raise ValueError(
+                    f"patients: got {len(ids)} ids for {len(labels)} rows, accepted is one id a row"
+                )
+        draws = torch.rand(len(labels), generator=generator, dtype=torch.float64).tolist()
+        donors = []
+        for i, (label, draw) in enumerate(zip(labels, draws, strict=True)):
+            rows = self._others(label, tuple(classes)) if label is not None else []
+            at = int(draw * len(rows))
+            # The next row of another patient: his few rows are skipped, without a mask over the whole bank.
+            tried = (rows[(at + k) % len(rows)] for k in range(len(rows)))
+            allowed = (r for r in tried if ids is None or self.patients is None or self.patients[r] != ids[i])
+            donors.append(next(allowed, -1))
+        return torch.tensor(donors, dtype=torch.int64)
+
+    @functools.lru_cache(maxsize=64)  # noqa: B019 - one bank lives as long as its loop
+    def _others(self, label: str, classes: tuple[str, ...]) -> list[int]:
+        exchangeable = set(classes) & set(self.manifest["exchangeable"])
+        return [i for i, own in enumerate(self.labels) if own != label and own in exchangeable]
+
+    def _rows(self, name: str, rows: Tensor) -> Tensor:
+        wanted = rows.tolist()
+        if wanted and not (min(wanted) >= 0 and max(wanted) < len(self)):
+            raise IndexError(f"rows: got {min(wanted)} to {max(wanted)}, accepted are 0 to {len(self) - 1}")
+        shape = self._tensor(0, name).shape[1:]
+        out = torch.empty(len(wanted), *shape, dtype=torch.float32)
+        for i, row in enumerate(wanted):
+            shard = bisect.bisect_right(self._starts, row) - 1
+            out[i] = self._tensor(shard, name)[row - self._starts[shard]]
+        return out
+
+    def _tensor(self, shard: int, name: str) -> Tensor:
+        """A shard's tensor, mapped from its file; opened once in each process."""
+        if not hasattr(self, "_open"):
+            self._open: dict[tuple[int, str], Tensor] = {}
+        if (shard, name) not in self._open:
+            path = self._paths[shard]
+            try:
+                with safe_open(path, framework="pt") as file:
+                    if (file.metadata() or {}).get("format") != FORMAT:
+                        raise BankError(f"{path}: not a shard of a LatentBank; build the bank anew")
+                    self._open[shard, name] = file.get_tensor(name)
+            except (SafetensorError, OSError) as error:
+                raise BankError(
+                    f"{path}: not a whole safetensors file ({error}); delete it and build again, only it is made anew"
+                ) from error
+        return self._open[shard, name]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in self.__dict__.items() if k != "_open"}  # workers map the files themselves
+
+    def __repr__(self) -> str:
+        counts = {c: self.labels.count(c) for c in self.classes}
+        return (
+            f"LatentBank({str(self.folder)!r}: {len(self)} rows {counts}, weights {self.weights_sha256[:12]})"
+        )

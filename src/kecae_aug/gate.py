@@ -1,0 +1,172 @@
+"""Accept an exchanged knee only if judges see its new label, and it is near enough to its host.
+
+    gate = Gate([judge_a, judge_b], classes=("0", "2"))
+    augment = KeyExchangeAugment.from_pretrained("knee-kl02", gate=gate)
+    ...
+    print(gate.report())
+
+Judges should be held out: a network that the exchange was trained against certifies itself. What the gate
+keeps is easier than what it rejects, so compare T' with and without it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from kecae_aug._exchanger import resize
+
+Judge = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a gate says of B exchanged knees.
+
+    Attributes:
+        accepted: (B,) bool.
+        agreement: (B,) float32, share of the judges that give the new label at least ``min_probability``.
+        probability: (J, B) float32, of the new label by each judge.
+        distance: (B,) float32, mean absolute difference to the host, of the full grey range.
+    """
+
+    accepted: Tensor
+    agreement: Tensor
+    probability: Tensor
+    distance: Tensor
+
+
+class Gate:
+    """Judges and a distance; called on exchanged knees, their hosts and new labels.
+
+    Args:
+        judges: each maps (B, 1, S, S) float32 in [-1, 1] to logits (B, K) over ``classes``. Modules are
+            set to eval mode. May be empty where ``max_distance`` is given.
+        classes: names of the judges' classes, in the order of their logits.
+        min_probability: of the new label, for a judge to agree. 0.5 between two classes is the larger one.
+        min_agreement: share of the judges that must agree; all of them by default.
+        max_distance: largest mean absolute difference to the host, of the full grey range (0 to 1).
+        image_size: side the judges want; by default they see the images' own size.
+
+    Attributes:
+        counts: how many were offered, accepted, and rejected for which reason and direction, in this
+            process; DataLoader workers count for themselves.
+    """
+
+    def __init__(
+        self,
+        judges: Sequence[Judge],
+        *,
+        classes: Sequence[str | int],
+        min_probability: float = 0.5,
+        min_agreement: float = 1.0,
+        max_distance: float | None = None,
+        image_size: int | None = None,
+    ) -> None:
+        self.judges, self.classes = list(judges), tuple(str(c) for c in classes)
+        if not self.judges and max_distance is None:
+            raise ValueError(
+                "judges: got none and no max_distance, so that nothing could be rejected; give either"
+            )
+        for i, judge in enumerate(self.judges):
+            if not callable(judge):
+                raise TypeError(
+                    f"judges[{i}]: got {type(judge).__name__}, accepted is a module or function from (B, 1, S, S) "
+                    "images in [-1, 1] to logits (B, K)"
+                )
+            if isinstance(judge, nn.Module):
+                judge.eval()
+        if len(set(self.classes)) != len(self.classes) or len(self.classes) < 2:
+            raise ValueError(f"classes={self.classes}: accepted are two or more different names")
+        if not 0 <= min_probability <= 1 or not 0 < min_agreement <= 1:
+            raise ValueError(
+                f"min_probability={min_probability}, min_agreement={min_agreement}: accepted are shares from 0 to 1, "
+                "the agreement above 0"
+            )
+        if max_distance is not None and not max_distance > 0:
+            raise ValueError(f"max_distance={max_distance}: accepted is a positive number, or None")
+        self.min_probability, self.min_agreement = min_probability, min_agreement
+        self.max_distance, self.image_size = max_distance, image_size
+        self.counts: Counter[str] = Counter()
+
+    @torch.no_grad()
+    def judge(self, images: Tensor, hosts: Tensor, labels: Sequence[str]) -> Verdict:
+        """Scores of exchanged knees; counts nothing.
+
+        Args:
+            images: (B, C, H, W) in [0, 1], exchanged.
+            hosts: of the same shape.
+            labels: B names, the labels the exchanged knees shall carry.
+        """
+        unknown = sorted(set(labels) - set(self.classes))
+        if unknown:
+            raise ValueError(
+                f"labels: the gate's judges know {self.classes}, not {unknown}; give their classes by name"
+            )
+        wanted = torch.tensor([self.classes.index(label) for label in labels], device=images.device)
+        grey = images.mean(1, keepdim=True) * 2 - 1
+        if self.image_size:
+            grey = resize(grey, (self.image_size, self.image_size))
+        rows = torch.arange(len(images), device=images.device)
+        each = [self._probabilities(i, grey)[rows, wanted] for i in range(len(self.judges))]
+        probability = torch.stack(each) if each else torch.ones(0, len(images), device=images.device)
+        agreement = (probability >= self.min_probability).float().mean(0) if each else rows.float() * 0 + 1
+        distance = (images - hosts).abs().mean((1, 2, 3))
+        accepted = agreement >= self.min_agreement - 1e-6
+        if self.max_distance is not None:
+            accepted &= distance <= self.max_distance
+        return Verdict(accepted, agreement, probability, distance)
+
+    def __call__(self, images: Tensor, hosts: Tensor, labels: Sequence[str]) -> Tensor:
+        """(B,) bool, which of the exchanged knees are accepted; counted."""
+        verdict = self.judge(images, hosts, labels)
+        self.count(verdict, labels)
+        return verdict.accepted
+
+    def count(self, verdict: Verdict, labels: Sequence[str]) -> None:
+        """Add a verdict to ``counts``."""
+        agreed = (verdict.agreement >= self.min_agreement - 1e-6).tolist()
+        for label, fine, accepted in zip(labels, agreed, verdict.accepted.tolist(), strict=True):
+            self.counts["offered"] += 1
+            self.counts[f"offered as {label}"] += 1
+            if accepted:
+                self.counts["accepted"] += 1
+                self.counts[f"accepted as {label}"] += 1
+            else:
+                self.counts["rejected by the judges" if not fine else "rejected by distance"] += 1
+
+    def report(self) -> str:
+        """One line: how many of how many were accepted, for each label, and why the others were not."""
+        offered = self.counts["offered"]
+        if not offered:
+            return "gate: nothing offered yet"
+        names = [c for c in self.classes if self.counts[f"offered as {c}"]]
+        by_label = ", ".join(
+            f"as {c} {self.counts[f'accepted as {c}']}/{self.counts[f'offered as {c}']}" for c in names
+        )
+        reasons = ", ".join(f"{v} {k}" for k, v in self.counts.items() if k.startswith("rejected"))
+        return f"gate: {self.counts['accepted']} of {offered} accepted ({by_label}); {reasons or 'none rejected'}"
+
+    def _probabilities(self, i: int, images: Tensor) -> Tensor:
+        judge = self.judges[i]
+        if isinstance(judge, nn.Module):
+            place = next(judge.parameters(), None)
+            if place is not None and place.device != images.device:
+                judge.to(images.device)
+        logits = judge(images)
+        if logits.shape != (len(images), len(self.classes)):
+            raise ValueError(
+                f"judges[{i}]: gave shape {tuple(logits.shape)} for {len(images)} images, accepted is "
+                f"({len(images)}, {len(self.classes)}), logits of classes={self.classes}"
+            )
+        return logits.float().softmax(1)
+
+    def __repr__(self) -> str:
+        return (
+            f"Gate({len(self.judges)} judges, min_probability={self.min_probability}, "
+            f"min_agreement={self.min_agreement}, max_distance={self.max_distance})"
+        )

@@ -1,0 +1,119 @@
+"""Key exchange in a Lightning Trainer without touching the module: :class:`KeyExchangeCallback`.
+
+Trainer(callbacks=[KeyExchangeCallback(KeyExchangeAugment.from_pretrained("knee-kl02"))])
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+from kecae_aug.transform import KeyExchangeAugment
+
+HOOK = "on_after_batch_transfer"
+
+
+def _callback_class() -> Any:
+    """Of ``lightning``, or of the older ``pytorch_lightning``; either's Trainer takes either's callbacks."""
+    errors = []
+    for name in ("lightning.pytorch", "pytorch_lightning"):
+        try:
+            return importlib.import_module(name).Callback
+        except ImportError as error:
+            errors.append(error)
+    raise ImportError(
+        "kecae_aug.integrations.lightning needs Lightning: pip install 'kecae-aug[lightning]'"
+    ) from errors[0]
+
+
+_Callback: Any = _callback_class()
+
+
+class KeyExchangeCallback(_Callback):
+    """Exchange keys within each training batch, on the device it was moved to.
+
+    The batch is what the train dataloader gives: ``(images, labels)``, ``[images, labels, ...]`` or a dict; see
+    :class:`~kecae_aug.KeyExchangeAugment` for what is accepted. While ``Trainer.fit`` runs, the callback wraps
+    ``on_after_batch_transfer`` of the module, or of the datamodule where that one overrides it; an override of
+    yours is called first, so normalising there needs ``mean`` and ``std`` in the transform. Sanity check,
+    validation, test and prediction see their batches as they are. At the end, and after an exception, the hook
+    is as it was. Nothing goes into parameters, checkpoints or ``state_dict()``.
+
+    Args:
+        augment: the transform. It is used as it is: ``augment.enabled = False`` switches it off.
+
+    Raises:
+        TypeError: ``augment`` is something else.
+    """
+
+    def __init__(self, augment: KeyExchangeAugment) -> None:
+        super().__init__()
+        if not isinstance(augment, KeyExchangeAugment):
+            raise TypeError(
+                f"augment: got {type(augment).__name__}, accepted is a KeyExchangeAugment; for a name or folder "
+                "KeyExchangeAugment.from_pretrained(name)"
+            )
+        self.augment = augment
+        self._undo: Callable[[], None] | None = None
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Wrap the hook; in the process that trains, so that a spawning strategy need not pickle it."""
+        self._restore()
+        if stage == "fit":
+            datamodule = getattr(trainer, "datamodule", None)
+            self._wrap(datamodule if _overrides_hook(datamodule) else pl_module, trainer)
+
+    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Give the hook back."""
+        self._restore()
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        """Give the hook back; Lightning does not call ``teardown`` then."""
+        self._restore()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_undo": None}
+
+    def _wrap(self, owner: Any, trainer: Any) -> None:
+        own = getattr(owner, HOOK)
+
+        @functools.wraps(own)  # Lightning looks through it, and sees no override where there is none
+        def hook(batch: Any, dataloader_idx: int) -> Any:
+            batch = own(batch, dataloader_idx)
+            done = vars(hook)["kecae_done"]
+            return self.augment(batch) if trainer.training and not done else batch
+
+        under = vars(owner).get(HOOK)  # an attribute of the instance, if the user or another callback set one
+        vars(hook).update(kecae_done=False, kecae_under=under)
+        setattr(owner, HOOK, hook)
+
+        def undo() -> None:
+            vars(hook)["kecae_done"] = True
+            # callbacks are torn down in the order in which they wrapped: whoever comes last unwraps all
+            while vars(top := vars(owner).get(HOOK, _nothing)).get("kecae_done"):
+                delattr(owner, HOOK)
+                if vars(top)["kecae_under"] is not None:
+                    setattr(owner, HOOK, vars(top)["kecae_under"])
+
+        self._undo = undo
+
+    def _restore(self) -> None:
+        if self._undo is not None:
+            self._undo()
+            self._undo = None
+
+
+def _nothing() -> None:
+    """Stands for no attribute."""
+
+
+def _overrides_hook(datamodule: Any) -> bool:
+    """Whether Lightning would call the datamodule's hook; told by name, for both of Lightning's packages."""
+    if datamodule is None:
+        return False
+    if HOOK in vars(datamodule):
+        return True
+    owner = next(c for c in type(datamodule).__mro__ if HOOK in vars(c))
+    return owner.__name__ != "DataHooks"

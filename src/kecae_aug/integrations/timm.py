@@ -1,0 +1,143 @@
+"""Key exchange with timm: :class:`KeyExchangeMixup` in your loop, or a launcher for timm's own ``train.py``.
+
+    python -m kecae_aug.integrations.timm train.py --key-exchange-weights knee-kl02 \
+        --data-dir DIR --model resnet18 --num-classes 2 --scale 1 1 --ratio 1 1      # train.py's own arguments
+
+timm's wheel has no ``train.py``: take it from its repository, at the tag of the installed version.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from kecae_aug.model import KECAE
+from kecae_aug.transform import KeyExchangeAugment
+from kecae_aug.weights import load_weights
+
+try:
+    import timm.data
+except ImportError as error:
+    raise ImportError("kecae_aug.integrations.timm needs timm: pip install 'kecae-aug[timm]'") from error
+
+_Mixup: Any = timm.data.__dict__["Mixup"]  # timm is annotated in part only
+
+
+class KeyExchangeMixup(_Mixup):
+    """``timm.data.Mixup`` that exchanges keys first: ``x, target = mixup(x, target)``.
+
+    Convention:
+        x: (B, C, H, W) floats on any device, C = 1 or 3 equal channels, as timm's loaders give them:
+            normalised, so ``mean`` and ``std`` are needed.
+        target: (B,) class indices, or (B, K) one-hot rows.
+        returns: new tensors, x and (B, num_classes) float soft targets for ``SoftTargetCrossEntropy``. The
+            label follows the key, is then smoothed and mixed. Neither argument is changed, unlike with timm.
+        An odd batch is taken: its last row is exchanged and smoothed, but mixed with nobody.
+        ``mixup_enabled = False`` switches the mixing off, as in timm; ``exchange.enabled = False`` the exchange.
+
+    Args:
+        mixup_alpha, cutmix_alpha, cutmix_minmax, prob, switch_prob, mode, correct_lam, label_smoothing,
+            num_classes, multi_label: timm's own. With both alphas 0 nothing is mixed.
+        weights: a bundled name, a folder, a Hub id, or a KECAE.
+        exchange_prob: chance of each row to become an exchanged knee.
+        strength, detail: see :class:`~kecae_aug.KeyExchangeAugment`.
+        classes: names of the ``num_classes`` classes in the order of their indices, for timm's folders
+            ``list(dataset.reader.class_to_idx)``; by default the weights' own, where their number fits.
+        mean, std: of the normalisation, as given to timm's ``create_loader``; None for images in [0, 1].
+        **options: further ones of :class:`~kecae_aug.KeyExchangeAugment`.
+
+    Raises:
+        ValueError: naming the argument, what came and what is accepted.
+    """
+
+    def __init__(
+        self,
+        mixup_alpha: float = 1.0,
+        cutmix_alpha: float = 0.0,
+        cutmix_minmax: Sequence[float] | None = None,
+        prob: float = 1.0,
+        switch_prob: float = 0.5,
+        mode: str = "batch",
+        correct_lam: bool = True,
+        label_smoothing: float = 0.1,
+        num_classes: int = 1000,
+        multi_label: bool = False,
+        *,
+        weights: str | os.PathLike[str] | KECAE,
+        exchange_prob: float = 0.5,
+        strength: float | tuple[float, float] = 1.0,
+        detail: Literal["decoder", "host"] = "decoder",
+        classes: Sequence[str | int] | None = None,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        **options: Any,
+    ) -> None:
+        for name, value in options.items():
+            if name in ("label_mode", "p"):
+                raise ValueError(f"{name}={value!r}: not taken here; {_INSTEAD[name]}")
+        if mode not in ("batch", "pair", "elem"):
+            raise ValueError(f"mode={mode!r}: accepted are 'batch', 'pair' and 'elem'")
+        mixing = (mixup_alpha, cutmix_alpha, cutmix_minmax, prob, switch_prob, mode, correct_lam)
+        super().__init__(*mixing, label_smoothing=label_smoothing, num_classes=num_classes)
+        self.multi_label = multi_label  # not an argument of older timm
+        model = weights if isinstance(weights, KECAE) else load_weights(weights)
+        names = tuple(model.config.classes if classes is None else classes)
+        if len(names) != num_classes:
+            raise ValueError(
+                f"num_classes={num_classes} with {len(names)} classes {names}"
+                f"{' of the weights' if classes is None else ''}: give num_classes={len(names)}, or the names of "
+                f"all {num_classes} classes in classes"
+            )
+        options |= {"strength": strength, "detail": detail, "classes": names, "mean": mean, "std": std}
+        self.exchange = KeyExchangeAugment(model, p=exchange_prob, **options)
+
+    def __call__(self, x: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Exchange, then mix; see the class for shapes and errors."""
+        if not x.is_floating_point():
+            raise ValueError(
+                f"x: got {x.dtype}, accepted are floats: timm mixes after the images were normalised"
+            )
+        new_x, target = self.exchange(x, target)
+        if target.ndim == 2 and not self.multi_label:
+            target = target.argmax(1)  # timm would flatten one-hot rows into B * K labels
+        new_x = x.clone() if new_x is x else new_x  # timm mixes in place
+        even = len(new_x) // 2 * 2
+        mixed, soft = self._mix(new_x[:even], target[:even])
+        if even == len(new_x):
+            return mixed, soft
+        return torch.cat([mixed, new_x[even:]]), torch.cat([soft, self._smooth(target[even:])])
+
+    def _mix(self, x: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        if len(x) == 0 or (self.mixup_alpha <= 0 and self.cutmix_alpha <= 0):
+            return x, self._smooth(target)  # timm asserts that an alpha is above 0
+        mixed: tuple[Tensor, Tensor] = super().__call__(x, target)
+        return mixed
+
+    def _smooth(self, target: Tensor) -> Tensor:
+        """Soft targets of rows that are mixed with nobody, smoothed as timm does."""
+        if self.multi_label:
+            return target * (1 - float(self.label_smoothing)) + 0.5 * float(self.label_smoothing)
+        soft = torch.full(
+            (len(target), self.num_classes), self.label_smoothing / self.num_classes, device=target.device
+        )
+        soft[torch.arange(len(target), device=target.device), target] += 1 - self.label_smoothing
+        return soft
+
+    def __repr__(self) -> str:
+        return f"KeyExchangeMixup({self.exchange!r}, mixup_alpha={self.mixup_alpha}, cutmix_alpha={self.cutmix_alpha})"
+
+
+_INSTEAD = {
+    "p": "exchange_prob is the chance of an exchange, prob that of mixing",
+    "label_mode": "targets are soft in any case",
+}
+
+
+if __name__ == "__main__":
+    from kecae_aug.integrations._timm_launcher import main
+
+    main()

@@ -1,0 +1,77 @@
+"""The recipes in examples/ run as their users would run them, offline on phantoms."""
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+LIBRARIES = ("kornia", "monai", "torchio")
+
+
+@pytest.fixture(scope="module")
+def recipes(tmp_path_factory) -> dict[str, subprocess.Popen[str]]:
+    """All that can run, started at once: most of their time is the import of their library."""
+    env = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    cwd = tmp_path_factory.mktemp("recipes")
+    pipe = subprocess.PIPE
+    started = {
+        library: subprocess.Popen(
+            [sys.executable, str(ROOT / f"examples/with_{library}.py")],
+            env=env, cwd=cwd, stdout=pipe, stderr=pipe, text=True,
+        )
+        for library in LIBRARIES
+        if importlib.util.find_spec(library) is not None
+    }  # fmt: skip
+    yield started
+    for process in started.values():
+        process.kill()
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_recipe(library, recipes):
+    """Each ends, exchanges some knees, and is short enough to be read."""
+    if library not in recipes:
+        pytest.skip(f"{library} is not installed")
+    assert len((ROOT / f"examples/with_{library}.py").read_text().splitlines()) <= 65
+    out, err = recipes[library].communicate(timeout=250)
+    assert recipes[library].returncode == 0, err
+    exchanged = [int(n) for n in re.findall(r"(\d+) exchanged", out)]
+    assert len(exchanged) >= 3
+    assert sum(exchanged) > 0
+
+
+BLOCKS = re.findall(
+    r"^## (.+?)\n.*?^```python\n(.*?)^```", (ROOT / "docs/integrations.md").read_text(), re.S | re.M
+)
+
+
+@pytest.mark.parametrize(("title", "code"), BLOCKS, ids=[title for title, _ in BLOCKS])
+def test_block_of_the_guide(title, code, tmp_path, monkeypatch):
+    """The first block of each section of docs/integrations.md runs as it stands."""
+    for library in ("timm", "lightning", "albumentations", "monai", "kornia", "torchio"):
+        if f"import {library}" in code or f"from {library}" in code:
+            pytest.importorskip(library)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, f"docs/integrations.md: {title}", "exec"), {"__name__": "guide"})
+
+
+def test_the_guide_has_a_block_for_every_library():
+    """None is forgotten when one is added."""
+    titles = [title.lower() for title, _ in BLOCKS]
+    wanted = (
+        "plain pytorch",
+        "collate_fn",
+        "v2.compose",
+        "timm",
+        "lightning",
+        "albumentations",
+        "monai",
+        "kornia",
+        "torchio",
+    )
+    assert all(any(name in title for title in titles) for name in wanted)
