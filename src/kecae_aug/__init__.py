@@ -1,7 +1,9 @@
 """Key-exchange data augmentation for medical image classifiers."""
 
 from kecae_aug.bank import LatentBank
+from kecae_aug.dataset import KeyExchangeDataset
 from kecae_aug.gate import Gate
+from kecae_aug.loader import KeyExchangeLoader
 from kecae_aug.model import KECAE, Latents
 from kecae_aug.transform import KeyExchangeAugment
 from kecae_aug.weights import load_weights, save_weights
@@ -12,6 +14,8 @@ __all__ = [
     "KECAE",
     "Gate",
     "KeyExchangeAugment",
+    "KeyExchangeDataset",
+    "KeyExchangeLoader",
     "LatentBank",
     "Latents",
     "__version__",

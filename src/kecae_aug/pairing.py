@@ -129,6 +129,12 @@ def pair_at(
     return cell // n_second, cell % n_second
 
 
+def unit_draw(index: int, key: str) -> float:
+    """A pseudo-random number in [0, 1) that index and key alone decide."""
+    digest = hashlib.blake2b(f"{key}/{index}".encode(), digest_size=8).digest()
+    return (int.from_bytes(digest, "little") >> 11) / 2**53
+
+
 def permute(index: Index, n: int, key: str) -> Index:
     """A pseudo-random bijection of [0, n) that ``key`` chooses, applied to positions.
 

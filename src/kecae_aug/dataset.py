@@ -1,0 +1,303 @@
+"""KeyExchangeDataset: T' = T and X' as a map-style Dataset (Section V-C).
+
+    train = KeyExchangeDataset(knees, model, n_pairs=50_000)
+    loader = DataLoader(train, batch_size=64, shuffle=True, num_workers=2)
+
+What stands at an index is a function of (seed, epoch, index) alone, so it is the same for any number of
+workers, ranks and restarts, and nothing has to be stored.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from kecae_aug import _datasets
+from kecae_aug._exchanger import Exchanger, mixed, needs_own_key, resize
+from kecae_aug._intensity import Intensity
+from kecae_aug._params import strength_range
+from kecae_aug.bank import LatentBank
+from kecae_aug.model import KECAE
+from kecae_aug.pairing import pair_at, unit_draw
+
+
+class Provenance(NamedTuple):
+    """Where an item of T' comes from.
+
+    Attributes:
+        host: row of T (or of the bank) that gave the non-key; of a real image, its own row.
+        donor: row that gave the key; -1 for a real image.
+        strength: share of the donor's key; 0 for a real image.
+    """
+
+    host: int
+    donor: int
+    strength: float
+
+
+class KeyExchangeDataset(Dataset[Any]):
+    """The images of T, then ``n_pairs`` exchanged knees X'.
+
+    An item is (image, label), with ``provenance=True`` (image, label, Provenance). Real images come as
+    ``dataset`` gives them; exchanged ones in the same shape, dtype and scale. Labels are ints. A batch of
+    exchanged knees is decoded at once where the DataLoader asks for it (``__getitems__``).
+
+    Exchanged knee k goes through the ordered pairs of classes in turn (0 -> 2, 2 -> 0, ...), so every new
+    label and every old one is equally frequent, and the pair of knees is one of the grid "every image of
+    one class with every image of the other" (Section IV), in pseudo-random order without repetition.
+
+    Args:
+        dataset: T: whole knees, not normalised, without random transforms; (image, label) items with
+            ``.targets`` and ``.classes``. None for X' alone, from a bank.
+        model: trained weights.
+        n_pairs: how many exchanged knees.
+        bank: a :class:`~kecae_aug.LatentBank` of the same knees: then no image is read for X'. With a
+            ``dataset`` it must have a row for each of its images.
+        strength: share of the donor's key, or a range (low, high). Below 0.5 the label is the host's.
+        detail: ``"decoder"`` or ``"host"``, see :class:`~kecae_aug.KeyExchangeAugment`; with a bank,
+            ``"host"`` needs one with residuals, and is at the weights' size.
+        real: False leaves T out, for X' alone.
+        balanced: the exchanged knees level the classes of T' instead of all being equally frequent, as
+            far as ``n_pairs`` go.
+        fresh_pairs: other pairs in each epoch, until the grid is through; by default the same T'.
+        same_patient: whether the two knees of a patient may exchange.
+        patients: one id a row; by default ``dataset.patients``, or the bank's.
+        classes: class names; by default ``dataset.classes``.
+        value_range: of float images; by default (-1, 1) for this package's radiograph sets, (0, 1) else.
+        transform: of every image, real or exchanged, after the exchange: crop, flip, normalise.
+        provenance: return it with every item.
+        seed: of the pairs.
+        amp_dtype: precision inside, see :class:`~kecae_aug.KeyExchangeAugment`.
+
+    Attributes:
+        targets: class index of every item, of T and of X', for samplers. With ``fresh_pairs`` too, since
+            the new label of knee k does not depend on the epoch.
+        classes: class names.
+    """
+
+    def __init__(
+        self,
+        dataset: Any,
+        model: KECAE,
+        n_pairs: int,
+        *,
+        bank: LatentBank | None = None,
+        strength: float | tuple[float, float] = 1.0,
+        detail: Literal["decoder", "host"] = "decoder",
+        real: bool = True,
+        balanced: bool = False,
+        fresh_pairs: bool = False,
+        same_patient: bool = False,
+        patients: Sequence[Hashable] | None = None,
+        classes: Sequence[str | int] | None = None,
+        value_range: tuple[float, float] | None = None,
+        transform: Callable[[Tensor], Any] | None = None,
+        provenance: bool = False,
+        seed: int = 0,
+        amp_dtype: torch.dtype | None = None,
+    ) -> None:
+        if dataset is None and bank is None:
+            raise ValueError("dataset: None without a bank; give the training set, a bank, or both")
+        if n_pairs < 0:
+            raise ValueError(f"n_pairs={n_pairs}: accepted is 0 or more")
+        if detail not in ("decoder", "host"):
+            raise ValueError(f"detail={detail!r}: accepted are 'decoder' and 'host'")
+        self.dataset, self.bank, self.n_pairs = dataset, bank, n_pairs
+        self.strength, self.detail, self.seed = strength_range(strength), detail, seed
+        self.transform, self.provenance, self.fresh_pairs = transform, provenance, fresh_pairs
+        self.same_patient = same_patient
+        self._intensity = Intensity.of(_datasets.value_range_of(dataset, value_range))
+        self._exchanger = Exchanger(model, amp_dtype)
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # persistent workers see set_epoch
+        if bank is not None:
+            bank.check_weights(self._exchanger.sha256)
+            if detail == "host" and not bank.has_residuals:
+                raise ValueError(
+                    "detail='host' from a bank: build it with residual=True, or take detail='decoder'"
+                )
+            if dataset is not None and len(bank) != len(dataset):
+                raise ValueError(
+                    f"bank: has {len(bank)} rows for a dataset of {len(dataset)}; build it from this set, or give dataset=None"
+                )
+        source: Any = bank if dataset is None else dataset
+        self.classes = _datasets.class_names(source, classes)
+        if dataset is None:
+            assert bank is not None
+            self._rows = [self.classes.index(label) for label in bank.labels]
+            known = bank.patients if patients is None else [str(p) for p in patients]
+        else:
+            self._rows = _datasets.targets(dataset, len(self.classes))
+            known = _datasets.patient_names(dataset, patients)
+        if bank is not None and bank.labels != [self.classes[t] for t in self._rows]:
+            raise ValueError(
+                "bank: its labels are not those of the dataset, row by row; build it from this set"
+            )
+        self._patients = known
+        self._real = len(self._rows) if real and dataset is not None else 0
+        self._members = self._by_class()  # class index -> its rows
+        self._directions = list(itertools.permutations(sorted(self._members), 2))
+        if n_pairs and not self._directions:
+            raise ValueError(
+                f"dataset: of the classes {self._exchanger.config.classes} that the weights exchange it holds "
+                f"{[self.classes[c] for c in self._members]}; at least two are needed"
+            )
+        self._places = self._balanced() if balanced else None
+        self._totals = Counter(direction for direction, _ in self._places or [])
+        self.targets = self._rows[: self._real] + [self._label(k) for k in range(n_pairs)]
+
+    def set_epoch(self, epoch: int) -> None:
+        """Which epoch's order (and with ``fresh_pairs`` which pairs) to give, also in persistent workers."""
+        self._epoch.fill_(epoch)
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that was set; 0 at first."""
+        return int(self._epoch)
+
+    def __len__(self) -> int:
+        return self._real + self.n_pairs
+
+    def __getitem__(self, index: int) -> Any:
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: list[int]) -> list[Any]:
+        """Several items; their exchanged knees are decoded in one batch."""
+        n = len(self)
+        wrong = [i for i in indices if not -n <= i < n]
+        if wrong:
+            raise IndexError(f"index: got {wrong[0]}, accepted are 0 to {n - 1}")
+        at = [int(i) % n for i in indices]
+        made = dict(
+            zip(pairs := [i - self._real for i in at if i >= self._real], self._make(pairs), strict=True)
+        )
+        return [self._item(i, made) for i in at]
+
+    def origin(self, index: int) -> Provenance:
+        """Where an item comes from, without making it."""
+        if index < self._real:
+            return Provenance(index, -1, 0.0)
+        return self._pair(index - self._real)
+
+    def _item(self, index: int, made: dict[int, Tensor]) -> Any:
+        origin = self.origin(index)
+        real = index < self._real
+        image: Any = _datasets.item(self.dataset, index)[0] if real else made[index - self._real]
+        image = image if self.transform is None else self.transform(image)
+        return (image, self.targets[index], origin) if self.provenance else (image, self.targets[index])
+
+    def _by_class(self) -> dict[int, list[int]]:
+        members: dict[int, list[int]] = {}
+        for row, target in enumerate(self._rows):
+            if self.classes[target] in self._exchanger.config.classes:
+                members.setdefault(target, []).append(row)
+        return members
+
+    def _balanced(self) -> list[tuple[int, int]]:
+        """(direction, how many before it) of every pair, so that the scarcest class is served first."""
+        counts = {c: len(rows) * bool(self._real) for c, rows in self._members.items()}
+        into = {c: [i for i, d in enumerate(self._directions) if d[1] == c] for c in counts}
+        used = [0] * len(self._directions)
+        places = []
+        for _ in range(self.n_pairs):
+            scarce = min(counts, key=lambda c: (counts[c], c))
+            counts[scarce] += 1
+            direction = min(into[scarce], key=lambda i: used[i])
+            places.append((direction, used[direction]))
+            used[direction] += 1
+        return places
+
+    def _place(self, k: int) -> tuple[int, int, int]:
+        """Direction of pair k, its position among those of the direction, and how many an epoch has of it."""
+        if self._places is not None:
+            direction, at = self._places[k]
+            return direction, at, self._totals[direction]
+        n = len(self._directions)
+        return k % n, k // n, (self.n_pairs - k % n + n - 1) // n
+
+    def _label(self, k: int) -> int:
+        host, donor = self._directions[self._place(k)[0]]
+        return donor if self._strength(k) >= 0.5 else host
+
+    def _strength(self, k: int) -> float:
+        low, high = self.strength
+        return low if low == high else low + (high - low) * unit_draw(k, f"strength/{self.seed}")
+
+    def _pair(self, k: int) -> Provenance:
+        """Host, donor and strength of exchanged knee k in this epoch."""
+        number, at, an_epoch = self._place(k)
+        hosts, donors = (self._members[c] for c in self._directions[number])
+        at += self.epoch * an_epoch if self.fresh_pairs else 0
+        turn, at = divmod(at, len(hosts) * len(donors))
+        a, b = pair_at(at, len(hosts), len(donors), self.seed + 1_000_003 * number, turn)
+        host = hosts[a]
+        if not self.same_patient and self._patients is not None:
+            others = (donors[(b + i) % len(donors)] for i in range(len(donors)))
+            donor = next((d for d in others if self._patients[d] != self._patients[host]), -1)
+            if donor < 0:
+                raise ValueError(
+                    f"patients: all of class {self.classes[self._rows[donors[0]]]} are of patient {self._patients[host]}, "
+                    "as is the host; give more patients, or same_patient=True"
+                )
+        else:
+            donor = donors[b]
+        return Provenance(host, donor, self._strength(k))
+
+    @torch.no_grad()
+    def _make(self, pairs: list[int]) -> list[Tensor]:
+        """Exchanged knees, (C, H, W) each."""
+        if not pairs:
+            return []
+        origins = [self._pair(k) for k in pairs]
+        hosts, donors = ([getattr(o, name) for o in origins] for name in ("host", "donor"))
+        strengths = torch.tensor([o.strength for o in origins])
+        if self.bank is not None:
+            return list(self._from_bank(torch.tensor(hosts), torch.tensor(donors), strengths))
+        rows = sorted({*hosts, *donors})
+        images = [_datasets.item(self.dataset, row)[0] for row in rows]
+        batch = _datasets.stacked(images)
+        self._intensity.check(batch)
+        unit = self._intensity.to_unit(batch)
+        host, donor = (torch.tensor([rows.index(r) for r in side]) for side in (hosts, donors))
+        own = needs_own_key(strengths, self.detail)
+        keys = self._exchanger.keys(unit)
+        made = self._exchanger.exchange(
+            unit[host], keys[donor], keys[host] if own else None, strengths, self.detail
+        )  # fmt: skip
+        return list(self._intensity.from_unit(made, batch.dtype))
+
+    def _from_bank(self, hosts: Tensor, donors: Tensor, strengths: Tensor) -> Tensor:
+        """Decoded from latents alone, then brought to the shape of T's images."""
+        bank, model = self.bank, self._exchanger.fast
+        assert bank is not None
+        own = bank.keys(hosts) if bool((strengths != 1).any()) else None
+        new = model.decode(bank.non_keys(hosts) + mixed(bank.keys(donors), own, strengths))
+        if self.detail == "host":
+            # X + X' - X^, of which the bank holds X - X^
+            new = new + bank.residuals(hosts)
+        shape, dtype = self._item_form()
+        unit = ((resize(new, (shape[1], shape[2])) + 1) / 2).clamp(0, 1).expand(-1, shape[0], -1, -1)
+        return self._intensity.from_unit(unit, dtype)
+
+    def _item_form(self) -> tuple[tuple[int, ...], torch.dtype]:
+        """Shape and dtype of T's images, read from the first one."""
+        if not hasattr(self, "_form"):
+            if self.dataset is None:
+                size = self._exchanger.config.image_size
+                self._form: tuple[tuple[int, ...], torch.dtype] = ((1, size, size), torch.float32)
+            else:
+                first = _datasets.item(self.dataset, 0)[0]
+                self._form = (tuple(first.shape), first.dtype)
+        return self._form
+
+    def __repr__(self) -> str:
+        given = "bank" if self.bank is not None else "images"
+        return (
+            f"KeyExchangeDataset({self._real} real and {self.n_pairs} exchanged from {given}, "
+            f"strength={self.strength}, detail={self.detail!r}, seed={self.seed})"
+        )
