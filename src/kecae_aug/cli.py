@@ -1,13 +1,15 @@
-"""The command line: `kecae-aug demo`, `exchange`, `phantoms`, `info`; `guide`, `train`, `evaluate`, `card` with [train]."""
+"""The command line: `kecae-aug demo`, `exchange`, `generate`, `phantoms`, `info`; `guide`, `train`, `evaluate`, `card` with [train]."""
 
 from __future__ import annotations
 
 import argparse
 import importlib
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 TRAINING = {
     "guide": "kecae_training.guide",
@@ -29,7 +31,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     except (ValueError, FileExistsError, FileNotFoundError, ImportError) as error:
         raise SystemExit(f"kecae-aug {options.command}: {error}") from None
     except KeyboardInterrupt:
-        raise SystemExit(f"kecae-aug {options.command}: interrupted") from None
+        again = "; run it again to go on" if options.command == "generate" else ""
+        raise SystemExit(f"kecae-aug {options.command}: interrupted{again}") from None
 
 
 def _training(command: str, args: list[str]) -> None:
@@ -91,12 +94,126 @@ def _parser() -> argparse.ArgumentParser:
     phantoms.add_argument("--seed", type=int, default=1)
     phantoms.set_defaults(run=_phantoms)
 
+    _add_generate(commands)
+
     info = commands.add_parser("info", help="what a weights file is and expects")
     info.add_argument(
         "weights", nargs="?", help="bundled name, folder or Hub id; without it, the bundled ones are listed"
     )
     info.set_defaults(run=_info)
     return parser
+
+
+def _add_generate(commands: Any) -> None:
+    generate = commands.add_parser(
+        "generate",
+        help="write exchanged knees to disk, with a manifest; goes on where it was interrupted",
+        description="Exchanged knees of a radiograph folder (train/<grade>/<patient><L|R>.png) as a folder for each "
+        "grade, or as WebDataset shards. Run it again to go on. Under torchrun the processes share the work.",
+    )
+    add = generate.add_argument
+    add("--data", type=Path, required=True, help="folder of radiographs")
+    add("--split", default=None, help="subfolder, such as train; without it grades are directly below --data")
+    add("--out", type=Path, required=True, help="folder; empty, absent, or of this run")
+    add("-n", "--pairs", type=int, required=True, help="how many exchanged knees (before a gate)")
+    add("--weights", default="knee-kl02", help="bundled name, folder or Hub id (default: %(default)s)")
+    add("--format", choices=("folder", "webdataset"), default="folder")
+    add("--detail", choices=("decoder", "host"), default="decoder")
+    add("--strength", type=float, nargs="+", default=[1.0], help="a number, or LOW HIGH (default: 1)")
+    add("--balanced", action="store_true", help="level the grades of T and X' together")
+    add("--image-size", type=int, default=None, help="of the written images (default: the weights')")
+    add("--no-mirror", action="store_true", help="leave right knees as they are, whatever the weights expect")
+    add("--skip-bad", action="store_true", help="leave out files that cannot be read, and list them")
+    add(
+        "--judge",
+        type=Path,
+        nargs="+",
+        default=[],
+        help="folders of judges (kecae-aug guide): gate their verdict",
+    )
+    add("--min-probability", type=float, default=0.5, help="of the new grade, for a judge to agree")
+    add("--max-distance", type=float, default=None, help="gate: mean absolute difference to the host, 0 to 1")
+    add("--seed", type=int, default=0)
+    add("--unit", type=int, default=1000, help="pairs a unit of work, and a shard")
+    add("--batch-size", type=int, default=64)
+    generate.set_defaults(run=_generate)
+
+
+def _generate(options: argparse.Namespace) -> None:
+    import dataclasses
+
+    import torch
+
+    from kecae_aug.data import Preparation, RadiographFolder
+    from kecae_aug.dataset import KeyExchangeDataset
+    from kecae_aug.gate import Gate
+    from kecae_aug.generate import generate
+    from kecae_aug.weights import load_weights
+
+    if len(options.strength) > 2:
+        raise ValueError(f"--strength {options.strength}: accepted are a number, or LOW and HIGH")
+    rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    gpu = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+    model = load_weights(options.weights)
+    preparation = Preparation.of(model)
+    preparation = dataclasses.replace(
+        preparation,
+        image_size=options.image_size or preparation.image_size,
+        mirror_right=preparation.mirror_right and not options.no_mirror,
+    )
+    knees = RadiographFolder(
+        options.data,
+        options.split,
+        grades=model.config.classes,
+        preparation=preparation,
+        on_bad="skip" if options.skip_bad else "raise",
+    )
+    for path, reason in knees.skipped:
+        print(f"left out {path}: {reason}", file=sys.stderr)
+    strength = options.strength[0] if len(options.strength) == 1 else tuple(options.strength)
+    dataset = KeyExchangeDataset(
+        knees,
+        model,
+        options.pairs,
+        real=False,
+        strength=strength,
+        detail=options.detail,
+        balanced=options.balanced,
+        seed=options.seed,
+        device=gpu if torch.cuda.is_available() else "cpu",
+    )
+    gate = None
+    if options.judge or options.max_distance is not None:
+        judges = [_judge(folder, model.config.classes) for folder in options.judge]
+        gate = Gate(
+            judges,
+            classes=model.config.classes,
+            min_probability=options.min_probability,
+            max_distance=options.max_distance,
+            image_size=judges[0].config.image_size if judges else None,
+        )
+    manifest = generate(
+        dataset,
+        options.out,
+        format=options.format,
+        gate=gate,
+        unit=options.unit,
+        batch_size=options.batch_size,
+        rank=rank,
+        world_size=world_size,
+        facts={"preparation": repr(preparation), "judges": [str(path) for path in options.judge]},
+        say=lambda line: print(f"rank {rank}: {line}" if world_size > 1 else line, flush=True),
+    )
+    print(manifest or f"rank {rank}: done; other ranks are still at work")
+
+
+def _judge(folder: Path, classes: tuple[str, ...]) -> Any:
+    """A judge as `kecae-aug guide` writes it; their architectures are part of [train]."""
+    try:
+        guide = importlib.import_module(TRAINING["guide"])
+    except ModuleNotFoundError as error:
+        raise ValueError(f"--judge: {error.name} is not installed; pip install 'kecae-aug[train]'") from None
+    return guide.load_guide(folder, classes)
 
 
 def _demo(options: argparse.Namespace) -> None:

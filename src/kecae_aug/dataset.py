@@ -74,11 +74,14 @@ class KeyExchangeDataset(Dataset[Any]):
         provenance: return it with every item.
         seed: of the pairs.
         amp_dtype: precision inside, see :class:`~kecae_aug.KeyExchangeAugment`.
+        device: that encodes and decodes; images come on the CPU. Only the CPU in DataLoader workers.
 
     Attributes:
         targets: class index of every item, of T and of X', for samplers. With ``fresh_pairs`` too, since
             the new label of knee k does not depend on the epoch.
         classes: class names.
+        rows: class index of every row of T (or of the bank), which hosts and donors are.
+        weights_sha256: hash of the weights.
     """
 
     def __init__(
@@ -101,6 +104,7 @@ class KeyExchangeDataset(Dataset[Any]):
         provenance: bool = False,
         seed: int = 0,
         amp_dtype: torch.dtype | None = None,
+        device: str | torch.device = "cpu",
     ) -> None:
         if dataset is None and bank is None:
             raise ValueError("dataset: None without a bank; give the training set, a bank, or both")
@@ -114,6 +118,8 @@ class KeyExchangeDataset(Dataset[Any]):
         self.same_patient = same_patient
         self._intensity = Intensity.of(_datasets.value_range_of(dataset, value_range))
         self._exchanger = Exchanger(model, amp_dtype)
+        self.weights_sha256 = self._exchanger.sha256
+        self.device = torch.device(device)
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # persistent workers see set_epoch
         if bank is not None:
             bank.check_weights(self._exchanger.sha256)
@@ -123,23 +129,24 @@ class KeyExchangeDataset(Dataset[Any]):
                 )
             if dataset is not None and len(bank) != len(dataset):
                 raise ValueError(
-                    f"bank: has {len(bank)} rows for a dataset of {len(dataset)}; build it from this set, or give dataset=None"
+                    f"bank: has {len(bank)} rows for a dataset of {len(dataset)}; build it from this set, or give "
+                    "dataset=None"
                 )
         source: Any = bank if dataset is None else dataset
         self.classes = _datasets.class_names(source, classes)
         if dataset is None:
             assert bank is not None
-            self._rows = [self.classes.index(label) for label in bank.labels]
+            self.rows = [self.classes.index(label) for label in bank.labels]
             known = bank.patients if patients is None else [str(p) for p in patients]
         else:
-            self._rows = _datasets.targets(dataset, len(self.classes))
+            self.rows = _datasets.targets(dataset, len(self.classes))
             known = _datasets.patient_names(dataset, patients)
-        if bank is not None and bank.labels != [self.classes[t] for t in self._rows]:
+        if bank is not None and bank.labels != [self.classes[t] for t in self.rows]:
             raise ValueError(
                 "bank: its labels are not those of the dataset, row by row; build it from this set"
             )
         self._patients = known
-        self._real = len(self._rows) if real and dataset is not None else 0
+        self._real = len(self.rows) if real and dataset is not None else 0
         self._members = self._by_class()  # class index -> its rows
         self._directions = list(itertools.permutations(sorted(self._members), 2))
         if n_pairs and not self._directions:
@@ -149,7 +156,7 @@ class KeyExchangeDataset(Dataset[Any]):
             )
         self._places = self._balanced() if balanced else None
         self._totals = Counter(direction for direction, _ in self._places or [])
-        self.targets = self._rows[: self._real] + [self._label(k) for k in range(n_pairs)]
+        self.targets = self.rows[: self._real] + [self._label(k) for k in range(n_pairs)]
 
     def set_epoch(self, epoch: int) -> None:
         """Which epoch's order (and with ``fresh_pairs`` which pairs) to give, also in persistent workers."""
@@ -184,6 +191,10 @@ class KeyExchangeDataset(Dataset[Any]):
             return Provenance(index, -1, 0.0)
         return self._pair(index - self._real)
 
+    def to_unit(self, images: Tensor) -> Tensor:
+        """Images in T's scale, before ``transform`` -> float32 in [0, 1]."""
+        return self._intensity.to_unit(images)
+
     def _item(self, index: int, made: dict[int, Tensor]) -> Any:
         origin = self.origin(index)
         real = index < self._real
@@ -193,7 +204,7 @@ class KeyExchangeDataset(Dataset[Any]):
 
     def _by_class(self) -> dict[int, list[int]]:
         members: dict[int, list[int]] = {}
-        for row, target in enumerate(self._rows):
+        for row, target in enumerate(self.rows):
             if self.classes[target] in self._exchanger.config.classes:
                 members.setdefault(target, []).append(row)
         return members
@@ -241,7 +252,7 @@ class KeyExchangeDataset(Dataset[Any]):
             donor = next((d for d in others if self._patients[d] != self._patients[host]), -1)
             if donor < 0:
                 raise ValueError(
-                    f"patients: all of class {self.classes[self._rows[donors[0]]]} are of patient {self._patients[host]}, "
+                    f"patients: all of class {self.classes[self.rows[donors[0]]]} are of patient {self._patients[host]}, "
                     "as is the host; give more patients, or same_patient=True"
                 )
         else:
@@ -262,24 +273,24 @@ class KeyExchangeDataset(Dataset[Any]):
         images = [_datasets.item(self.dataset, row)[0] for row in rows]
         batch = _datasets.stacked(images)
         self._intensity.check(batch)
-        unit = self._intensity.to_unit(batch)
+        unit = self._intensity.to_unit(batch.to(self.device))
         host, donor = (torch.tensor([rows.index(r) for r in side]) for side in (hosts, donors))
         own = needs_own_key(strengths, self.detail)
         keys = self._exchanger.keys(unit)
         made = self._exchanger.exchange(
             unit[host], keys[donor], keys[host] if own else None, strengths, self.detail
         )  # fmt: skip
-        return list(self._intensity.from_unit(made, batch.dtype))
+        return list(self._intensity.from_unit(made, batch.dtype).cpu())
 
     def _from_bank(self, hosts: Tensor, donors: Tensor, strengths: Tensor) -> Tensor:
         """Decoded from latents alone, then brought to the shape of T's images."""
-        bank, model = self.bank, self._exchanger.fast
+        bank, model = self.bank, self._exchanger.on(self.device)
         assert bank is not None
         own = bank.keys(hosts) if bool((strengths != 1).any()) else None
-        new = model.decode(bank.non_keys(hosts) + mixed(bank.keys(donors), own, strengths))
+        latent = bank.non_keys(hosts) + mixed(bank.keys(donors), own, strengths)
+        new = model.decode(latent.to(self.device)).cpu()
         if self.detail == "host":
-            # X + X' - X^, of which the bank holds X - X^
-            new = new + bank.residuals(hosts)
+            new = new + bank.residuals(hosts)  # X' + X - X^, of which the bank holds X - X^
         shape, dtype = self._item_form()
         unit = ((resize(new, (shape[1], shape[2])) + 1) / 2).clamp(0, 1).expand(-1, shape[0], -1, -1)
         return self._intensity.from_unit(unit, dtype)
@@ -299,5 +310,6 @@ class KeyExchangeDataset(Dataset[Any]):
         given = "bank" if self.bank is not None else "images"
         return (
             f"KeyExchangeDataset({self._real} real and {self.n_pairs} exchanged from {given}, "
-            f"strength={self.strength}, detail={self.detail!r}, seed={self.seed})"
+            f"strength={self.strength}, detail={self.detail!r}, seed={self.seed}, "
+            f"epoch={self.epoch})"
         )

@@ -1,0 +1,226 @@
+"""kecae-aug generate: what is on disk is what the manifest says, whatever happened on the way."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.linear_model import LogisticRegression
+from test_bank import MODEL, Knees
+from test_cli import kecae
+from torchvision.datasets import ImageFolder
+
+from kecae_aug import Gate, KeyExchangeDataset
+from kecae_aug.data.phantom import write_phantoms
+from kecae_aug.generate import GenerateError, generate
+
+
+@pytest.fixture(scope="module")
+def phantoms(tmp_path_factory):
+    return write_phantoms(
+        tmp_path_factory.mktemp("phantoms") / "knees", train_patients=12, val_patients=2, image_size=64
+    )
+
+
+def exchanged(n=23, **options):
+    return KeyExchangeDataset(Knees(), MODEL, n, real=False, **options)
+
+
+def quiet(line):
+    pass
+
+
+def entries(out):
+    return [json.loads(line) for line in (out / "manifest.jsonl").read_text().splitlines()]
+
+
+def files(out):
+    return {str(p.relative_to(out)): p.read_bytes() for p in sorted(out.rglob("*")) if p.is_file()}
+
+
+def test_folder_manifest_and_dataset_agree(tmp_path):
+    """Every line has its image, in its grade's folder, equal to the data set's; hosts and donors are as told."""
+    data = exchanged(strength=(0.4, 1.0))
+    path = generate(data, tmp_path / "x", unit=10, say=quiet)
+    lines = entries(tmp_path / "x")
+    assert path == tmp_path / "x" / "manifest.jsonl"
+    assert [line["index"] for line in lines] == list(range(23))
+    assert not list((tmp_path / "x").glob("manifest-*"))
+    for line in lines:
+        image, label = data[line["index"]]
+        stored = np.asarray(Image.open(tmp_path / "x" / line["file"]))
+        assert abs(stored / 255 - image[0].numpy()).max() < 0.003
+        assert line["file"].split("/")[0] == line["label"] == data.classes[label]
+        origin = data.origin(line["index"])
+        assert (line["host"], line["donor"]) == origin[:2]
+        assert line["host_label"] != line["donor_label"]
+    folder = ImageFolder(tmp_path / "x")
+    assert Counter(folder.classes[t] for _, t in folder.samples) == Counter(line["label"] for line in lines)
+
+
+def test_webdataset_shards(tmp_path):
+    """Each shard is read by the webdataset package, or as a tar; the same images as in the folder format."""
+    generate(exchanged(), tmp_path / "f", say=quiet)
+    generate(exchanged(), tmp_path / "w", format="webdataset", unit=10, say=quiet)
+    shards = sorted((tmp_path / "w").glob("*.tar"))
+    assert [s.name for s in shards] == ["shard-00000.tar", "shard-00001.tar", "shard-00002.tar"]
+    seen = {}
+    for shard in shards:
+        with tarfile.open(shard) as tar:
+            for member in tar.getmembers():
+                seen[member.name] = tar.extractfile(member).read()
+    for line in entries(tmp_path / "f"):
+        name = f"{line['index']:08d}"
+        assert seen[f"{name}.png"] == (tmp_path / "f" / line["file"]).read_bytes()
+        assert int(seen[f"{name}.cls"]) == ["0", "2"].index(line["label"])
+        assert json.loads(seen[f"{name}.json"])["host"] == line["host"]
+    wds = pytest.importorskip("webdataset")
+    urls = [str(s) for s in shards]
+    samples = list(wds.WebDataset(urls, shardshuffle=False).decode("pil").to_tuple("png", "cls"))
+    assert len(samples) == 23
+    assert samples[0][0].size == (60, 70)
+
+
+def test_interrupted_anywhere_it_goes_on(tmp_path):
+    """An exception at any write: the second run makes what is missing and the result is the straight run's, byte by byte."""
+    generate(exchanged(), tmp_path / "straight", unit=6, batch_size=4, say=quiet)
+    wanted = files(tmp_path / "straight")
+    for stop in (1, 5, 9, 17):
+        data, calls = exchanged(), [0]
+        inner = data.__getitems__
+
+        def breaks(indices, calls=calls, stop=stop, inner=inner):
+            calls[0] += len(indices)
+            if calls[0] > stop:
+                raise KeyboardInterrupt
+            return inner(indices)
+
+        data.__getitems__ = breaks
+        out = tmp_path / f"stop{stop}"
+        with pytest.raises(KeyboardInterrupt):
+            generate(data, out, unit=6, batch_size=4, say=quiet)
+        generate(exchanged(), out, unit=6, batch_size=4, say=quiet)
+        assert files(out) == wanted
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "straight").rglob("*.png")}
+    generate(
+        exchanged(), tmp_path / "straight", unit=6, batch_size=4, say=quiet
+    )  # complete: nothing is touched
+    assert before == {p: p.stat().st_mtime_ns for p in before}
+
+
+def test_another_plan_and_foreign_folders_are_refused(tmp_path):
+    """Nothing of the user's is written to, and a run is never mixed with another."""
+    generate(exchanged(), tmp_path / "x", say=quiet)
+    for other in (exchanged(24), exchanged(seed=1), exchanged(detail="host")):
+        with pytest.raises(GenerateError, match="holds another run"):
+            generate(other, tmp_path / "x", say=quiet)
+    with pytest.raises(GenerateError, match="format was 'folder'"):
+        generate(exchanged(), tmp_path / "x", format="webdataset", say=quiet)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("x")
+    with pytest.raises(GenerateError, match="nothing of others is written to"):
+        generate(exchanged(), tmp_path / "mine", say=quiet)
+    with pytest.raises(ValueError, match="real=False"):
+        generate(KeyExchangeDataset(Knees(), MODEL, 4), tmp_path / "y", say=quiet)
+
+
+def test_a_gate_decides_what_is_written(tmp_path):
+    """Rejected knees are in the manifest with their scores and without a file."""
+
+    def judge(images):  # sure of the second class where the image is bright
+        bright = images.mean((1, 2, 3)) > images.mean()
+        return torch.where(bright[:, None], torch.tensor([-3.0, 3.0]), torch.tensor([3.0, -3.0]))
+
+    gate = Gate([judge], classes=("0", "2"), max_distance=0.9)
+    generate(exchanged(), tmp_path / "x", gate=gate, say=quiet)
+    lines = entries(tmp_path / "x")
+    kept = [line for line in lines if line["file"]]
+    assert 0 < len(kept) < 23
+    assert all(line["judges"][0] >= 0.5 for line in kept)
+    assert all(line["judges"][0] < 0.5 for line in lines if not line["file"])
+    assert all(0 < line["distance"] < 0.9 for line in lines)
+    assert len(ImageFolder(tmp_path / "x").samples) == len(kept)
+    assert gate.counts["offered"] == 23
+    assert f"{len(kept)} of 23 accepted" in gate.report()
+
+
+def test_the_command_a_kill_and_two_processes(phantoms, tmp_path):
+    """SIGKILL in the middle, then two torchrun processes finish it: the result is the straight run's, byte by byte."""
+    options = ["--data", phantoms, "--split", "train", "--weights", "phantom", "-n", "120", "--unit", "10"]
+    kecae("generate", *options, "--out", tmp_path / "straight")
+    wanted = files(tmp_path / "straight")
+    assert len(wanted) == 122
+
+    command = [
+        sys.executable,
+        "-m",
+        "kecae_aug.cli",
+        "generate",
+        *map(str, options),
+        "--out",
+        str(tmp_path / "x"),
+    ]
+    process = subprocess.Popen([*command, "--batch-size", "2"], stdout=subprocess.DEVNULL)
+    while len(list((tmp_path / "x").glob("manifest-*"))) < 2 and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    torchrun = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "2",
+        "--master-port",
+        "29731",
+    ]
+    done = subprocess.run(
+        [*torchrun, "-m", *command[2:]],
+        capture_output=True,
+        text=True,
+        timeout=200,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "rank 1: unit 1 of" in done.stdout
+    assert files(tmp_path / "x") == wanted
+    hosts = {line["host"] for line in entries(tmp_path / "x")}
+    assert all((phantoms / host).is_file() for host in hosts)
+
+    error = kecae("generate", *options[:-1], "20", "--out", tmp_path / "x", ok=False)
+    assert "unit was 10, now 20" in error
+    assert "Traceback" not in error
+
+
+def test_scikit_learn_reads_it(phantoms, tmp_path):
+    """The folder is an ordinary data set: a linear model learns from it."""
+    kecae(
+        "generate",
+        "--data",
+        phantoms,
+        "--split",
+        "train",
+        "--weights",
+        "phantom",
+        "-n",
+        60,
+        "--out",
+        tmp_path / "x",
+    )
+    folder = ImageFolder(tmp_path / "x")
+    x = np.stack([np.asarray(image.convert("L"), dtype=np.float32).ravel() / 255 for image, _ in folder])
+    model = LogisticRegression(max_iter=200).fit(x, folder.targets)
+    assert model.score(x, folder.targets) > 0.9
+    assert (
+        Image.open(io.BytesIO((tmp_path / "x" / entries(tmp_path / "x")[0]["file"]).read_bytes())).mode == "L"
+    )
