@@ -96,8 +96,8 @@ def test_others_may_read_what_was_saved(saved):
     assert len(modes) == 1
 
 
-@settings(max_examples=40, deadline=None)
-@given(st.integers(0, 10**9), st.integers(0, 7))
+@settings(max_examples=200, deadline=None)
+@given(st.integers(0, 4000) | st.integers(0, 10**9), st.integers(0, 7))
 def test_no_altered_byte_is_loaded(tmp_path_factory, where, bit):
     """Any flipped bit, and any truncation, of the tensors' file is an error that says so."""
     torch.manual_seed(0)
@@ -126,7 +126,7 @@ def test_no_altered_byte_is_loaded(tmp_path_factory, where, bit):
         (lambda f: torch.save({}, f / "model.safetensors"), "Pickles are never loaded"),
         (
             lambda f: save_file({"x": torch.ones(2)}, f / "model.safetensors", {"format_version": "1"}),
-            "classes=None",
+            "dtype=None",
         ),
     ],
 )

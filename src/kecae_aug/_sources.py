@@ -35,6 +35,7 @@ def find_weights(
     cache_dir: Name | None,
     token: str | bool | None,
     local_files_only: bool,
+    force_download: bool = False,
 ) -> Iterator[tuple[Path, Path, Source]]:
     """Paths of ``config.json`` and ``model.safetensors``, valid within the block, and where they are from.
 
@@ -56,7 +57,7 @@ def find_weights(
         return
     if not isinstance(name, str) or not HUB_ID.fullmatch(name) or path.exists():
         raise WeightsError(_not_found(name, path))
-    folder = _download(name, revision, cache_dir, token, local_files_only)
+    folder = _download(name, revision, cache_dir, token, local_files_only, force_download)
     yield folder / CONFIG_FILE, folder / WEIGHTS_FILE, {"source": name, "revision": folder.name}
 
 
@@ -75,10 +76,15 @@ def _refuse_revision(name: Name, revision: str | None, what: str) -> None:
 
 
 def _download(
-    name: str, revision: str | None, cache_dir: Name | None, token: str | bool | None, local_files_only: bool
+    name: str,
+    revision: str | None,
+    cache_dir: Name | None,
+    token: str | bool | None,
+    local_files_only: bool,
+    force_download: bool,
 ) -> Path:
     """The two files of one commit, by the Hub's own client and cache; nothing else is fetched."""
-    from huggingface_hub import snapshot_download  # slow to import, and only needed here
+    from huggingface_hub import snapshot_download
 
     try:
         folder = snapshot_download(
@@ -87,18 +93,39 @@ def _download(
             cache_dir=None if cache_dir is None else Path(cache_dir),
             token=token,
             local_files_only=local_files_only,
+            force_download=force_download,
             allow_patterns=[CONFIG_FILE, WEIGHTS_FILE],
             library_name="kecae-aug",
         )
-    except (OSError, ValueError, RuntimeError) as error:  # the client's errors are subclasses of these
-        reason = (str(error).strip() or "no reason given").splitlines()[0]
+    except Exception as error:  # the client's own, and those of whichever HTTP library it uses
         raise WeightsError(
-            f"name={name!r}: there is no local folder of this name, and the Hugging Face Hub did not give it "
-            f"({type(error).__name__}: {reason}). {_accepted()} Check the name and the revision, the network "
-            "(HF_HUB_OFFLINE, local_files_only), and for a private repository the token."
-            f"{_suggestion(name, Path(name))}"
+            f"name={name!r}: there is no local folder of this name, and the Hugging Face Hub did not give it. "
+            f"{_reason(error, revision)} {_accepted()}{_suggestion(name, Path(name))}"
         ) from error
     return Path(folder)
+
+
+def _reason(error: Exception, revision: str | None) -> str:
+    """What went wrong on the Hub, and the way out."""
+    from huggingface_hub import errors
+
+    text = (str(error).strip() or "no reason given").splitlines()[0]
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if isinstance(error, errors.RevisionNotFoundError):
+        return f"The repository has no revision {revision!r} ({text}): give a branch, a tag or a whole commit hash."
+    if isinstance(error, errors.RepositoryNotFoundError) or status in (401, 403, 404):
+        return (
+            f"It has no such repository, or it is private and the token does not open it ({type(error).__name__}: "
+            f"{text}): check the name, and give token= or run `hf auth login`."
+        )
+    unreachable = (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled)
+    if isinstance(error, unreachable) or type(error).__module__.startswith("httpx"):
+        return (
+            f"It could not be reached, and the cache has not got it ({type(error).__name__}: {text}): check the "
+            "network, HF_ENDPOINT, HF_HUB_OFFLINE and local_files_only, or try again later; a download that was cut "
+            "goes on where it stopped."
+        )
+    return f"The client failed ({type(error).__name__}: {text})."
 
 
 def _not_found(name: Name, path: Path) -> str:

@@ -1,4 +1,4 @@
-"""The command line: `kecae-aug demo`, `exchange`, `generate`, `phantoms`, `info`; `guide`, `train`, `evaluate`, `card` with [train]."""
+"""The command line: demo, exchange, generate, phantoms, info; with [train] guide, train, evaluate, card."""
 
 from __future__ import annotations
 

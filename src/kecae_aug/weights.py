@@ -117,6 +117,7 @@ def load_weights(
     cache_dir: str | os.PathLike[str] | None = None,
     token: str | bool | None = None,
     local_files_only: bool = False,
+    force_download: bool = False,
     device: str | torch.device = "cpu",
 ) -> KECAE:
     """A model with trained weights: in eval mode, float32, without gradients.
@@ -129,6 +130,7 @@ def load_weights(
         cache_dir: where the Hub client keeps what it downloads; its own default otherwise.
         token: for private Hub repositories.
         local_files_only: take the Hub files from the cache only, without network.
+        force_download: fetch the Hub files again, although they are in the cache.
         device: where the model goes.
 
     Returns:
@@ -139,7 +141,11 @@ def load_weights(
         WeightsError: nothing of this name, or files that are missing, truncated, of another format,
             altered, or that do not fit the model. No random number is drawn, no pickle is read.
     """
-    with find_weights(name, revision, cache_dir, token, local_files_only) as (config, weights, source):
+    with find_weights(name, revision, cache_dir, token, local_files_only, force_download) as (
+        config,
+        weights,
+        source,
+    ):
         return _read(config, weights, device, source)
 
 
@@ -170,18 +176,22 @@ def _read(config_path: Path, weights_path: Path, device: str | torch.device, sou
 
     tensors, header = _read_tensors(where, weights_path)
     _check_version(where, WEIGHTS_FILE, header.get("format_version"))
-    expected = _header(config, sha256, torch.float32)
-    for key in sorted(set(expected) - {"dtype", "format_version"}):
+    stored = {t.dtype for t in tensors.values() if t.ndim > 1}
+    expected = _header(config, sha256, *stored) if len(stored) == 1 else {"dtype": "of one kind"}
+    for key in sorted(expected):
         if header.get(key) != expected[key]:
             raise WeightsError(
-                f"{where}: {WEIGHTS_FILE} has {key}={header.get(key)!r}, {CONFIG_FILE} has {expected[key]!r}: "
-                "the two files are not from the same save; get or save both again"
+                f"{where}: the header of {WEIGHTS_FILE} has {key}={header.get(key)!r}, its tensors and {CONFIG_FILE} "
+                f"have {expected[key]!r}: the two files are not from the same save, or damaged; get or save both again"
             )
     actual = weights_sha256(tensors)
+    again = (
+        " with force_download=True, since the Hub client's cache has kept it" if "revision" in source else ""
+    )
     if actual != sha256:
         raise WeightsError(
             f"{where}: the tensors in {WEIGHTS_FILE} have sha256 {actual[:12]}..., its header says "
-            f"{sha256[:12]}...: the file was altered or damaged; get it again"
+            f"{sha256[:12]}...: the file was altered or damaged; get it again{again}"
         )
     with torch.device("meta"):  # shapes only: no memory, no random numbers
         model = KECAE(config)

@@ -15,10 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kecae_aug.card import CARD, facts_table, front_matter, usage
 from kecae_aug.weights import load_weights
 from kecae_training.evaluate import table
-
-CARD = "README.md"
 
 
 @dataclass
@@ -60,11 +59,7 @@ def model_card(config: CardConfig) -> str:
             f"figures: {config.figures} ends with weights {str(figures['sha256'])[:12]}, {config.weights} are "
             f"{sha256[:12]}; evaluate these weights first"
         )
-    shape, training, data = model.config, facts["training"], facts["data"]
-    preparation = {k: v for k, v in facts["preparation"].items() if v not in (None, False)}
-    terms = {
-        k: v for k, v in training["loss"].items() if v and (k != "lda_eps" or training["loss"]["lambda2"])
-    }
+    shape = model.config
     reconstruction, follows = figures["reconstruction"], figures["follows"]
     judges = "; ".join(
         f"{name}: {j['network']}, {j['patients']} patients, {j['shared_with_guide']} of them shared with the guide"
@@ -74,34 +69,15 @@ def model_card(config: CardConfig) -> str:
         f"| {kind} | {value['change']['mean']:.4f} | {value['psnr_to_host']['mean']:.1f} |"
         for kind, value in figures["exchanged"].items()
     )
-    count = sum(p.numel() for p in model.parameters())
-    return f"""---
-license: {config.license}
-library_name: kecae-aug
-tags: [data-augmentation, medical-imaging, radiography, autoencoder]
----
+    return f"""{front_matter(config.license)}
 
 # {config.name}
 
 {config.about}
 
-```python
-from kecae_aug import KeyExchangeAugment
+{usage(config.name)}
 
-augment = KeyExchangeAugment.from_pretrained("{config.name}")
-images, labels = augment(images, labels)
-```
-
-| | |
-|---|---|
-| Network | {shape.latent} latents of {shape.latent_channels} channels, {count:,} parameters, stored as {facts["weights"]["dtype"]} |
-| Reads and writes | grey images of {shape.image_size} x {shape.image_size} pixels; the transform resizes to it and back |
-| Classes | {", ".join(shape.classes)} |
-| Preparation in training | {_listed(preparation)} |
-| Trained on | {data["images"]:,} images of split `{data["split"]}` ({_listed(data["per_class"])}); fingerprint `{data["fingerprint"][:16]}` |
-| Training | {training["steps"]:,} steps, {training["pairs"]:,} pairs; {_listed(terms)} |
-| SHA-256 of the tensors | `{sha256}` |
-{f"| Images | {config.source} |" if config.source else ""}
+{facts_table(model, config.source)}
 
 ## Measured
 
@@ -135,10 +111,6 @@ X' (decoder) changes by {follows["host"]} when its host is another knee of the s
 - Images unlike those above (other crops, views or devices) have not been tried. Look at a contact sheet of yours
   first: `kecae-aug exchange HOST DONOR --weights {config.name} --out sheet.png`.
 """
-
-
-def _listed(values: dict[str, Any]) -> str:
-    return ", ".join(f"{key} {value}" for key, value in values.items())
 
 
 def _cell(value: dict[str, float], digits: int) -> str:
