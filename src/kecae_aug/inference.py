@@ -2,9 +2,12 @@
 
 ``FastKECAE(model)`` gives the outputs of ``model`` in eval mode (float32: to 1e-4) from
 - BatchNorm folded into the kernels before it;
-- the first deconvolution of 1x1 latents as one matrix product with a packed kernel;
-- the last deconvolution, to one channel, as a 2x2 convolution to four channels and a pixel shuffle, since
-  generic deconvolutions reach a tenth of the machine's speed with one output channel;
+- convolutions to, and deconvolutions of, 1x1 maps as one matrix product with a packed kernel;
+- deconvolutions as 2x2 convolutions to four times as many channels and a pixel shuffle, since generic ones reach
+  a tenth of the machine's speed with one output channel, and half with 32;
+- large maps in small groups of images, whose activations stay in reused memory (glibc gives pages of more than
+  32 MB back at once, and touching new ones took longer than the convolutions), small maps in whole batches,
+  whose kernels are then read once;
 - channels_last, and half precision where asked for.
 
 benchmarks/throughput.py measures it against the plain network.
@@ -13,6 +16,7 @@ benchmarks/throughput.py measures it against the plain network.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +25,8 @@ from torch import Tensor, nn
 from kecae_aug.model import KECAE, SLOPE, Encoder, Latents
 
 _End = Callable[[Tensor], Tensor]
+SMALL_MAP = 20  # pixels a side; smaller maps run in whole batches
+GROUP_BYTES = 24 * 2**20  # of the largest activation of a group of images
 AMP_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -49,13 +55,13 @@ class FastKECAE(nn.Module):
             raise ValueError(f"amp_dtype={dtype}: accepted are {accepted}, or None for float32")
         self.config, self.dtype = model.config, dtype
         self.format = torch.channels_last if channels_last else torch.contiguous_format
-        self.key = nn.Sequential(*_folded_encoder(model.key_encoder))
-        self.non_key = nn.Sequential(*_folded_encoder(model.non_key_encoder))
+        self.key = _folded_encoder(model, model.key_encoder)
+        self.non_key = _folded_encoder(model, model.non_key_encoder)
         self.decoder = _folded_decoder(model)
         self.to(dtype=dtype).to(memory_format=self.format).eval().requires_grad_(False)
         if compile:
             for part in (self.key, self.non_key, self.decoder):
-                part.compile(dynamic=True)
+                part.compile()
 
     @property
     def device(self) -> torch.device:
@@ -85,6 +91,26 @@ class FastKECAE(nn.Module):
         return x.to(self.dtype).contiguous(memory_format=self.format)
 
 
+class _Staged(nn.Module):
+    """Blocks of large maps in groups of images, blocks of small maps in whole batches."""
+
+    def __init__(self, large: list[nn.Module], small: list[nn.Module], group: int, large_first: bool) -> None:
+        super().__init__()
+        self.large, self.small = nn.Sequential(*large), nn.Sequential(*small)
+        self.group, self.large_first = group, large_first
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = x if self.large_first else self.small(x)
+        if len(self.large):
+            out = torch.cat([self.large(part) for part in out.split(self.group)]) if len(x) else out
+        return self.small(out) if self.large_first else out
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Stage by stage: groups are of one size, so the large stage is compiled once."""
+        self.large.compile(*args, **kwargs)
+        self.small.compile(*args, dynamic=True, **kwargs)
+
+
 class _Conv(nn.Module):
     """Convolution of stride 2, its BatchNorm folded in, and LeakyReLU."""
 
@@ -98,22 +124,23 @@ class _Conv(nn.Module):
         return F.leaky_relu_(F.conv2d(x, self.weight, self.bias, 2, self.padding), SLOPE)
 
 
-class _Deconv(nn.Module):
-    """4x4 deconvolution of stride 2, folded, and what follows it."""
+class _PointConv(nn.Module):
+    """The same to 1x1 maps: one matrix product with the kernel entries that meet the map."""
 
-    def __init__(self, layer: nn.ConvTranspose2d, fold: tuple[Tensor, Tensor], end: _End) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None, padding: int, size_in: int) -> None:
         super().__init__()
-        scale, shift = fold
-        self.weight = nn.Parameter(layer.weight * scale[:, None, None])
-        self.bias = nn.Parameter(shift)
-        self.padding, self.extra, self.end = int(layer.padding[0]), int(layer.output_padding[0]), end
+        used = slice(padding, padding + size_in)
+        kernel = weight[:, :, used, used].permute(0, 2, 3, 1)  # as channels_last maps lie in memory
+        self.matrix = nn.Parameter(kernel.flatten(1).contiguous())
+        self.bias = None if bias is None else nn.Parameter(bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.end(F.conv_transpose2d(x, self.weight, self.bias, 2, self.padding, self.extra))
+        rows = x.permute(0, 2, 3, 1).flatten(1)
+        return F.leaky_relu_(F.linear(rows, self.matrix, self.bias), SLOPE)[:, :, None, None]
 
 
 class _PointDeconv(nn.Module):
-    """The same of 1x1 maps: one matrix product with the kernel entries that are used."""
+    """4x4 deconvolution of stride 2 of 1x1 maps: one matrix product with the kernel entries that are used."""
 
     def __init__(self, layer: nn.ConvTranspose2d, fold: tuple[Tensor, Tensor], end: _End) -> None:
         super().__init__()
@@ -130,55 +157,77 @@ class _PointDeconv(nn.Module):
         return self.end(rows.unflatten(1, (self.size, self.size, -1)).permute(0, 3, 1, 2))
 
 
-class _OneChannelDeconv(nn.Module):
-    """The same with one output channel: four phases of 2x2 taps, interleaved.
+class _ShuffledDeconv(nn.Module):
+    """4x4 deconvolution of stride 2 as four phases of 2x2 taps, interleaved.
 
     Output row y = 2m + a (before cropping) meets input rows m - 1 and m with kernel rows a + 2 and a.
     """
 
-    def __init__(self, layer: nn.ConvTranspose2d, size_out: int, end: _End) -> None:
+    def __init__(
+        self, layer: nn.ConvTranspose2d, fold: tuple[Tensor, Tensor] | None, size_out: int, end: _End
+    ) -> None:
         super().__init__()
-        taps = layer.weight[:, 0].unflatten(2, (2, 2)).unflatten(1, (2, 2))  # (C, tap, a, tap', b)
-        phases = taps.flip(1, 3).permute(2, 4, 0, 1, 3)  # (a, b, C, tap, tap')
-        self.weight = nn.Parameter(phases.flatten(0, 1).contiguous())
+        weight, bias = layer.weight, None
+        if fold is not None:
+            weight, bias = weight * fold[0][:, None, None], fold[1].repeat_interleave(4)
+        taps = weight.unflatten(3, (2, 2)).unflatten(2, (2, 2))  # (C, C', tap, a, tap', b)
+        phases = taps.flip(2, 4).permute(1, 3, 5, 0, 2, 4)  # (C', a, b, C, tap, tap')
+        self.weight = nn.Parameter(phases.flatten(0, 2).contiguous())
+        self.bias = None if bias is None else nn.Parameter(bias)
         self.crop, self.end = slice(int(layer.padding[0]), int(layer.padding[0]) + size_out), end
 
     def forward(self, x: Tensor) -> Tensor:
-        full = F.pixel_shuffle(F.conv2d(x, self.weight, padding=1), 2)
-        return self.end(full[:, :, self.crop, self.crop])
+        full = F.pixel_shuffle(self.end(F.conv2d(x, self.weight, self.bias, padding=1)), 2)
+        return full[:, :, self.crop, self.crop]
 
 
 def _leaky(x: Tensor) -> Tensor:
     return F.leaky_relu_(x, SLOPE)
 
 
-def _folded_encoder(encoder: Encoder) -> list[_Conv]:
-    convs = [i for i, layer in enumerate(encoder) if isinstance(layer, nn.Conv2d)]
-    blocks = []
-    for i in convs:
-        conv, after = encoder[i], encoder[i + 1]
+def _folded_encoder(model: KECAE, encoder: Encoder) -> _Staged:
+    layers = list(encoder)
+    convs = [i for i, layer in enumerate(layers) if isinstance(layer, nn.Conv2d)]
+    large: list[nn.Module] = []
+    small: list[nn.Module] = []
+    for i, block in zip(convs, model.config.blocks, strict=True):
+        conv, after = layers[i], layers[i + 1]
         assert isinstance(conv, nn.Conv2d)
-        weight, bias = conv.weight.detach(), None
+        weight, bias = conv.weight.detach().clone(), None
         if isinstance(after, nn.BatchNorm2d):
             scale, bias = _affine(after)
             weight = weight * scale[:, None, None, None]
-        blocks.append(_Conv(weight.clone(), bias, int(conv.padding[0])))
-    return blocks
+        folded: nn.Module = _Conv(weight, bias, block.padding)
+        if block.size_out == 1:
+            folded = _PointConv(weight, bias, block.padding, block.size_in)
+        (large if block.size_in > SMALL_MAP else small).append(folded)
+    return _Staged(large, small, _group(model), large_first=True)
 
 
-def _folded_decoder(model: KECAE) -> nn.Sequential:
-    blocks: list[nn.Module] = []
+def _folded_decoder(model: KECAE) -> _Staged:
     layers = list(model.decoder)
     deconvs = [i for i, layer in enumerate(layers) if isinstance(layer, nn.ConvTranspose2d)]
+    large: list[nn.Module] = []
+    small: list[nn.Module] = []
     for i, block in zip(deconvs, reversed(model.config.blocks), strict=True):
         layer, after = layers[i], layers[i + 1]
         assert isinstance(layer, nn.ConvTranspose2d)
-        if isinstance(after, nn.BatchNorm2d):
-            kind = _PointDeconv if block.size_out == 1 else _Deconv
-            blocks.append(kind(layer, _affine(after), _leaky))
+        fold = _affine(after) if isinstance(after, nn.BatchNorm2d) else None
+        end = torch.tanh_ if fold is None else _leaky
+        folded: nn.Module
+        if fold is not None and block.size_out == 1:
+            folded = _PointDeconv(layer, fold, end)
         else:
-            blocks.append(_OneChannelDeconv(layer, block.size_in, torch.tanh_))
-    return nn.Sequential(*blocks)
+            folded = _ShuffledDeconv(layer, fold, block.size_in, end)
+        (large if block.size_in > SMALL_MAP else small).append(folded)
+    return _Staged(large, small, _group(model), large_first=False)
+
+
+def _group(model: KECAE) -> int:
+    """Images whose largest activation, in float32, fits GROUP_BYTES."""
+    sizes = zip(model.config.blocks, model.config.channels, strict=True)
+    largest = max(4 * channels * block.size_out**2 for block, channels in sizes)
+    return max(1, GROUP_BYTES // largest)
 
 
 def _affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
