@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -92,10 +93,32 @@ class Intensity:
         low, high = float(unit.min()), float(unit.max())
         if not (low >= -0.01 and high <= 1.01):  # also refuses NaN
             raise ValueError(self._misfit(float(images.min()), float(images.max())))
+        if images.is_floating_point():
+            self._check_declared(float(images.min()), float(images.max()))
         if images.shape[1] == 3 and float((unit.amax(1) - unit.amin(1)).max()) > GREY_TOLERANCE:
             raise ValueError(
                 "images: 3 channels that differ; a KECAE knows grey radiographs, so all three must be the same grey "
                 "(for normalised images give their mean and std per channel)"
+            )
+
+    def _check_declared(self, low: float, high: float) -> None:
+        """Refuse a scale that holds the values, but only because it is much wider than theirs."""
+        if self.mean is not None and low >= 0 and high <= 1 and high > low:
+            raise ValueError(
+                f"images: floats from {low:.3g} to {high:.3g} with mean={self.mean}, std={self.std} given look like images "
+                "that are not normalised yet (normalised radiographs have negative values); leave mean and std out, or "
+                "normalise first"
+            )
+        if self.mean is None and self.value_range[1] > 2 and 0 < high <= 1 and low >= 0:
+            raise ValueError(
+                f"images: floats from {low:.3g} to {high:.3g} in value_range={self.value_range} would be black; for [0, 1] "
+                "leave value_range out"
+            )
+        if self.mean is None and self.value_range[0] < 0 and low >= 0 and high > low:
+            warnings.warn(
+                f"images: floats from {low:.3g} to {high:.3g} in value_range={self.value_range}: no value of this batch is "
+                "below 0; if your images are in [0, 1], leave value_range out",
+                stacklevel=2,
             )
 
     def _misfit(self, low: float, high: float) -> str:

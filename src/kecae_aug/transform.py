@@ -231,8 +231,9 @@ class KeyExchangeAugment(v2.Transform):
         own = needs_own_key(params.strengths, self.detail)
         sources = [rows] * own + [donors] * (self.donors is None)
         encoded = torch.cat(sources).unique() if sources else rows[:0]
-        parts = [self._exchanger.keys(self.intensity.to_unit(images[part])) for part in encoded.split(size)]
-        keys = torch.cat(parts) if parts and len(encoded) else None
+        groups = encoded.split(size) if len(encoded) else ()  # none with the keys of a bank alone
+        parts = [self._exchanger.keys(self.intensity.to_unit(images[group])) for group in groups]
+        keys = torch.cat(parts) if parts else None
         new = []
         for part in torch.arange(len(rows), device=images.device).split(size):
             host = rows[part]
