@@ -611,22 +611,100 @@ BANKS = [
 ]
 SETS = [
     Case("n_pairs=-1", "ValueError", lambda e: KeyExchangeDataset(Knees(), e.model, -1), "n_pairs=-1"),
-    Case("no data set and no bank", "ValueError", lambda e: KeyExchangeDataset(None, e.model, 4), "give the training set, a bank, or both"),
-    Case("a data set of one class", "ValueError", lambda e: KeyExchangeDataset(items((torch.rand(1, 64, 64), 0)), e.model, 4), "at least two are needed"),
-    Case("a data set of one patient", "ValueError", lambda e: KeyExchangeDataset(Knees(2), e.model, 2, real=False)[0], "same_patient=True"),
-    Case("an index beyond the end", "IndexError", lambda e: KeyExchangeDataset(Knees(), e.model, 4)[24], "accepted are 0 to 23"),
-    Case("a bank of another data set", "ValueError", lambda e: KeyExchangeDataset(Knees(8), e.model, 4, bank=wide(e)), "has 20 rows for a dataset of 8"),
-    Case("detail='host' from a bank without residuals", "ValueError", lambda e: KeyExchangeDataset(None, e.model, 4, bank=wide(e), detail="host"), "residual=True"),
-    Case("an iterator for a loader", "TypeError", lambda e: KeyExchangeLoader(iter(DataLoader(Knees())), e.augment), "empty after one epoch"),
-    Case("something else for the transform", "TypeError", lambda e: KeyExchangeLoader(DataLoader(Knees()), 1), "augment: got int"),
-    Case("a gate without judges or distance", "ValueError", lambda e: Gate([], classes=("0", "2")), "nothing could be rejected"),
-    Case("a judge that is a path", "TypeError", lambda e: Gate(["judge/"], classes=("0", "2")), "judges[0]: got str"),
-    Case("a judge with another number of logits", "ValueError", lambda e: aug(gate=Gate([lambda x: torch.zeros(len(x), 5)], classes=("0", "2")))(e), "judges[0]: gave shape (12, 5)"),
-    Case("a gate of other classes", "ValueError", lambda e: aug(gate=Gate([lambda x: torch.zeros(len(x), 2)], classes=("a", "b")))(e), "not ['0', '2']"),
-    Case("generating into a folder with other files", "GenerateError", lambda e: generate(KeyExchangeDataset(Knees(), e.model, 4, real=False), foreign(e)), "nothing of others is written to"),
-    Case("generating into the folder of another run", "GenerateError", lambda e: [generate(KeyExchangeDataset(Knees(), e.model, n, real=False), e.tmp / "run", say=str) for n in (3, 4)], "holds another run: pairs was 3, now 4"),
-    Case("generating from T and X' together", "ValueError", lambda e: generate(KeyExchangeDataset(Knees(), e.model, 4), e.new("g")), "real=False"),
-]  # fmt: skip
+    Case(
+        "no data set and no bank",
+        "ValueError",
+        lambda e: KeyExchangeDataset(None, e.model, 4),
+        "give the training set, a bank, or both",
+    ),
+    Case(
+        "a data set of one class",
+        "ValueError",
+        lambda e: KeyExchangeDataset(items((torch.rand(1, 64, 64), 0)), e.model, 4),
+        "at least two are needed",
+    ),
+    Case(
+        "a data set of one patient",
+        "ValueError",
+        lambda e: KeyExchangeDataset(Knees(2), e.model, 2, real=False)[0],
+        "same_patient=True",
+    ),
+    Case(
+        "an index beyond the end",
+        "IndexError",
+        lambda e: KeyExchangeDataset(Knees(), e.model, 4)[24],
+        "accepted are 0 to 23",
+    ),
+    Case(
+        "a bank of another data set",
+        "ValueError",
+        lambda e: KeyExchangeDataset(Knees(8), e.model, 4, bank=wide(e)),
+        "has 20 rows for a dataset of 8",
+    ),
+    Case(
+        "detail='host' from a bank without residuals",
+        "ValueError",
+        lambda e: KeyExchangeDataset(None, e.model, 4, bank=wide(e), detail="host"),
+        "residual=True",
+    ),
+    Case(
+        "an iterator for a loader",
+        "TypeError",
+        lambda e: KeyExchangeLoader(iter(DataLoader(Knees())), e.augment),
+        "empty after one epoch",
+    ),
+    Case(
+        "something else for the transform",
+        "TypeError",
+        lambda e: KeyExchangeLoader(DataLoader(Knees()), 1),
+        "augment: got int",
+    ),
+    Case(
+        "a gate without judges or distance",
+        "ValueError",
+        lambda e: Gate([], classes=("0", "2")),
+        "nothing could be rejected",
+    ),
+    Case(
+        "a judge that is a path",
+        "TypeError",
+        lambda e: Gate(["judge/"], classes=("0", "2")),
+        "judges[0]: got str",
+    ),
+    Case(
+        "a judge with another number of logits",
+        "ValueError",
+        lambda e: aug(gate=Gate([lambda x: torch.zeros(len(x), 5)], classes=("0", "2")))(e),
+        "judges[0]: gave shape (12, 5)",
+    ),
+    Case(
+        "a gate of other classes",
+        "ValueError",
+        lambda e: aug(gate=Gate([lambda x: torch.zeros(len(x), 2)], classes=("a", "b")))(e),
+        "not ['0', '2']",
+    ),
+    Case(
+        "generating into a folder with other files",
+        "GenerateError",
+        lambda e: generate(KeyExchangeDataset(Knees(), e.model, 4, real=False), foreign(e)),
+        "nothing of others is written to",
+    ),
+    Case(
+        "generating into the folder of another run",
+        "GenerateError",
+        lambda e: [
+            generate(KeyExchangeDataset(Knees(), e.model, n, real=False), e.tmp / "run", say=str)
+            for n in (3, 4)
+        ],
+        "holds another run: pairs was 3, now 4",
+    ),
+    Case(
+        "generating from T and X' together",
+        "ValueError",
+        lambda e: generate(KeyExchangeDataset(Knees(), e.model, 4), e.new("g")),
+        "real=False",
+    ),
+]
 GROUPS = {
     "How it is called": STRUCTURE,
     "Images": IMAGES,
@@ -679,13 +757,14 @@ def table() -> str:
     parts = [
         "# What happens with bad input",
         "",
-        f"{len(CASES)} inputs that are wrong, or look as if they could be, and the answer to each. Every error names the argument,",
-        "what came, what is accepted and the way out. This page is made from the cases of `tests/test_bad_inputs.py`, which runs",
-        "all of them; `python tests/test_bad_inputs.py > docs/errors.md` makes it anew.",
+        f"{len(CASES)} inputs that are wrong, or look as if they could be, and the answer to each. Every error names the",
+        "argument, what came, what is accepted and the way out. This page is made from the cases of",
+        "`tests/test_bad_inputs.py`, which runs all of them; `python tests/test_bad_inputs.py > docs/errors.md`",
+        "makes it anew.",
     ]
     for title, cases in GROUPS.items():
-        parts += ["", f"## {title}", "", "| Input | Answer |", "|---|---|"]
-        parts += [f"| {case.given} | {case.answer} |" for case in cases]
+        parts += ["", f"## {title}", "", "| Input | Answer | Words of the message |", "|---|---|---|"]
+        parts += [f"| {case.given} | {case.answer} | {case.says or ''} |" for case in cases]
     return "\n".join(parts) + "\n"
 
 
