@@ -48,6 +48,7 @@ def test_recipe(library, recipes):
 BLOCKS = re.findall(
     r"^## (.+?)\n.*?^```python\n(.*?)^```", (ROOT / "docs/integrations.md").read_text(), re.S | re.M
 )
+FIRST, *COMPANIONS = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs/using.md").read_text(), re.S | re.M)
 
 
 @pytest.mark.parametrize(("title", "code"), BLOCKS, ids=[title for title, _ in BLOCKS])
@@ -58,6 +59,20 @@ def test_block_of_the_guide(title, code, tmp_path, monkeypatch):
             pytest.importorskip(library)
     monkeypatch.chdir(tmp_path)
     exec(compile(code, f"docs/integrations.md: {title}", "exec"), {"__name__": "guide"})
+
+
+@pytest.mark.parametrize("code", COMPANIONS, ids=range(len(COMPANIONS)))
+def test_block_of_the_companions(code, tmp_path, monkeypatch):
+    """Every block of docs/using.md runs after the page's first one."""
+    monkeypatch.chdir(tmp_path)
+    exec(compile(FIRST + code, "docs/using.md", "exec"), {"__name__": "guide"})
+
+
+def test_the_contract_names_tests_that_exist():
+    """The table at the end of docs/using.md points to real tests."""
+    tests = "".join(path.read_text() for path in (ROOT / "tests").glob("test_*.py"))
+    for name in re.findall(r"`(test_\w+)`", (ROOT / "docs/using.md").read_text()):
+        assert f"def {name}(" in tests, name
 
 
 def test_the_guide_has_a_block_for_every_library():
