@@ -23,7 +23,7 @@ def used(config: KECAEConfig) -> KECAE:
     return model
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     size=st.integers(8, 140),
     latent=st.sampled_from(["vector", "spatial"]),

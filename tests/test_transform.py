@@ -69,6 +69,7 @@ def test_laws_of_the_batch(n, channels, size, uint8, detail, p, seed):
 def test_it_is_the_models_exchange():
     """In the model's own size and range the transform is decode(hN + hK'); host detail adds X' - X^ to X."""
     images, labels = batch()
+    images = images * 2 - 1
     augment = KeyExchangeAugment(MODEL, p=1.0, value_range=(-1, 1))
     new, _ = augment(images, labels)
     with torch.no_grad():

@@ -70,10 +70,11 @@ def patient_names(dataset: Any, patients: Sequence[Hashable] | None) -> list[str
 
 
 def value_range_of(dataset: Any, given: tuple[float, float] | None) -> tuple[float, float]:
-    """As given; (-1, 1) for radiograph sets of this package, whose preparation makes that; (0, 1) otherwise."""
+    """As given; what the data set declares, as those of this package do; (0, 1) otherwise."""
     if given is not None:
         return given
-    return (-1.0, 1.0) if hasattr(innermost(dataset), "preparation") else (0.0, 1.0)
+    declared: tuple[float, float] = getattr(innermost(dataset), "value_range", (0.0, 1.0))
+    return declared
 
 
 def item(dataset: Any, index: int) -> tuple[Tensor, Any]:

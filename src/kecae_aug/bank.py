@@ -124,7 +124,7 @@ class LatentBank:
             classes: class names; by default ``dataset.classes``.
             patients: one id a row; by default ``dataset.patients`` where it has them.
             exclude_patients: see the class; checked before anything is encoded.
-            value_range: of float images; by default (-1, 1) for this package's radiograph sets, (0, 1) else.
+            value_range: of float images; by default ``dataset.value_range``, which this package's sets have, or (0, 1).
             mean: see :class:`~kecae_aug.KeyExchangeAugment`.
             std: see ``mean``.
             dtype: of the stored latents: float16, bfloat16 or float32.

@@ -69,7 +69,7 @@ class KeyExchangeDataset(Dataset[Any]):
         same_patient: whether the two knees of a patient may exchange.
         patients: one id a row; by default ``dataset.patients``, or the bank's.
         classes: class names; by default ``dataset.classes``.
-        value_range: of float images; by default (-1, 1) for this package's radiograph sets, (0, 1) else.
+        value_range: of float images; by default ``dataset.value_range``, which this package's sets have, or (0, 1).
         transform: of every image, real or exchanged, after the exchange: crop, flip, normalise.
         provenance: return it with every item.
         seed: of the pairs.

@@ -129,13 +129,16 @@ class _PointConv(nn.Module):
 
     def __init__(self, weight: Tensor, bias: Tensor | None, padding: int, size_in: int) -> None:
         super().__init__()
-        used = slice(padding, padding + size_in)
+        self.met = min(
+            size_in, 3 - padding
+        )  # rows of the map that the one window meets; a map of 4 has one too many
+        used = slice(padding, padding + self.met)
         kernel = weight[:, :, used, used].permute(0, 2, 3, 1)  # as channels_last maps lie in memory
         self.matrix = nn.Parameter(kernel.flatten(1).contiguous())
         self.bias = None if bias is None else nn.Parameter(bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        rows = x.permute(0, 2, 3, 1).flatten(1)
+        rows = x[:, :, : self.met, : self.met].permute(0, 2, 3, 1).flatten(1)
         return F.leaky_relu_(F.linear(rows, self.matrix, self.bias), SLOPE)[:, :, None, None]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -125,10 +126,20 @@ class KeyExchangeAugment(v2.Transform):
 
     @classmethod
     def from_pretrained(
-        cls, name: str, *, revision: str | None = None, local_files_only: bool = False, **options: Any
+        cls,
+        name: str | os.PathLike[str],
+        *,
+        revision: str | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        token: str | bool | None = None,
+        local_files_only: bool = False,
+        **options: Any,
     ) -> KeyExchangeAugment:
         """With trained weights: a bundled name, a folder, or a Hub id (see :func:`kecae_aug.load_weights`)."""
-        return cls(load_weights(name, revision=revision, local_files_only=local_files_only), **options)
+        model = load_weights(
+            name, revision=revision, cache_dir=cache_dir, token=token, local_files_only=local_files_only
+        )
+        return cls(model, **options)
 
     @torch.compiler.disable
     @torch.no_grad()

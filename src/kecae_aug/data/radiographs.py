@@ -48,7 +48,10 @@ class Radiographs(Dataset[tuple[Tensor, int]]):
         patients: patient id of every image.
         sides: "L", "R" or None of every image.
         skipped: (path, reason) of the files that ``on_bad="skip"`` left out.
+        value_range: of the images.
     """
+
+    value_range = (-1.0, 1.0)
 
     def __init__(
         self,

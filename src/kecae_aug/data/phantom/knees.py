@@ -54,6 +54,8 @@ class PhantomKnees(Dataset[tuple[Tensor, int]]):
         ValueError: naming the argument, what was given and what is accepted.
     """
 
+    value_range = (-1.0, 1.0)  # of the images
+
     def __init__(
         self,
         n_patients: int,
