@@ -139,11 +139,13 @@ def test_any_number_of_workers_gives_the_same(context):
         assert not torch.equal(first[20:], second[20:])
 
 
-@pytest.mark.parametrize("detail", ["decoder", "host"])
-def test_from_a_bank_no_image_is_read(tmp_path, detail):
+@pytest.mark.parametrize(
+    ("detail", "value_range"), [("decoder", (0, 1)), ("host", (0, 1)), ("decoder", (-1, 1))]
+)
+def test_from_a_bank_no_image_is_read(tmp_path, detail, value_range):
     """The same knees as from images (at the weights' size), and not one image read for them."""
     knees = Knees()
-    knees.__class__ = type("Square", (Knees,), {"__getitem__": square_item})
+    knees.__class__ = type("Square", (Knees,), {"__getitem__": square_item, "value_range": value_range})
     bank = LatentBank.build(knees, MODEL, tmp_path / "b", dtype=torch.float32, residual=True, shard_rows=6)
     options = {"n_pairs": 12, "detail": detail, "strength": (0.5, 1.0)}
     images = KeyExchangeDataset(knees, MODEL, **options)
@@ -161,7 +163,9 @@ def test_from_a_bank_no_image_is_read(tmp_path, detail):
 def square_item(self, i):
     self.reads += 1
     image = Knees(self.n, self.offset)[i][0]
-    return torch.nn.functional.interpolate(image[None], size=(64, 64))[0], self.targets[i]
+    square = torch.nn.functional.interpolate(image[None], size=(64, 64))[0]
+    low, high = self.value_range
+    return square * (high - low) + low, self.targets[i]
 
 
 def test_torchs_own_wrappers_work():

@@ -80,7 +80,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         found = (manifest["format"], manifest["version"])
         parts_of(manifest)
-        for key in ("weights_sha256", "classes", "exchangeable", "dtype", "residual"):
+        for key in ("weights_sha256", "classes", "exchangeable", "dtype", "residual", "intensity"):
             manifest[key]
     except (ValueError, KeyError, TypeError) as error:
         raise BankError(

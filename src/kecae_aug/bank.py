@@ -54,6 +54,7 @@ class LatentBank:
         labels: class name of every row.
         patients: patient id of every row, or None where the set has none.
         classes: class names of the set.
+        intensity: how the grey values of its images were scaled.
         fingerprint: hex digest of weights, data and options; a bank that is appended to has another one.
 
     Raises:
@@ -74,6 +75,7 @@ class LatentBank:
         self.has_residuals: bool = manifest["residual"]
         self.weights_sha256: str = manifest["weights_sha256"]
         self.fingerprint = fingerprint(manifest)
+        self.intensity = Intensity(**{k: v and tuple(v) for k, v in manifest["intensity"].items()})
         parts = parts_of(manifest)
         if missing := missing_shards(self.folder, parts):
             raise BankError(

@@ -69,7 +69,8 @@ class KeyExchangeDataset(Dataset[Any]):
         same_patient: whether the two knees of a patient may exchange.
         patients: one id a row; by default ``dataset.patients``, or the bank's.
         classes: class names; by default ``dataset.classes``.
-        value_range: of float images; by default ``dataset.value_range``, which this package's sets have, or (0, 1).
+        value_range: of float images; by default ``dataset.value_range``, which this package's sets have, or (0, 1);
+            of a bank alone, as it was built.
         transform: of every image, real or exchanged, after the exchange: crop, flip, normalise.
         provenance: return it with every item.
         seed: of the pairs.
@@ -81,7 +82,7 @@ class KeyExchangeDataset(Dataset[Any]):
             the new label of knee k does not depend on the epoch.
         classes: class names.
         rows: class index of every row of T (or of the bank), which hosts and donors are.
-        weights_sha256: hash of the weights.
+        weights_sha256: hash of the weights, as their model card has it.
     """
 
     def __init__(
@@ -116,9 +117,12 @@ class KeyExchangeDataset(Dataset[Any]):
         self.strength, self.detail, self.seed = strength_range(strength), detail, seed
         self.transform, self.provenance, self.fresh_pairs = transform, provenance, fresh_pairs
         self.same_patient = same_patient
-        self._intensity = Intensity.of(_datasets.value_range_of(dataset, value_range))
+        if dataset is None and bank is not None and value_range is None:
+            self._intensity = bank.intensity
+        else:
+            self._intensity = Intensity.of(_datasets.value_range_of(dataset, value_range))
         self._exchanger = Exchanger(model, amp_dtype)
-        self.weights_sha256 = self._exchanger.sha256
+        self.weights_sha256: str = model.metadata.get("weights", {}).get("sha256") or self._exchanger.sha256
         self.device = torch.device(device)
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # persistent workers see set_epoch
         if bank is not None:
