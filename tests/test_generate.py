@@ -22,6 +22,7 @@ from torchvision.datasets import ImageFolder
 from kecae_aug import Gate, KeyExchangeDataset
 from kecae_aug.data.phantom import write_phantoms
 from kecae_aug.generate import GenerateError, generate
+from kecae_training.guide import Guide, GuideConfig, save_guide
 
 
 @pytest.fixture(scope="module")
@@ -236,3 +237,16 @@ def test_scikit_learn_reads_it(phantoms, tmp_path):
     assert (
         Image.open(io.BytesIO((tmp_path / "x" / entries(tmp_path / "x")[0]["file"]).read_bytes())).mode == "L"
     )
+
+
+def test_judges_of_the_training_package_gate_the_command(phantoms, tmp_path):
+    """--judge takes a folder of `kecae-aug guide`; without agreement nothing is written but the manifest's lines."""
+    guide = Guide(GuideConfig(network="vgg", image_size=64, grades=("0", "2")))
+    judge = save_guide(guide, tmp_path / "judge", patients=["1"], data={})
+    options = ["--data", phantoms, "--split", "train", "--weights", "phantom", "-n", 20, "--judge", judge]
+    said = kecae("generate", *options, "--min-probability", 0.4, "--out", tmp_path / "x")
+    assert "accepted" in said
+    assert all(len(line["judges"]) == 1 and 0 <= line["judges"][0] <= 1 for line in entries(tmp_path / "x"))
+    strict = kecae("generate", *options, "--min-probability", 0.9999, "--out", tmp_path / "y")
+    assert "gate: 0 of 20 accepted" in strict
+    assert not list((tmp_path / "y").rglob("*.png"))
