@@ -65,6 +65,7 @@ def config(out: Path, *flags: str):
     )
 
 
+@pytest.mark.slow
 def test_killed_run_ends_bit_identical(blob_data, tmp_path):
     """SIGKILL in mid-epoch, then the same command: the weights are those of a run that was never killed."""
     flags = ("--optim.max_steps", "60", "--run.checkpoint_every", "8", "--run.log_every", "1")
