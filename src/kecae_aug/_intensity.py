@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+FEW = 4  # images, for a verdict on the scale from the values that are missing
 GREY_TOLERANCE = 0.02  # largest difference of the channels of a grey RGB image, of the full range
 
 
@@ -89,21 +90,30 @@ class Intensity:
             if len(images):
                 raise ValueError(f"images: got shape {tuple(images.shape)}, images without a pixel")
             return
-        unit = self.to_unit(images.as_subclass(Tensor))
-        low, high = float(unit.min()), float(unit.max())
+        raw = images.as_subclass(Tensor)
+        unit = self.to_unit(raw)
+        spread = unit.amax(1) - unit.amin(1)
+        # one transfer for all of them: each would make the CPU wait for a GPU
+        low, high, raw_low, raw_high, most = torch.stack(
+            [v.float() for v in (*unit.aminmax(), *raw.aminmax(), spread.max())]
+        ).tolist()
         if not (low >= -0.01 and high <= 1.01):  # also refuses NaN
-            raise ValueError(self._misfit(float(images.min()), float(images.max())))
+            raise ValueError(self._misfit(raw_low, raw_high))
         if images.is_floating_point():
-            self._check_declared(float(images.min()), float(images.max()))
-        if images.shape[1] == 3 and float((unit.amax(1) - unit.amin(1)).max()) > GREY_TOLERANCE:
+            self._check_declared(raw_low, raw_high, len(images))
+        if most > GREY_TOLERANCE:
             raise ValueError(
                 "images: 3 channels that differ; a KECAE knows grey radiographs, so all three must be the same grey "
                 "(for normalised images give their mean and std per channel)"
             )
 
-    def _check_declared(self, low: float, high: float) -> None:
-        """Refuse a scale that holds the values, but only because it is much wider than theirs."""
-        if self.mean is not None and low >= 0 and high <= 1 and high > low:
+    def _check_declared(self, low: float, high: float, n: int) -> None:
+        """Refuse a scale that holds the values, but only because it is much wider than theirs.
+
+        A single overexposed radiograph may have no dark pixel; FEW of them do not all.
+        """
+        several = n >= FEW
+        if several and self.mean is not None and low >= 0 and high <= 1 and high > low:
             raise ValueError(
                 f"images: floats from {low:.3g} to {high:.3g} with mean={self.mean}, std={self.std} given look like images "
                 "that are not normalised yet (normalised radiographs have negative values); leave mean and std out, or "
@@ -114,7 +124,7 @@ class Intensity:
                 f"images: floats from {low:.3g} to {high:.3g} in value_range={self.value_range} would be black; for [0, 1] "
                 "leave value_range out"
             )
-        if self.mean is None and self.value_range[0] < 0 and low >= 0 and high > low:
+        if several and self.mean is None and self.value_range[0] < 0 and low >= 0 and high > low:
             warnings.warn(
                 f"images: floats from {low:.3g} to {high:.3g} in value_range={self.value_range}: no value of this batch is "
                 "below 0; if your images are in [0, 1], leave value_range out",

@@ -203,6 +203,12 @@ def _check(arguments: dict[str, Any]) -> None:
             f"num_aug_splits={arguments['num_aug_splits']}: several versions of an image in one batch cannot be "
             "exchanged; accepted is 0 (--aug-splits 0)"
         )
+    if not arguments["no_aug"] and arguments["hflip"] > 0:
+        warnings.warn(
+            f"hflip={arguments['hflip']}: timm flips before the exchange; weights that were trained with right knees "
+            "mirrored know one side only: give --hflip 0",
+            stacklevel=3,
+        )
     scale = tuple(arguments["scale"] or (0.08, 1.0))
     if not arguments["no_aug"] and scale[0] < 0.8:
         warnings.warn(

@@ -1,7 +1,7 @@
 """Key exchange with timm: :class:`KeyExchangeMixup` in your loop, or a launcher for timm's own ``train.py``.
 
     python -m kecae_aug.integrations.timm train.py --key-exchange-weights knee-kl02 \
-        --data-dir DIR --model resnet18 --num-classes 2 --scale 1 1 --ratio 1 1      # train.py's own arguments
+        --data-dir DIR --model resnet18 --num-classes 2 --scale 1 1 --ratio 1 1 --hflip 0   # train.py's own
 
 timm's wheel has no ``train.py``: take it from its repository, at the tag of the installed version.
 """
