@@ -120,6 +120,10 @@ def wide(e):
     return LatentBank.build(Knees(), e.model, e.new("bank"), shard_rows=8)
 
 
+def nameless(e):
+    return LatentBank.build(Knees(patients=False), e.model, e.new("nameless"))
+
+
 def unfinished(e):
     bank = wide(e)
     (bank.folder / "shard-000-00001.safetensors").unlink()
@@ -529,6 +533,14 @@ BANKS = [
             items((torch.rand(1, 64, 64), 0)), e.model, e.new("b"), exclude_patients=["p"]
         ),
         "have no patients",
+    ),
+    Case(
+        "patients in the batch, none in the bank",
+        "BankError",
+        lambda e: KeyExchangeAugment(e.model, p=1.0, donors=nameless(e))(
+            e.x, e.y, patients=[str(i) for i in range(12)]
+        ),
+        "the bank's rows have none",
     ),
     Case(
         "an unfinished bank", "BankError: build it again, it goes on", unfinished, "goes on where it stopped"

@@ -218,7 +218,12 @@ class LatentBank:
             (B,) int64 rows; -1 where no row qualifies.
         """
         ids = None
-        if patients is not None and self.patients is not None:
+        if patients is not None:
+            if self.patients is None:
+                raise BankError(
+                    f"bank {str(self.folder)!r}: the batch has patients, the bank's rows have none, so that a patient could "
+                    "give to himself unseen; build it with patients=, or give same_patient=True"
+                )
             values = patients.tolist() if isinstance(patients, Tensor) else list(patients)
             ids = [str(v) for v in values]
             if len(ids) != len(labels):
