@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
+from kecae_aug.hub import LIBRARY, TAGS
 from kecae_aug.model import KECAE
 from kecae_aug.weights import weights_sha256
 
 CARD = "README.md"
-TAGS = ("data-augmentation", "medical-imaging", "radiography", "autoencoder")
 
 
 def front_matter(license: str | None) -> str:
     """The Hub's metadata block."""
     lines = [f"license: {license}"] if license else []
-    return "\n".join(["---", *lines, "library_name: kecae-aug", f"tags: [{', '.join(TAGS)}]", "---"])
+    return "\n".join(["---", *lines, f"library_name: {LIBRARY}", f"tags: [{', '.join(TAGS)}]", "---"])
 
 
 def usage(name: str) -> str:

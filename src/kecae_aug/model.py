@@ -9,14 +9,13 @@ non-key hN (the rest of the knee). The decoder turns a sum back into a radiograp
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict, dataclass, fields, replace
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
-from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
+
+from kecae_aug.hub import LIBRARY, TAGS, HubModel
 
 SLOPE = 0.2  # of every LeakyReLU, Section III-A
 
@@ -199,12 +198,7 @@ class Decoder(nn.Sequential):
         super().__init__(*layers)
 
 
-class KECAE(
-    nn.Module,
-    PyTorchModelHubMixin,
-    library_name="kecae-aug",
-    tags=["data-augmentation", "medical-imaging", "radiography", "autoencoder"],
-):
+class KECAE(nn.Module, HubModel, library_name=LIBRARY, tags=list(TAGS)):
     """Two encoders and one decoder; see the module's docstring for what is added to what.
 
     On the Hugging Face Hub it is an ordinary model (``from_pretrained``, ``save_pretrained``, ``push_to_hub``), with
@@ -233,100 +227,6 @@ class KECAE(
         if preset not in PRESETS:
             raise ValueError(f"preset={preset!r}: accepted are {', '.join(map(repr, PRESETS))}")
         return cls(replace(PRESETS[preset], **overrides))
-
-    @classmethod
-    def from_pretrained(  # type: ignore[override]  # of the mixin's arguments those that could load less are not taken
-        cls,
-        name: str | os.PathLike[str],
-        *,
-        revision: str | None = None,
-        cache_dir: str | os.PathLike[str] | None = None,
-        token: str | bool | None = None,
-        local_files_only: bool = False,
-        force_download: bool = False,
-        device: str | torch.device = "cpu",
-    ) -> KECAE:
-        """Trained weights by bundled name, folder or Hub id; see :func:`kecae_aug.load_weights`, which this is."""
-        from kecae_aug.weights import load_weights  # which needs this module
-
-        return load_weights(
-            name,
-            revision=revision,
-            cache_dir=cache_dir,
-            token=token,
-            local_files_only=local_files_only,
-            force_download=force_download,
-            device=device,
-        )
-
-    def save_pretrained(  # type: ignore[override]
-        self,
-        save_directory: str | os.PathLike[str],
-        *,
-        card: str | None = None,
-        license: str | None = None,
-        name: str | None = None,
-        dtype: torch.dtype = torch.float32,
-        overwrite: bool = False,
-    ) -> Path:
-        """Write weights, config and model card into a folder.
-
-        Args:
-            save_directory: made if need be.
-            card: text of the model card; by default generated from the metadata, saying that nothing was
-                measured. `kecae-aug card` makes one with measurements.
-            license: of a generated card, in the Hub's notation.
-            name: in a generated card, by which the weights will be loaded; by default the folder.
-            dtype: see :func:`kecae_aug.save_weights`.
-            overwrite: whether files that are there may be replaced.
-        """
-        from kecae_aug.card import CARD, generated_card
-        from kecae_aug.weights import save_weights
-
-        folder = Path(save_directory)
-        if (folder / CARD).exists() and not overwrite:
-            raise FileExistsError(
-                f"save_directory={str(folder)!r} already holds a {CARD}: take another folder, or pass overwrite=True"
-            )
-        facts = {k: v for k, v in self.metadata.items() if k != "weights"}
-        save_weights(self, folder, metadata=facts, dtype=dtype, overwrite=overwrite)
-        text = card if card is not None else generated_card(self, name or str(folder), license)
-        (folder / CARD).write_text(text, encoding="utf-8")
-        return folder
-
-    def push_to_hub(  # type: ignore[override]
-        self,
-        repo_id: str,
-        *,
-        private: bool | None = None,
-        token: str | None = None,
-        commit_message: str = "Weights by kecae-aug",
-        branch: str | None = None,
-        card: str | None = None,
-        license: str | None = None,
-        dtype: torch.dtype = torch.float32,
-    ) -> str:
-        """Publish weights, config and model card as one commit.
-
-        Args:
-            repo_id: ``owner/name``; the repository is made if need be.
-            private: of a repository that is made.
-            token: with write access; by default the one of ``hf auth login``.
-            commit_message: of the commit.
-            branch: an existing branch; ``main`` by default.
-            card: see :meth:`save_pretrained`.
-            license: of a generated card.
-            dtype: see :func:`kecae_aug.save_weights`.
-
-        Returns:
-            URL of the commit. Its hash is what ``from_pretrained(..., revision=)`` pins.
-        """
-        from kecae_aug.hub import push
-
-        return push(
-            self, repo_id, private=private, token=token, commit_message=commit_message, branch=branch,
-            card=card, license=license, dtype=dtype,
-        )  # fmt: skip
 
     def encode(self, images: Tensor) -> Latents:
         """Key and non-key of (B, 1, S, S) images."""
