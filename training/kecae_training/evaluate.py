@@ -31,6 +31,7 @@ from kecae_aug.weights import load_weights
 from kecae_training.checkpoint import environment
 from kecae_training.guide import Guide, load_guide, predict
 from kecae_training.images import to_float, to_uint8
+from kecae_training.robustness import DEGRADATIONS
 
 DRAWS = 500  # of the bootstrap
 
@@ -57,6 +58,8 @@ class EvaluateConfig:
         strengths: exchange strengths.
         seed: of the donors and the bootstrap.
         out: file to which one JSON line is appended.
+        robustness: also judge X' (at the first strength), X^ and real images after 8-bit rounding, JPEG, blur and
+            a shift; a flip that dies there was noise. A minute more.
     """
 
     weights: str
@@ -67,6 +70,7 @@ class EvaluateConfig:
     strengths: list[float] = field(default_factory=lambda: [1.0])
     seed: int = 0
     out: Path | None = None
+    robustness: bool = False
 
 
 def psnr(images: Tensor, reference: Tensor) -> Tensor:
@@ -156,6 +160,7 @@ def evaluate(
     guide: Guide | None = None,
     strengths: Sequence[float] = (1.0,),
     seed: int = 0,
+    robustness: bool = False,
 ) -> dict[str, Any]:
     """All figures of a weights file on one set of knees.
 
@@ -166,6 +171,7 @@ def evaluate(
         guide: the training's own, for the gap.
         strengths: of the exchange.
         seed: of donors and bootstrap.
+        robustness: also judge after each small degradation, of X' at the first strength.
     """
     images, labels, patients = knees.images, knees.labels, knees.patients
     model = model.eval()
@@ -191,9 +197,18 @@ def evaluate(
         },
         "exchanged": {},
     }
+    if robustness:
+        result["robustness"] = {
+            "real": after_degradation(judges, images, labels, patients, seed),
+            "reconstructed": after_degradation(judges, reconstruction, labels, patients, seed),
+        }
     for strength in strengths:
         decoder, host = exchange_all(model, images, donors, strength)
         for detail, exchanged in (("decoder", decoder), ("host", host)):
+            if robustness and strength == strengths[0]:
+                result["robustness"][detail] = after_degradation(
+                    judges, exchanged, labels[donors], patients, seed
+                )
             result["exchanged"][f"{detail} {strength:g}"] = {
                 "change": interval((decoder - reconstruction).abs().flatten(1).mean(1)),
                 "psnr_to_host": interval(psnr(exchanged, images)),
@@ -201,6 +216,16 @@ def evaluate(
             }
     result["follows"] = follows(model, knees, donors, generator)
     return result
+
+
+def after_degradation(
+    judges: dict[str, Guide], images: Tensor, wanted: Tensor, patients: list[str], seed: int
+) -> dict[str, dict[str, Any]]:
+    """What every judge says after each of :data:`~kecae_training.robustness.DEGRADATIONS`."""
+    return {
+        kind: {n: judged(j, degrade(images), wanted, patients, seed) for n, j in judges.items()}
+        for kind, degrade in DEGRADATIONS.items()
+    }
 
 
 @torch.no_grad()
@@ -284,7 +309,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             "patients": len(seen),
             "shared_with_guide": len(seen & seen_by_guide),
         }
-    result = evaluate(model, knees, judges, guide, config.strengths, config.seed)
+    result = evaluate(model, knees, judges, guide, config.strengths, config.seed, config.robustness)
     line = {
         "weights": config.weights,
         "sha256": model.metadata.get("weights", {}).get("sha256"),

@@ -1,0 +1,57 @@
+"""Small changes that a true change of anatomy survives: a flip of the judges that dies under them was noise.
+
+Each takes and gives (N, 1, S, S) in [-1, 1].
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms.v2 import functional as F
+
+from kecae_training.images import to_float
+
+
+def eight_bits(images: Tensor) -> Tensor:
+    """Rounded to 256 greys, as in a PNG."""
+    return to_float(_bytes(images))
+
+
+def jpeg(images: Tensor, quality: int = 75) -> Tensor:
+    """Through a JPEG file of this quality."""
+    out = []
+    for image in _bytes(images)[:, 0].numpy():
+        buffer = io.BytesIO()
+        Image.fromarray(image).save(buffer, "JPEG", quality=quality)
+        out.append(np.asarray(Image.open(buffer)))
+    return to_float(torch.from_numpy(np.stack(out))[:, None]) if out else images
+
+
+def blur(images: Tensor, sigma: float = 1.0) -> Tensor:
+    """Gaussian blur, sigma in pixels."""
+    size = 2 * int(3 * sigma + 0.5) + 1
+    blurred: Tensor = F.gaussian_blur(images, [size, size], [sigma, sigma])
+    return blurred
+
+
+def shift(images: Tensor, pixels: int = 2) -> Tensor:
+    """Right and down by this many pixels; the edges are repeated."""
+    padded = torch.nn.functional.pad(images, (pixels, 0, pixels, 0), mode="replicate")
+    return padded[..., : images.shape[-2], : images.shape[-1]]
+
+
+DEGRADATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "8 bits": eight_bits,
+    "JPEG 75": jpeg,
+    "blur 1 px": blur,
+    "shift 2 px": shift,
+}
+
+
+def _bytes(images: Tensor) -> Tensor:
+    return ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
