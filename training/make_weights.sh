@@ -44,7 +44,7 @@ knee)
     ;;
 esac
 [ -f "$out/figures.jsonl" ] || kecae-aug evaluate --weights "$out/run/weights" --data "$data" --split val \
-    --judges "[\"$out/judge-vgg\", \"$out/judge-densenet\"]" --guide "$out/guide" --strengths '[1.0, 1.5]' \
+    --judges "[\"$out/judge-vgg\", \"$out/judge-densenet\"]" --guide "$out/guide" --strengths '[1.0, 1.5]' --robustness true \
     --out "$out/figures.jsonl"
 kecae-aug card --weights "$out/run/weights" --figures "$out/figures.jsonl" --name "$name" --about "$about" \
     --license "$license" --source "$source"
