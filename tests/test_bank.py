@@ -247,3 +247,25 @@ def test_damage_is_named(bank, tmp_path):
     (tmp_path / "mine" / "thesis.tex").write_text("x")
     with pytest.raises(BankError, match="nothing of others is written to"):
         LatentBank.build(Knees(), MODEL, tmp_path / "mine")
+
+
+def test_changed_data_is_noticed(tmp_path):
+    """A set that can tell its fingerprint is compared with what was encoded; without one, its images and labels are."""
+
+    class Files(Knees):
+        version = "a"
+
+        def fingerprint(self):
+            return f"files {self.version}"
+
+    data = Files()
+    bank = LatentBank.build(data, MODEL, tmp_path / "b")
+    bank.check_data(data)
+    data.version = "b"
+    with pytest.raises(BankError, match="have changed since"):
+        bank.check_data(data)
+    with pytest.raises(BankError, match="is of other data"):
+        LatentBank.build(data, MODEL, tmp_path / "b")
+    LatentBank.build(Knees(), MODEL, tmp_path / "c")
+    with pytest.raises(BankError, match="is of other data"):
+        LatentBank.build(Knees(20, 1), MODEL, tmp_path / "c")
