@@ -89,6 +89,7 @@ def test_killed_run_ends_bit_identical(blob_data, tmp_path):
     assert steps(killed) == steps(whole) == list(range(1, 61))  # lines after the checkpoint are not doubled
 
 
+@pytest.mark.slow
 def test_two_processes_train(blob_data, tmp_path):
     """DDP on two CPU processes: one log, one export, and both halves of the batch are learned from."""
     flags = ("--run.devices", "2", "--run.strategy", "ddp", "--optim.max_steps", "12", "--run.log_every", "1")
