@@ -166,6 +166,7 @@ def test_a_gate_decides_what_is_written(tmp_path):
     assert f"{len(kept)} of 23 accepted" in gate.report()
 
 
+@pytest.mark.slow
 def test_the_command_a_kill_and_two_processes(phantoms, tmp_path):
     """SIGKILL in the middle, then two torchrun processes finish it: the result is the straight run's."""
     options = ["--data", phantoms, "--split", "train", "--weights", "phantom", "-n", "120", "--unit", "10"]
@@ -215,6 +216,7 @@ def test_the_command_a_kill_and_two_processes(phantoms, tmp_path):
     assert "Traceback" not in error
 
 
+@pytest.mark.slow
 def test_scikit_learn_reads_it(phantoms, tmp_path):
     """The folder is an ordinary data set: a linear model learns from it."""
     kecae(

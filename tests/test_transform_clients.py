@@ -86,6 +86,7 @@ def rank(number, port, queue):
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_ranks_that_were_seeded_alike_draw_differently():
     """Two processes under DDP: rank 0 as without DDP, rank 1 otherwise."""
     context = mp.get_context("spawn")
