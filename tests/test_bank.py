@@ -269,3 +269,8 @@ def test_changed_data_is_noticed(tmp_path):
     LatentBank.build(Knees(), MODEL, tmp_path / "c")
     with pytest.raises(BankError, match="is of other data"):
         LatentBank.build(Knees(20, 1), MODEL, tmp_path / "c")
+
+
+def test_others_may_read_a_bank(bank):
+    """Shards get the mode that the user's umask asks for, as the manifest does; safetensors alone would write 0600."""
+    assert len({path.stat().st_mode for path in bank.folder.iterdir()}) == 1

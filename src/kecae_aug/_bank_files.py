@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
 from kecae_aug import _datasets
 from kecae_aug._exchanger import Exchanger
+from kecae_aug._files import replacing, save_tensors
 from kecae_aug._intensity import Intensity
 from kecae_aug.data.splits import PatientOverlapError, check_disjoint
 from kecae_aug.model import KECAE
@@ -24,7 +23,7 @@ from kecae_aug.model import KECAE
 FORMAT = "kecae-aug-bank"
 VERSION = 1
 MANIFEST = "bank.json"
-DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
+DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
 
 class BankError(ValueError):
@@ -123,8 +122,8 @@ class BuildConfig:
     progress: bool
 
     def __post_init__(self) -> None:
-        if self.dtype not in DTYPES.values():
-            raise ValueError(f"dtype={self.dtype}: accepted are {', '.join(map(str, DTYPES.values()))}")
+        if self.dtype not in DTYPES:
+            raise ValueError(f"dtype={self.dtype}: accepted are {', '.join(map(str, DTYPES))}")
         for name in ("shard_rows", "batch_size", "world_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: accepted is 1 or more")
@@ -165,12 +164,7 @@ def build(folder: Path, dataset: Any, model: KECAE, config: BuildConfig) -> None
         if path.is_file():
             continue
         tensors = _encoded(dataset, part.rows(shard), exchanger, config)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            save_file(tensors, temporary, {"format": FORMAT, "weights_sha256": exchanger.sha256})
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        save_tensors(tensors, path, {"format": FORMAT, "weights_sha256": exchanger.sha256})
         if config.progress:
             print(f"{path.name}: {shard + 1} of {part.shards} shards", flush=True)
 
@@ -282,9 +276,8 @@ def _stored(values: Tensor, dtype: torch.dtype) -> Tensor:
 
 def _write(path: Path, manifest: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(manifest), encoding="utf-8")
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(manifest), encoding="utf-8")
 
 
 def _short(value: object) -> str:

@@ -37,9 +37,8 @@ class Exchanger:
             )
         self.config, self.metadata = model.config, copy.deepcopy(model.metadata)
         self.fast = FastKECAE(model, amp_dtype or torch.float32, channels_last=channels_last, compile=compile)
-        self.sha256 = weights_sha256(
-            model
-        )  # of what is in memory: the metadata's may be of a half, or of before
+        # of what is in memory: the metadata's may be of a half, or of before
+        self.sha256 = weights_sha256(model)
         self._copies: dict[torch.device, FastKECAE] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -107,6 +106,11 @@ class Exchanger:
 def needs_own_key(strengths: Tensor, detail: Detail) -> bool:
     """Whether an exchange uses the host's own key: not for the paper's, which replaces it whole."""
     return detail == "host" or bool((strengths != 1).any())
+
+
+def taken(values: Tensor, at: Tensor, rows: Tensor) -> Tensor:
+    """Values of ``rows``, where ``values[i]`` is that of row ``at[i]`` (sorted)."""
+    return values[torch.searchsorted(at, rows)]
 
 
 def mixed(key: Tensor, own_key: Tensor | None, strengths: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from kecae_aug import _datasets
-from kecae_aug._exchanger import Exchanger, mixed, needs_own_key, resize
+from kecae_aug._exchanger import Exchanger, mixed, needs_own_key, resize, taken
 from kecae_aug._intensity import Intensity
 from kecae_aug._params import strength_range
 from kecae_aug.bank import LatentBank
@@ -280,10 +280,12 @@ class KeyExchangeDataset(Dataset[Any]):
         unit = self._intensity.to_unit(batch.to(self.device))
         host, donor = (torch.tensor([rows.index(r) for r in side]) for side in (hosts, donors))
         own = needs_own_key(strengths, self.detail)
-        keys = self._exchanger.keys(unit)
+        encoded = torch.cat([donor, host] if own else [donor]).unique()
+        keys = self._exchanger.keys(unit[encoded])
+        own_key = taken(keys, encoded, host) if own else None
         made = self._exchanger.exchange(
-            unit[host], keys[donor], keys[host] if own else None, strengths, self.detail
-        )  # fmt: skip
+            unit[host], taken(keys, encoded, donor), own_key, strengths, self.detail
+        )
         return list(self._intensity.from_unit(made, batch.dtype).cpu())
 
     def _from_bank(self, hosts: Tensor, donors: Tensor, strengths: Tensor) -> Tensor:

@@ -25,6 +25,8 @@ from PIL import Image
 from torch import Tensor
 
 from kecae_aug import _datasets
+from kecae_aug._files import replacing
+from kecae_aug._intensity import Intensity
 from kecae_aug.dataset import KeyExchangeDataset, Provenance
 from kecae_aug.gate import Gate
 
@@ -206,16 +208,11 @@ class _Run:
                     _write(self.out / entry.file, png)
         else:
             shard = self.out / f"shard-{number:05d}.tar"
-            temporary = shard.with_name(f".{shard.name}.{os.getpid()}.tmp")
-            try:
-                with tarfile.open(temporary, "w") as tar:
-                    for entry, png in self._made(number):
-                        entries.append(entry)
-                        if entry.file is not None:
-                            _add_sample(tar, entry, png, self.dataset.classes.index(entry.label))
-                temporary.replace(shard)
-            finally:
-                temporary.unlink(missing_ok=True)
+            with replacing(shard) as temporary, tarfile.open(temporary, "w") as tar:
+                for entry, png in self._made(number):
+                    entries.append(entry)
+                    if entry.file is not None:
+                        _add_sample(tar, entry, png, self.dataset.classes.index(entry.label))
         _write(self.part(number), "".join(json.dumps(asdict(e)) + "\n" for e in entries).encode())
 
     def merged(self) -> Path | None:
@@ -282,7 +279,7 @@ class _Run:
 
 def _png(unit: Tensor) -> bytes:
     buffer = io.BytesIO()
-    grey = (unit.mean(0) * 255).round().to(torch.uint8)
+    grey = Intensity().from_unit(unit.mean(0), torch.uint8)
     Image.fromarray(grey.cpu().numpy()).save(buffer, "PNG")
     return buffer.getvalue()
 
@@ -290,18 +287,12 @@ def _png(unit: Tensor) -> bytes:
 def _add_sample(tar: tarfile.TarFile, entry: Entry, png: bytes, label: int) -> None:
     values = {"png": png, "cls": str(label).encode(), "json": json.dumps(asdict(entry)).encode()}
     for suffix, value in values.items():
-        info = tarfile.TarInfo(
-            f"{entry.index:08d}.{suffix}"
-        )  # no time, no owner: the same bytes in every run
+        # no time, no owner: the same bytes in every run
+        info = tarfile.TarInfo(f"{entry.index:08d}.{suffix}")
         info.size = len(value)
         tar.addfile(info, io.BytesIO(value))
 
 
 def _write(path: Path, data: bytes) -> None:
-    """Whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with replacing(path) as temporary:
         temporary.write_bytes(data)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -102,7 +102,7 @@ class _Staged(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = x if self.large_first else self.small(x)
         if len(self.large):
-            out = torch.cat([self.large(part) for part in out.split(self.group)]) if len(x) else out
+            out = torch.cat([self.large(part) for part in out.split(self.group)])
         return self.small(out) if self.large_first else out
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
@@ -129,9 +129,8 @@ class _PointConv(nn.Module):
 
     def __init__(self, weight: Tensor, bias: Tensor | None, padding: int, size_in: int) -> None:
         super().__init__()
-        self.met = min(
-            size_in, 3 - padding
-        )  # rows of the map that the one window meets; a map of 4 has one too many
+        # rows of the map that the one window meets; a map of 4 has one too many
+        self.met = min(size_in, 3 - padding)
         used = slice(padding, padding + self.met)
         kernel = weight[:, :, used, used].permute(0, 2, 3, 1)  # as channels_last maps lie in memory
         self.matrix = nn.Parameter(kernel.flatten(1).contiguous())

@@ -13,7 +13,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from kecae_aug._batch import class_indices, parse
-from kecae_aug._exchanger import Exchanger, needs_own_key
+from kecae_aug._exchanger import Exchanger, needs_own_key, taken
 from kecae_aug._intensity import Intensity
 from kecae_aug._params import ExchangeParams, rank_generator, strength_range
 from kecae_aug.model import KECAE
@@ -244,13 +244,13 @@ class KeyExchangeAugment(v2.Transform):
         encoded = torch.cat(sources).unique() if sources else rows[:0]
         groups = encoded.split(size) if len(encoded) else ()  # none with the keys of a bank alone
         parts = [self._exchanger.keys(self.intensity.to_unit(images[group])) for group in groups]
-        keys = torch.cat(parts) if parts else None
+        keys = torch.cat(parts) if parts else images.new_empty(0)
         new = []
         for part in torch.arange(len(rows), device=images.device).split(size):
             host = rows[part]
-            own_key = _take(keys, encoded, host) if own else None
+            own_key = taken(keys, encoded, host) if own else None
             if self.donors is None:
-                key = _take(keys, encoded, donors[part])
+                key = taken(keys, encoded, donors[part])
             else:
                 key = self.donors.keys(params.donors[part.cpu()]).to(images.device)
             strengths = params.strengths[part.cpu()].to(images.device)
@@ -306,12 +306,6 @@ _DEFAULTS: dict[str, Any] = {
     **(KeyExchangeAugment.__init__.__kwdefaults__ or {}),
     "enabled": True,
 }
-
-
-def _take(values: Tensor | None, at: Tensor, rows: Tensor) -> Tensor:
-    """Values of ``rows``, where ``values[i]`` is that of row ``at[i]`` (sorted)."""
-    assert values is not None
-    return values[torch.searchsorted(at, rows)]
 
 
 def _like(out: Tensor, images: Tensor) -> Tensor:

@@ -6,19 +6,18 @@ A pickle is never loaded, and a file that does not fit is an error, not a half-l
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from kecae_aug._files import replacing, save_tensors
 from kecae_aug._sources import CONFIG_FILE, WEIGHTS_FILE, WeightsError, bundled_weights, find_weights
 from kecae_aug.model import KECAE, KECAEConfig
 
@@ -100,12 +99,8 @@ def save_weights(
         ) from error
 
     folder.mkdir(parents=True, exist_ok=True)
-    with _replacing(folder / WEIGHTS_FILE) as path:
-        path.touch()
-        mode = path.stat().st_mode  # as the umask has it; save_file would leave 0600
-        save_file(tensors, path, metadata=_header(model.config, sha256, dtype))
-        path.chmod(mode)
-    with _replacing(folder / CONFIG_FILE) as path:
+    save_tensors(tensors, folder / WEIGHTS_FILE, _header(model.config, sha256, dtype))
+    with replacing(folder / CONFIG_FILE) as path:
         path.write_text(text + "\n", encoding="utf-8")
     return folder
 
@@ -269,14 +264,3 @@ def _stored(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
 def _loaded(tensor: Tensor, device: str | torch.device) -> Tensor:
     # copy: what safetensors returns may still be mapped to the file
     return tensor.to(device, torch.float32 if tensor.is_floating_point() else tensor.dtype, copy=True)
-
-
-@contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside ``path`` that takes its place when the block ends without an error."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

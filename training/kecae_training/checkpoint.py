@@ -20,6 +20,7 @@ from torch import Tensor
 from torchvision.utils import make_grid, save_image
 
 import kecae_aug
+from kecae_aug._files import replacing
 from kecae_aug.model import KECAE
 from kecae_aug.weights import save_weights
 from kecae_training.config import TrainConfig
@@ -173,9 +174,8 @@ def _step(line: str) -> float:
 
 
 def _write(path: Path, text: str) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_text(text)
-    part.replace(path)
+    with replacing(path) as part:
+        part.write_text(text)
 
 
 def _differences(old: Any, new: Any, name: str = "") -> list[str]:

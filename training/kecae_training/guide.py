@@ -21,10 +21,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from tqdm import trange
 
+from kecae_aug._files import save_tensors
 from kecae_training.networks import build
 
 FORMAT = "kecae-guide-1"
@@ -194,7 +195,7 @@ def save_guide(guide: Guide, folder: str | Path, *, patients: Sequence[str], dat
         "data": json.dumps(data),
     }
     state = {k: v.contiguous() for k, v in guide.network.state_dict().items()}
-    save_file(state, path, metadata)
+    save_tensors(state, path, metadata)
     return path
 
 

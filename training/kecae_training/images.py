@@ -18,13 +18,18 @@ def to_float(images: Tensor) -> Tensor:
     return images.float() / 127.5 - 1
 
 
+def to_bytes(images: Tensor) -> Tensor:
+    """Floats in [-1, 1] -> uint8 0..255, rounded; the inverse of :func:`to_float`."""
+    return ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
 def to_uint8(dataset: Any, rows: Sequence[int] | None = None, *, progress: bool = True) -> Tensor:
     """Decode rows of a dataset of (image (1, S, S) float in [-1, 1], label) into (N, 1, S, S) uint8."""
     rows = range(len(dataset)) if rows is None else rows
     images = []
     for i in tqdm(rows, desc="reading radiographs", disable=not progress, leave=False):
         image = dataset[i][0]
-        images.append(((image + 1) * 127.5).round().clamp(0, 255).to(torch.uint8))
+        images.append(to_bytes(image))
     if not images:
         raise ValueError("dataset: no images to read; check the folder, the split and the grades")
     return torch.stack(images)

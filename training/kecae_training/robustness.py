@@ -14,18 +14,18 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
-from kecae_training.images import to_float
+from kecae_training.images import to_bytes, to_float
 
 
 def eight_bits(images: Tensor) -> Tensor:
     """Rounded to 256 greys, as in a PNG."""
-    return to_float(_bytes(images))
+    return to_float(to_bytes(images))
 
 
 def jpeg(images: Tensor, quality: int = 75) -> Tensor:
     """Through a JPEG file of this quality."""
     out = []
-    for image in _bytes(images)[:, 0].numpy():
+    for image in to_bytes(images)[:, 0].numpy():
         buffer = io.BytesIO()
         Image.fromarray(image).save(buffer, "JPEG", quality=quality)
         out.append(np.asarray(Image.open(buffer)))
@@ -51,7 +51,3 @@ DEGRADATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "blur 1 px": blur,
     "shift 2 px": shift,
 }
-
-
-def _bytes(images: Tensor) -> Tensor:
-    return ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)

@@ -161,8 +161,7 @@ class KeyExchange(_ImageOnlyTransform):
         key = self._exchanger.keys(donor)
         own = self._exchanger.keys(host) if needs_own_key(strengths, self.detail) else None
         new = self._exchanger.exchange(host, key, own, strengths, self.detail)[0].permute(1, 2, 0)
-        if img.dtype == np.uint8:
-            new = (new * 255).round().to(torch.uint8)
+        new = Intensity().from_unit(new, torch.uint8 if img.dtype == np.uint8 else torch.float32)
         return np.ascontiguousarray(new.numpy().reshape(img.shape))
 
     def add_targets(self, additional_targets: dict[str, str]) -> None:
