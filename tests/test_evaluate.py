@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 from kecae_aug.model import KECAE
-from kecae_training.evaluate import Knees, evaluate, exchange_all, judged, psnr, ssim, table, with_interval
+from kecae_training.evaluate import evaluate, exchange_all, judged, table
+from kecae_training.measures import Knees, psnr, ssim, with_interval
 
 
 class Bar(nn.Module):

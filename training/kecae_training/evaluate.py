@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -23,26 +23,14 @@ import torch
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
-from torchmetrics.functional.image import structural_similarity_index_measure
 
 from kecae_aug.model import KECAE
 from kecae_aug.pairing import random_donors
 from kecae_aug.weights import load_weights
 from kecae_training.checkpoint import environment
 from kecae_training.guide import Guide, load_guide, predict
-from kecae_training.images import to_float, to_uint8
+from kecae_training.measures import Knees, mean_of_rows, open_knees, psnr, ssim, with_interval
 from kecae_training.robustness import DEGRADATIONS
-
-DRAWS = 500  # of the bootstrap
-
-
-@dataclass
-class Knees:
-    """Images (N, 1, S, S) in [-1, 1], class indices (N,), patients; what an evaluation works on."""
-
-    images: Tensor
-    labels: Tensor
-    patients: list[str]
 
 
 @dataclass
@@ -73,50 +61,6 @@ class EvaluateConfig:
     robustness: bool = False
 
 
-def psnr(images: Tensor, reference: Tensor) -> Tensor:
-    """(N,) peak signal-to-noise ratio in dB for images in [-1, 1], whose peak is 2."""
-    return 10 * torch.log10(4 / (images - reference).square().flatten(1).mean(1).clamp_min(1e-12))
-
-
-def ssim(images: Tensor, reference: Tensor) -> Tensor:
-    """(N,) structural similarity (torchmetrics: Gaussian window, sigma 1.5)."""
-    value = structural_similarity_index_measure(images, reference, data_range=2.0, reduction="none")
-    assert isinstance(value, Tensor)
-    return value
-
-
-def with_interval(
-    statistic: Callable[[NDArray[np.intp]], float], patients: Sequence[str], seed: int = 0, digits: int = 4
-) -> dict[str, Any]:
-    """A statistic of rows, with its 95 % percentile interval over patients drawn with replacement.
-
-    Args:
-        statistic: of an array of row numbers, which may repeat.
-        patients: id of every row; all rows of a patient are drawn together.
-        seed: of the draws.
-        digits: of the figures returned.
-    """
-    rows_of: dict[str, list[int]] = {}
-    for row, patient in enumerate(patients):
-        rows_of.setdefault(patient, []).append(row)
-    groups = [np.array(rows) for rows in rows_of.values()]
-    rng = np.random.default_rng(seed)
-    draws = []
-    for _ in range(DRAWS):
-        rows = np.concatenate([groups[g] for g in rng.integers(len(groups), size=len(groups))])
-        value = statistic(rows)
-        if np.isfinite(value):
-            draws.append(value)
-    low, high = np.percentile(draws, [2.5, 97.5]) if draws else (float("nan"), float("nan"))
-    mean = statistic(np.arange(len(patients)))
-    return {"mean": round(mean, digits), "low": round(float(low), digits), "high": round(float(high), digits)}
-
-
-def _mean(values: Tensor | NDArray[Any], rows: NDArray[np.intp]) -> float:
-    picked = np.asarray(values, dtype=np.float64)[rows]
-    return float(picked.mean()) if len(picked) else float("nan")
-
-
 def judged(judge: Guide, images: Tensor, wanted: Tensor, patients: list[str], seed: int) -> dict[str, Any]:
     """How a judge sees images that should be of the grades ``wanted``: agreement for each grade, and AUROC."""
     probability = predict(judge, images).numpy()
@@ -126,7 +70,7 @@ def judged(judge: Guide, images: Tensor, wanted: Tensor, patients: list[str], se
     for index, grade in enumerate(judge.classes):
         rows = np.flatnonzero(labels == index)
         result[f"says_{grade}"] = with_interval(
-            partial(_mean, right[rows]), [patients[i] for i in rows], seed
+            partial(mean_of_rows, right[rows]), [patients[i] for i in rows], seed
         )
     if len(judge.classes) == 2:
 
@@ -181,7 +125,7 @@ def evaluate(
     by = {**judges, **({"guide (certifies itself)": guide} if guide is not None else {})}
 
     def interval(values: Tensor) -> dict[str, Any]:
-        return with_interval(lambda rows: _mean(values, rows), patients, seed)
+        return with_interval(lambda rows: mean_of_rows(values, rows), patients, seed)
 
     result: dict[str, Any] = {
         "images": len(images),
@@ -270,16 +214,6 @@ def table(result: dict[str, Any], classes: Sequence[str]) -> str:
             cells.append(says + (f", {cell(by[name]['auroc'])}" if "auroc" in by[name] else ""))
         lines.append(f"| {kind} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
-
-
-def open_knees(model: KECAE, data: Path, split: str | None) -> Knees:
-    """The knees of a split, prepared as the weights ask for it."""
-    from kecae_aug.data import Preparation, RadiographFolder
-
-    folder = RadiographFolder(
-        data, split, grades=list(model.config.classes), preparation=Preparation.of(model)
-    )
-    return Knees(to_float(to_uint8(folder)), torch.tensor(folder.targets), list(folder.patients))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
