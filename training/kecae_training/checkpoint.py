@@ -144,15 +144,15 @@ class RunFolder:
         folder = self.path / "weights"
         if self.fabric.is_global_zero:
             config = self.config.to_dict()
+            preparation = {k: config["data"][k] for k in ("mirror_right", "fix_inverted", "contrast")}
             metadata = {
-                "preparation": {"image_size": model.config.image_size, **config["data"]},
-                "training": {key: config[key] for key in ("loss", "optim")}
+                "preparation": {"image_size": model.config.image_size, **preparation},
+                "training": {key: config[key] for key in ("init", "loss", "optim")}
                 | {"seed": config["run"]["seed"]}
                 | done,
                 "data": self.data,
                 "environment": environment(),
             }
-            metadata["preparation"].pop("root"), metadata["preparation"].pop("split")
             save_weights(
                 model,
                 folder,

@@ -26,6 +26,8 @@ class DataConfig:
         root: folder of split/grade/name; may also come from the variable KECAE_KNEE_DATA.
         split: subfolder that is trained on; the only one that is read.
         mirror_right: turn right knees into left ones.
+        folds: into how many parts the patients are divided (by a hash of the id, as for guides); 1 takes all.
+        fold: the part that is trained on. For judges that have seen no patient of the weights.
         fix_inverted: detect negatives (bone dark) and turn them.
         contrast: percentiles mapped to -1 and 1, none for the plain range of the file.
     """
@@ -35,6 +37,8 @@ class DataConfig:
     mirror_right: bool = False
     fix_inverted: bool = False
     contrast: tuple[float, float] | None = None
+    folds: int = 1
+    fold: int = 0
 
 
 @dataclass
@@ -71,6 +75,16 @@ class LossConfig:
         same_grade: of the exchange between knees of one grade, which must give the host back.
         grade_free_non_key: of a head that reads the grade from hN through a reversed gradient.
         grade_in_key: of a linear head that reads the grade from hK.
+        lambda1_host: of J_SUP on X + X' - X^, the exchange in ``detail="host"``.
+        feature_match: of the guide's features of X^ against those of X.
+        gradient: of the finite differences of X^ against those of X.
+        hsic_non_key: of the dependence of hN on the grade (HSIC), beside or in place of the adversary.
+        fisher_key: of the class-aware Fisher criterion on hK.
+        cycle: of the exchange swapped back, which must give the host.
+        realism: of a patch discriminator that tells X' from X, through a reversed gradient.
+        proximity: of X' to X^.
+        guide_shift: the guide sees its images moved by up to this many pixels, drawn anew in each step.
+        guide_noise: and with noise of up to this standard deviation, in units of [-1, 1].
     """
 
     lambda1: float = 1e-2
@@ -79,6 +93,21 @@ class LossConfig:
     same_grade: float = 0.0
     grade_free_non_key: float = 0.0
     grade_in_key: float = 0.0
+    lambda1_host: float = 0.0
+    feature_match: float = 0.0
+    gradient: float = 0.0
+    hsic_non_key: float = 0.0
+    fisher_key: float = 0.0
+    cycle: float = 0.0
+    realism: float = 0.0
+    proximity: float = 0.0
+    guide_shift: int = 0
+    guide_noise: float = 0.0
+
+    @property
+    def needs_guide(self) -> bool:
+        """Whether a term looks through the guide."""
+        return bool(self.lambda1 or self.lambda1_host or self.feature_match)
 
 
 @dataclass
@@ -94,6 +123,8 @@ class OptimConfig:
         lr: of Adam; the peak, where there is a schedule.
         schedule: ``"constant"`` (paper) or ``"cosine"`` down to 1 % of lr over all steps after 100 of warm-up.
         gradient_clip: largest norm of the gradient; None for no clipping.
+        augment: amount of classical augmentation of the training knees (affine, exposure; `kecae_training.augment`),
+            drawn anew in each step; 0 for none.
         ema: decay of an exponential moving average of the weights, which is then what is exported; None for none.
     """
 
@@ -105,6 +136,7 @@ class OptimConfig:
     lr: float = 1e-4
     schedule: Literal["constant", "cosine"] = "constant"
     gradient_clip: float | None = None
+    augment: float = 0.0
     ema: float | None = None
 
 
@@ -147,11 +179,13 @@ class TrainConfig:
 
     Args:
         out: folder of the run; a run that is there goes on where it stopped.
-        guide: folder of a guide (`kecae-aug guide`), needed where lambda1 is not 0.
+        guide: folder of a guide (`kecae-aug guide`), needed by the terms that look through it.
+        init: weights to begin with (bundled name, folder or Hub id); None for Kaiming.
     """
 
     out: Path = Path("runs/kecae")
     guide: Path | None = None
+    init: str | None = None
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     loss: LossConfig = field(default_factory=LossConfig)
@@ -170,21 +204,34 @@ class TrainConfig:
         if optim["schedule"] == "constant":  # only then is a longer run the same run
             optim = {k: v for k, v in optim.items() if k not in ("max_steps", "epochs")}
         data = {k: v for k, v in values["data"].items() if k != "root"}  # the fingerprint stands for it
-        return {"data": data, "model": values["model"], "loss": values["loss"], "optim": optim, "run": run}
+        return {
+            "init": values["init"],
+            "data": data,
+            "model": values["model"],
+            "loss": values["loss"],
+            "optim": optim,
+            "run": run,
+        }
 
     def check(self) -> None:
         """Raise one ValueError that lists all that is wrong."""
         problems = []
         if self.model.preset not in PRESETS:
             problems.append(f"model.preset={self.model.preset!r}: accepted are {', '.join(PRESETS)}")
-        if self.loss.lambda1 and self.guide is None:
+        if self.loss.needs_guide and self.guide is None:
+            asking = [k for k in ("lambda1", "lambda1_host", "feature_match") if getattr(self.loss, k)]
+            values = ", ".join(f"loss.{k}={getattr(self.loss, k)}" for k in asking)
             problems.append(
-                f"guide is missing while loss.lambda1={self.loss.lambda1}: give a folder made by `kecae-aug guide`, "
-                "or --loss.lambda1 0"
+                f"guide is missing while {values}: give a folder made by `kecae-aug guide`, or set "
+                f"{' and '.join(f'--loss.{k} 0' for k in asking)}"
             )
         negative = [f"loss.{k}={v}" for k, v in asdict(self.loss).items() if v < 0]
         if negative:
             problems.append(f"{', '.join(negative)}: weights must not be negative")
+        if not 0 <= self.data.fold < self.data.folds:
+            problems.append(
+                f"data.fold={self.data.fold}: accepted are 0 to data.folds - 1 = {self.data.folds - 1}"
+            )
         world = self.run.devices * self.run.num_nodes
         if self.optim.batch_size < 1 or self.optim.batch_size % world:
             problems.append(
@@ -244,7 +291,9 @@ def parse(argv: Sequence[str] | None = None) -> TrainConfig:
         elif arg.startswith("--config="):
             args[i] = f"--config={config_path(arg.partition('=')[2])}"
     values = parser.instantiate(parser.parse_args(args))
-    config = TrainConfig(**{k: values[k] for k in ("out", "guide", "data", "model", "loss", "optim", "run")})
+    config = TrainConfig(
+        **{k: values[k] for k in ("out", "guide", "init", "data", "model", "loss", "optim", "run")}
+    )
     if config.data.root is None and os.environ.get("KECAE_KNEE_DATA"):
         config.data.root = Path(os.environ["KECAE_KNEE_DATA"])
     config.check()

@@ -11,17 +11,21 @@ from kecae_aug.model import KECAE, Latents
 from kecae_training import losses
 from kecae_training.config import LossConfig
 from kecae_training.guide import Guide
+from kecae_training.networks import patch_discriminator
+from kecae_training.views import draw_view
 
 
 class Outputs(NamedTuple):
-    """What a step makes of a batch of pairs; images (2B, 1, S, S)."""
+    """What a step makes of a batch of pairs; images (2B, 1, S, S), None where no term asks for them."""
 
     latents: Latents
     reconstruction: Tensor
     exchanged: Tensor
-    same_grade: Tensor | None
-    key_logits: Tensor | None
-    non_key_logits: Tensor | None
+    same_grade: Tensor | None = None
+    key_logits: Tensor | None = None
+    non_key_logits: Tensor | None = None
+    swapped_back: Tensor | None = None
+    patches: tuple[Tensor, Tensor] | None = None
 
 
 class KeyExchange(nn.Module):
@@ -43,6 +47,7 @@ class KeyExchange(nn.Module):
             if loss.grade_free_non_key
             else None
         )
+        self.patch_discriminator = patch_discriminator() if loss.realism else None
 
     def forward(self, images: Tensor, same_grade: Tensor) -> Outputs:
         """Encode a batch of pairs and decode all of its sums in one pass.
@@ -61,20 +66,37 @@ class KeyExchange(nn.Module):
         if self.loss.same_grade:
             sums.append(non_key + key[same_grade])
         decoded = self.model.decode(torch.cat(sums)).split(n)
+        reconstruction, exchanged = decoded[:2]
         return Outputs(
             latents,
-            decoded[0],
-            decoded[1],
+            reconstruction,
+            exchanged,
             decoded[2] if self.loss.same_grade else None,
             self.key_head(key.flatten(1)) if self.key_head is not None else None,
             self.adversary(losses.reverse_gradient(non_key).flatten(1))
             if self.adversary is not None
             else None,
+            self._swap_back(exchanged) if self.loss.cycle else None,
+            self._patches(images, exchanged) if self.patch_discriminator is not None else None,
         )
+
+    def _swap_back(self, exchanged: Tensor) -> Tensor:
+        """X1' carries the key of X_2 and X2' that of X_1: exchanged once more, each is its host again."""
+        key, non_key = self.model.encode(exchanged)
+        return self.model.decode(non_key + key.roll(len(exchanged) // 2, 0))
+
+    def _patches(self, images: Tensor, exchanged: Tensor) -> tuple[Tensor, Tensor]:
+        assert self.patch_discriminator is not None
+        return self.patch_discriminator(images), self.patch_discriminator(losses.reverse_gradient(exchanged))
 
 
 def hybrid_loss(
-    outputs: Outputs, images: Tensor, labels: Tensor, config: LossConfig, guide: Guide | None
+    outputs: Outputs,
+    images: Tensor,
+    labels: Tensor,
+    config: LossConfig,
+    guide: Guide | None,
+    generator: torch.Generator | None = None,
 ) -> dict[str, Tensor]:
     """Eq. 8 and the optional terms: every term unweighted under its name, and their weighted ``total``.
 
@@ -84,32 +106,75 @@ def hybrid_loss(
         labels: (2B,) int64 class indices.
         config: the weights; a term of weight 0 is not computed, but for J_LDA, which is always logged.
         guide: D of Eq. 5, frozen.
+        generator: of the guide's views, on the CPU; the global one if not given.
     """
-    terms = {"mse": losses.j_mse(outputs.reconstruction, images)}
-    total = terms["mse"]
-    terms["lda"] = losses.j_lda(outputs.latents, config.lda_eps)
-    if config.lambda2:
-        total = total + config.lambda2 * terms["lda"]
-    else:
-        terms["lda"] = terms["lda"].detach()
-    if config.lambda1:
+    key, non_key = outputs.latents
+    reconstruction, exchanged = outputs.reconstruction, outputs.exchanged
+    weighted = {"mse": (1.0, losses.j_mse(reconstruction, images))}
+    lda = losses.j_lda(outputs.latents, config.lda_eps)
+    weighted["lda"] = (config.lambda2, lda if config.lambda2 else lda.detach())
+    logged: dict[str, Tensor] = {}
+    if config.needs_guide:
         assert guide is not None
-        donor_labels = labels.roll(len(labels) // 2)
-        logits = guide(outputs.exchanged)
-        terms["sup"] = losses.j_sup(logits, donor_labels)
-        terms["guide_flip"] = (
-            (logits.argmax(1) == donor_labels).float().mean()
-        )  # certifies itself: not a result
-        total = total + config.lambda1 * terms["sup"]
+        by_guide, logged = _guided(outputs, images, labels, config, guide, generator)
+        weighted |= by_guide
     if outputs.same_grade is not None:
-        terms["same_grade"] = losses.j_same_grade(outputs.same_grade, images)
-        total = total + config.same_grade * terms["same_grade"]
+        weighted["same_grade"] = (config.same_grade, losses.j_same_grade(outputs.same_grade, images))
     if outputs.key_logits is not None:
-        terms["grade_in_key"] = losses.j_classify(outputs.key_logits, labels)
-        total = total + config.grade_in_key * terms["grade_in_key"]
+        weighted["grade_in_key"] = (config.grade_in_key, losses.j_classify(outputs.key_logits, labels))
     if outputs.non_key_logits is not None:
-        terms["grade_free_non_key"] = losses.j_classify(outputs.non_key_logits, labels)
-        total = total + config.grade_free_non_key * terms["grade_free_non_key"]
-    change = (outputs.exchanged - outputs.reconstruction).detach()
-    terms["change"] = change.abs().mean()
-    return {**{k: v.detach() for k, v in terms.items()}, "total": total}
+        term = losses.j_classify(outputs.non_key_logits, labels)
+        weighted["grade_free_non_key"] = (config.grade_free_non_key, term)
+    if outputs.swapped_back is not None:
+        weighted["cycle"] = (config.cycle, losses.j_cycle(outputs.swapped_back, images))
+    if outputs.patches is not None:
+        weighted["realism"] = (config.realism, losses.j_realism(*outputs.patches))
+    if config.hsic_non_key:
+        weighted["hsic_non_key"] = (config.hsic_non_key, losses.j_hsic(non_key, labels))
+    if config.fisher_key:
+        weighted["fisher_key"] = (config.fisher_key, losses.j_fisher(key, labels))
+    if config.gradient:
+        weighted["gradient"] = (config.gradient, losses.j_gradient(reconstruction, images))
+    if config.proximity:
+        weighted["proximity"] = (config.proximity, losses.j_proximity(exchanged, reconstruction))
+    logged["change"] = (exchanged - reconstruction).detach().abs().mean()
+    total = torch.stack([weight * term for weight, term in weighted.values() if weight]).sum()
+    return {**{k: term.detach() for k, (_, term) in weighted.items()}, **logged, "total": total}
+
+
+def _guided(
+    outputs: Outputs,
+    images: Tensor,
+    labels: Tensor,
+    config: LossConfig,
+    guide: Guide,
+    generator: torch.Generator | None,
+) -> tuple[dict[str, tuple[float, Tensor]], dict[str, Tensor]]:
+    """The terms that look through the guide, in one pass through it; and how often it is convinced."""
+    view = draw_view(images.shape, config.guide_shift, config.guide_noise, generator).to(images.device)
+    donor_labels = labels.roll(len(labels) // 2)
+    shown = {}
+    if config.lambda1:
+        shown["exchanged"] = outputs.exchanged
+    if config.lambda1_host:
+        shown["host"] = (images + outputs.exchanged - outputs.reconstruction).clamp(-1, 1)
+    if config.feature_match:
+        shown["reconstruction"] = outputs.reconstruction
+    logits, features = guide.look(torch.cat([view(x) for x in shown.values()]))
+    parts = dict(zip(shown, logits.split(len(images)), strict=True))
+    terms: dict[str, tuple[float, Tensor]] = {}
+    logged: dict[str, Tensor] = {}
+    for name, weight, kind in (
+        ("sup", config.lambda1, "exchanged"),
+        ("sup_host", config.lambda1_host, "host"),
+    ):
+        if weight:
+            terms[name] = (weight, losses.j_sup(parts[kind], donor_labels))
+            flipped = (parts[kind].argmax(1) == donor_labels).float().mean()
+            logged[name.replace("sup", "guide_flip")] = flipped  # certifies itself: not a result
+    if config.feature_match:
+        with torch.no_grad():
+            _, reference = guide.look(view(images))
+        last = [stage[-len(images) :] for stage in features]
+        terms["feature_match"] = (config.feature_match, losses.j_feature_match(last, reference))
+    return terms, logged

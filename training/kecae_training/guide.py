@@ -26,7 +26,8 @@ from torch import Tensor, nn
 from tqdm import trange
 
 from kecae_aug._files import save_tensors
-from kecae_training.networks import build
+from kecae_training.augment import augment
+from kecae_training.networks import build, stages
 
 FORMAT = "kecae-guide-1"
 
@@ -84,6 +85,19 @@ class Guide(nn.Module):
         logits: Tensor = self.network(images)
         return logits[:, [self.config.grades.index(c) for c in self.classes]]
 
+    def look(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Logits of ``classes``, and the features of every stage (``networks.stages``), from fine to coarse."""
+        seen: list[Tensor] = []
+        hooks = [
+            stage.register_forward_hook(lambda _, __, output: seen.append(output))
+            for stage in stages(self.network)
+        ]
+        try:
+            return self(images), seen
+        finally:
+            for hook in hooks:
+                hook.remove()
+
     def freeze(self) -> Guide:
         """Eval mode for good, no gradients of its own; gradients still flow to its input."""
         self.zero_grad(set_to_none=True)
@@ -102,30 +116,6 @@ def in_fold(patient: str, fold: int, folds: int) -> bool:
     if not 0 <= fold < folds:
         raise ValueError(f"fold={fold}: accepted are 0 to folds - 1 = {folds - 1}")
     return int(hashlib.sha256(patient.encode()).hexdigest(), 16) % folds == fold
-
-
-def augment(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Classical augmentation, drawn for each image: affine, exposure (gain, offset), noise.
-
-    Args:
-        images: (B, 1, S, S) in [-1, 1].
-        generator: of all draws.
-    """
-    n = len(images)
-
-    def draw(low: float, high: float) -> Tensor:
-        return torch.rand(n, generator=generator) * (high - low) + low
-
-    angle, zoom = draw(-0.12, 0.12), draw(0.9, 1.1)
-    cos, sin = angle.cos() * zoom, angle.sin() * zoom
-    theta = torch.stack(
-        [torch.stack([cos, -sin, draw(-0.1, 0.1)], 1), torch.stack([sin, cos, draw(-0.1, 0.1)], 1)], 1
-    )
-    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
-    images = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
-    images = images * draw(0.8, 1.2).view(-1, 1, 1, 1) + draw(-0.2, 0.2).view(-1, 1, 1, 1)
-    noise = torch.randn(images.shape, generator=generator)
-    return images + noise * draw(0.0, 0.06).view(-1, 1, 1, 1)
 
 
 def train_guide(

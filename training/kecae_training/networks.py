@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from torch import nn
 from torchvision.models import DenseNet
+from torchvision.models.densenet import _DenseBlock
 from torchvision.models.resnet import BasicBlock
 
 
@@ -49,6 +50,16 @@ def resnet(n_classes: int) -> nn.Module:
     return nn.Sequential(*layers, *_head(before, n_classes))
 
 
+def patch_discriminator() -> nn.Module:
+    """Real or generated, for patches of 22 px: (B, 1, S, S) -> (B, 1, h, w) logits. No BatchNorm: it sees both kinds."""
+    layers: list[nn.Module] = []
+    before = 1
+    for channels in (24, 48, 96):
+        layers += [nn.Conv2d(before, channels, 4, 2, 1), nn.LeakyReLU(0.2)]
+        before = channels
+    return nn.Sequential(*layers, nn.Conv2d(before, 1, 1))
+
+
 def densenet(n_classes: int) -> nn.Module:
     """Torchvision's DenseNet with growth 12 and four dense blocks of 4, and a one-channel stem."""
     net = DenseNet(
@@ -62,6 +73,15 @@ def densenet(n_classes: int) -> nn.Module:
 NETWORKS: dict[str, Callable[[int], nn.Module]] = {"vgg": vgg, "resnet": resnet, "densenet": densenet}
 
 
+def stages(network: nn.Module) -> list[nn.Module]:
+    """The modules whose outputs (B, C, h, w) are the network's features, from fine to coarse."""
+    for kind in (_DenseBlock, BasicBlock, nn.MaxPool2d):
+        found = [module for module in network.modules() if isinstance(module, kind)]
+        if found:
+            return found
+    raise ValueError(f"network: {type(network).__name__} has no stages; accepted are those of build()")
+
+
 def build(name: str, n_classes: int) -> nn.Module:
     """The network ``name`` with fresh weights."""
     if name not in NETWORKS:
@@ -69,4 +89,4 @@ def build(name: str, n_classes: int) -> nn.Module:
     return NETWORKS[name](n_classes)
 
 
-__all__ = ["NETWORKS", "build", "densenet", "resnet", "vgg"]
+__all__ = ["NETWORKS", "build", "densenet", "patch_discriminator", "resnet", "stages", "vgg"]

@@ -27,10 +27,12 @@ from tqdm import tqdm
 
 from kecae_aug.data import Preparation, RadiographFolder
 from kecae_aug.model import KECAE, PRESETS, KECAEConfig
+from kecae_aug.weights import load_weights
+from kecae_training.augment import augment
 from kecae_training.checkpoint import RunFolder, fingerprint
 from kecae_training.config import TrainConfig, parse
 from kecae_training.exchange import KeyExchange, Outputs, hybrid_loss
-from kecae_training.guide import load_guide
+from kecae_training.guide import in_fold, load_guide
 from kecae_training.images import to_float, to_uint8
 from kecae_training.losses import same_grade_permutation
 from kecae_training.pairs import PairSampler
@@ -63,7 +65,32 @@ def open_data(config: TrainConfig, size: int) -> RadiographFolder:
     if data.root is None:
         raise SystemExit("data.root is missing: give --data.root DIR or set KECAE_KNEE_DATA")
     preparation = Preparation(size, data.mirror_right, data.fix_inverted, data.contrast)
-    return RadiographFolder(data.root, data.split, grades=list(config.model.classes), preparation=preparation)
+    folder = RadiographFolder(
+        data.root, data.split, grades=list(config.model.classes), preparation=preparation
+    )
+    if data.folds == 1:
+        return folder
+    return folder.subset(i for i, p in enumerate(folder.patients) if in_fold(p, data.fold, data.folds))
+
+
+def begin(config: TrainConfig) -> KECAE:
+    """The network before the first step: fresh, or a copy of the weights in ``config.init``.
+
+    Raises:
+        ValueError: these weights have another shape or other classes than ``config.model``.
+    """
+    shape = model_config(config)
+    if config.init is None:
+        return KECAE(shape)
+    loaded = load_weights(config.init)
+    if loaded.config != shape:
+        wanted = shape.to_dict()
+        wrong = [f"{k} is {v}, not {wanted[k]}" for k, v in loaded.config.to_dict().items() if v != wanted[k]]
+        raise ValueError(
+            f"init={config.init!r}: its shape is not that of --model ({', '.join(wrong)}); give the same --model "
+            "values, or no --init"
+        )
+    return loaded.train().requires_grad_(True)
 
 
 def train(config: TrainConfig, dataset: Any = None) -> Path:
@@ -90,7 +117,7 @@ def train(config: TrainConfig, dataset: Any = None) -> Path:
     )
     fabric.launch()
     seed_everything(run.seed, verbose=False)
-    kecae = KECAE(model_config(config))
+    kecae = begin(config)
     shape = kecae.config
     dataset = open_data(config, shape.image_size) if dataset is None else dataset
     images = to_uint8(dataset, progress=run.progress and fabric.is_global_zero)
@@ -107,7 +134,7 @@ def train(config: TrainConfig, dataset: Any = None) -> Path:
         else None
     )
     guide = None
-    if config.loss.lambda1:
+    if config.loss.needs_guide:
         assert config.guide is not None
         guide = load_guide(config.guide, shape.classes).to(fabric.device)
     adam = torch.optim.Adam(modules.parameters(), lr=optim.lr)
@@ -119,6 +146,7 @@ def train(config: TrainConfig, dataset: Any = None) -> Path:
         "fingerprint": fingerprint(images, dataset.targets),
         "images": len(images),
         "split": config.data.split,
+        **({"folds": config.data.folds, "fold": config.data.fold} if config.data.folds > 1 else {}),
         "per_class": dict(
             zip(shape.classes, torch.bincount(torch.as_tensor(dataset.targets)).tolist(), strict=True)
         ),
@@ -143,12 +171,16 @@ def train(config: TrainConfig, dataset: Any = None) -> Path:
             step = state["step"]
             # Algorithm 1: a batch of pairs of different grades; position alone decides which.
             rows, labels = sampler.batch(step, fabric.global_rank, fabric.world_size)
-            permutation = same_grade_permutation(labels, _generator(run.seed, step, fabric.global_rank))
-            x = to_float(images[rows]).to(fabric.device, memory_format=torch.channels_last)
+            generator = _generator(run.seed, step, fabric.global_rank)
+            permutation = same_grade_permutation(labels, generator)
+            knees = to_float(images[rows])
+            if optim.augment:
+                knees = augment(knees, generator, optim.augment, noise=0.0).clamp(-1, 1)
+            x = knees.to(fabric.device, memory_format=torch.channels_last)
             y = labels.to(fabric.device)
 
             outputs = step_modules(x, permutation.to(fabric.device))
-            terms = hybrid_loss(outputs, x, y, config.loss, guide)
+            terms = hybrid_loss(outputs, x, y, config.loss, guide, generator)
             adam.zero_grad(set_to_none=True)
             fabric.backward(terms["total"])
             norm: Any = fabric.clip_gradients(

@@ -1,0 +1,57 @@
+"""How the guide is shown images: slightly moved and noisy, so that a pattern of single pixels cannot fool it.
+
+All images of a step that are compared with each other get the same view. Optional (``loss.guide_shift``,
+``loss.guide_noise``); the paper's guide sees the images as they are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class View:
+    """One draw: a shift in pixels for the whole batch, and noise for every image.
+
+    Args:
+        dx: to the right, in pixels; edges are repeated.
+        dy: downwards.
+        noise: (B, 1, S, S) added, or None.
+    """
+
+    dx: int = 0
+    dy: int = 0
+    noise: Tensor | None = None
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """(B, 1, S, S) as the guide is shown them."""
+        if self.dx or self.dy:
+            pad = (max(self.dx, 0), max(-self.dx, 0), max(self.dy, 0), max(-self.dy, 0))
+            height, width = images.shape[-2:]
+            top, left = max(-self.dy, 0), max(-self.dx, 0)
+            images = F.pad(images, pad, mode="replicate")[..., top : top + height, left : left + width]
+        return images if self.noise is None else images + self.noise
+
+    def to(self, device: torch.device) -> View:
+        """The same view for images on ``device``."""
+        return self if self.noise is None else replace(self, noise=self.noise.to(device))
+
+
+def draw_view(shape: torch.Size, shift: int, noise: float, generator: torch.Generator | None = None) -> View:
+    """A view for a batch.
+
+    Args:
+        shape: (B, 1, S, S).
+        shift: largest shift to each side, pixels.
+        noise: largest standard deviation of the noise, in units of [-1, 1]; each image draws its own up to it.
+        generator: of the draws, on the CPU; the global one if not given.
+    """
+    dx, dy = (torch.randint(-shift, shift + 1, (2,), generator=generator)).tolist() if shift else (0, 0)
+    if not noise:
+        return View(dx, dy)
+    sigma = noise * torch.rand(shape[0], 1, 1, 1, generator=generator)
+    return View(dx, dy, sigma * torch.randn(shape, generator=generator))
