@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 from kecae_aug.model import KECAE
-from kecae_training.evaluate import evaluate, exchange_all, judged, table
+from kecae_training.evaluate import evaluate, exchange_all, table
+from kecae_training.judging import Bench, balanced_threshold
 from kecae_training.measures import Knees, psnr, ssim, with_interval
 
 
@@ -93,5 +94,53 @@ def test_a_judge_that_guesses_is_at_chance():
             return torch.zeros(len(x), 2)
 
     data = knees()
-    result = judged(Blind(), data.images, data.labels, data.patients, 0)
+    bench = Bench({"blind": Blind()}, data.images, data.labels, data.patients)
+    result = bench.judged(bench.see(data.images), data.labels)["blind"]
     assert result["auroc"]["mean"] == 0.5
+    assert result["auroc_over_real"]["mean"] == 1
+
+
+def test_a_shy_judge_is_balanced_before_its_flips_are_counted():
+    """A judge that calls nearly all knees KL-0 at its own threshold still ranks them: the balanced flip shows it."""
+
+    class Shy(Bar):
+        def forward(self, x):
+            return super().forward(x) - torch.tensor([0.0, 12.0])
+
+    data = knees()
+    donors = torch.arange(len(data.labels)).roll(1)
+    _, exchanged = exchange_all(Swap(), data.images, donors, 1.0)
+    bench = Bench({"shy": Shy()}, data.images, data.labels, data.patients)
+    judged = bench.judged(bench.see(exchanged), data.labels[donors])["shy"]
+    assert judged["says_2"]["mean"] < 0.5 < judged["balanced_2"]["mean"]
+    head = bench.headline(bench.see(exchanged), data.labels[donors])
+    assert head["auroc_over_real"]["mean"] == 1
+    assert head["flip_0->2_over_real"]["mean"] == head["flip_2->0_over_real"]["mean"] == 1
+    unchanged = bench.headline(bench.see(data.images), data.labels[donors])
+    assert unchanged["flip_0->2_over_real"]["mean"] == 0
+
+
+def test_balanced_threshold_makes_both_grades_equally_right():
+    """Its definition, on scores of two shifted normal distributions."""
+    rng = np.random.default_rng(0)
+    labels = np.repeat([0, 1], 2000)
+    scores = (rng.normal(size=4000) + labels).astype(np.float32)
+    cut = balanced_threshold(scores, labels)
+    assert cut == pytest.approx(0.5, abs=0.1)
+    assert abs((scores[labels == 1] >= cut).mean() - (scores[labels == 0] < cut).mean()) < 0.002
+
+
+def test_more_than_two_grades_give_a_confusion_matrix():
+    """Rows are the wanted grade: a judge of three grades that always says the first."""
+
+    class Always(nn.Module):
+        classes = ("0", "2", "3")
+
+        def forward(self, x):
+            return torch.tensor([[1.0, 0.0, 0.0]]).repeat(len(x), 1)
+
+    labels = torch.arange(12) % 3
+    bench = Bench({"always": Always()}, torch.zeros(12, 1, 64, 64), labels, [str(i) for i in range(12)])
+    assert (
+        bench.judged(bench.see(torch.zeros(12, 1, 64, 64)), labels)["always"]["confusion"] == [[1, 0, 0]] * 3
+    )

@@ -5,6 +5,7 @@ from test_evaluate import Bar
 from torch import nn
 
 from kecae_training.evaluate import after_degradation
+from kecae_training.judging import Bench
 from kecae_training.robustness import DEGRADATIONS, blur, eight_bits, jpeg, shift
 
 
@@ -49,9 +50,8 @@ def test_a_true_change_survives_and_noise_dies():
     images = torch.zeros(40, 1, 64, 64)
     images[:, :, 28:36] -= 0.6 * labels.view(-1, 1, 1, 1)
     images += 0.02 * sign * (2 * labels - 1).view(-1, 1, 1, 1)
-    result = after_degradation(
-        {"anatomy": Bar(), "noise": Checkerboard()}, images, labels, [str(i) for i in range(40)], 0
-    )
+    bench = Bench({"anatomy": Bar(), "noise": Checkerboard()}, images, labels, [str(i) for i in range(40)])
+    result = after_degradation(bench, images, labels)
     for kind in DEGRADATIONS:
         assert result[kind]["anatomy"]["auroc"]["mean"] == 1, kind
     assert result["8 bits"]["noise"]["says_2"]["mean"] == 1

@@ -14,23 +14,22 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from kecae_aug.model import KECAE
 from kecae_aug.pairing import random_donors
 from kecae_aug.weights import load_weights
 from kecae_training.checkpoint import environment
-from kecae_training.guide import Guide, load_guide, predict
+from kecae_training.guide import Guide, load_guide
+from kecae_training.judging import Bench
 from kecae_training.measures import Knees, mean_of_rows, open_knees, psnr, ssim, with_interval
 from kecae_training.robustness import DEGRADATIONS
+
+GUIDE = "guide (certifies itself)"
 
 
 @dataclass
@@ -59,27 +58,6 @@ class EvaluateConfig:
     seed: int = 0
     out: Path | None = None
     robustness: bool = False
-
-
-def judged(judge: Guide, images: Tensor, wanted: Tensor, patients: list[str], seed: int) -> dict[str, Any]:
-    """How a judge sees images that should be of the grades ``wanted``: agreement for each grade, and AUROC."""
-    probability = predict(judge, images).numpy()
-    labels = wanted.numpy()
-    right = probability.argmax(1) == labels
-    result: dict[str, Any] = {}
-    for index, grade in enumerate(judge.classes):
-        rows = np.flatnonzero(labels == index)
-        result[f"says_{grade}"] = with_interval(
-            partial(mean_of_rows, right[rows]), [patients[i] for i in rows], seed
-        )
-    if len(judge.classes) == 2:
-
-        def auroc(rows: NDArray[np.intp]) -> float:
-            drawn = labels[rows]
-            return float(roc_auc_score(drawn, probability[rows, 1])) if len(set(drawn)) == 2 else float("nan")
-
-        result["auroc"] = with_interval(auroc, patients, seed)
-    return result
 
 
 @torch.no_grad()
@@ -121,11 +99,17 @@ def evaluate(
     model = model.eval()
     generator = torch.Generator().manual_seed(seed)
     donors = random_donors(labels, patients=patients, generator=generator)
+    wanted = labels[donors]
     reconstruction = torch.cat([model(part) for part in images.split(64)])
-    by = {**judges, **({"guide (certifies itself)": guide} if guide is not None else {})}
+    bench = Bench(judges, images, labels, patients, seed)
+    own = Bench({GUIDE: guide}, images, labels, patients, seed) if guide is not None else None
 
     def interval(values: Tensor) -> dict[str, Any]:
         return with_interval(lambda rows: mean_of_rows(values, rows), patients, seed)
+
+    def judged(of: Tensor, grades: Tensor) -> dict[str, Any]:
+        by_guide = own.judged(own.see(of), grades) if own is not None else {}
+        return bench.judged(bench.see(of), grades) | by_guide
 
     result: dict[str, Any] = {
         "images": len(images),
@@ -135,41 +119,33 @@ def evaluate(
             "psnr": interval(psnr(reconstruction, images)),
             "ssim": interval(ssim(reconstruction, images)),
         },
-        "real": {name: judged(judge, images, labels, patients, seed) for name, judge in by.items()},
-        "reconstructed": {
-            name: judged(judge, reconstruction, labels, patients, seed) for name, judge in by.items()
-        },
+        "real": judged(images, labels),
+        "reconstructed": judged(reconstruction, labels),
         "exchanged": {},
     }
     if robustness:
         result["robustness"] = {
-            "real": after_degradation(judges, images, labels, patients, seed),
-            "reconstructed": after_degradation(judges, reconstruction, labels, patients, seed),
+            "real": after_degradation(bench, images, labels),
+            "reconstructed": after_degradation(bench, reconstruction, labels),
         }
     for strength in strengths:
         decoder, host = exchange_all(model, images, donors, strength)
         for detail, exchanged in (("decoder", decoder), ("host", host)):
             if robustness and strength == strengths[0]:
-                result["robustness"][detail] = after_degradation(
-                    judges, exchanged, labels[donors], patients, seed
-                )
+                result["robustness"][detail] = after_degradation(bench, exchanged, wanted)
             result["exchanged"][f"{detail} {strength:g}"] = {
                 "change": interval((decoder - reconstruction).abs().flatten(1).mean(1)),
                 "psnr_to_host": interval(psnr(exchanged, images)),
-                "judges": {n: judged(j, exchanged, labels[donors], patients, seed) for n, j in by.items()},
+                "judges": judged(exchanged, wanted),
+                **({"headline": bench.headline(bench.see(exchanged), wanted)} if bench.binary else {}),
             }
     result["follows"] = follows(model, knees, donors, generator)
     return result
 
 
-def after_degradation(
-    judges: dict[str, Guide], images: Tensor, wanted: Tensor, patients: list[str], seed: int
-) -> dict[str, dict[str, Any]]:
+def after_degradation(bench: Bench, images: Tensor, wanted: Tensor) -> dict[str, dict[str, Any]]:
     """What every judge says after each of :data:`~kecae_training.robustness.DEGRADATIONS`."""
-    return {
-        kind: {n: judged(j, degrade(images), wanted, patients, seed) for n, j in judges.items()}
-        for kind, degrade in DEGRADATIONS.items()
-    }
+    return {kind: bench.judged(bench.see(degrade(images)), wanted) for kind, degrade in DEGRADATIONS.items()}
 
 
 @torch.no_grad()
