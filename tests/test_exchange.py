@@ -1,0 +1,89 @@
+"""One step's computation: every optional term is off by default, and on by its own name alone."""
+
+from dataclasses import asdict, fields
+
+import pytest
+import torch
+
+from kecae_aug.model import KECAE
+from kecae_training.augment import augment
+from kecae_training.config import LossConfig
+from kecae_training.exchange import KeyExchange, hybrid_loss
+from kecae_training.guide import Guide, GuideConfig
+from kecae_training.losses import same_grade_permutation
+from kecae_training.views import View, draw_view
+
+OFF = {f.name: 0 for f in fields(LossConfig) if f.name not in ("lda_eps", "guide_shift", "guide_noise")}
+LOGGED = {"lambda1": "sup", "lambda1_host": "sup_host", "lambda2": "lda"}
+
+
+@pytest.fixture(scope="module")
+def guide() -> Guide:
+    torch.manual_seed(0)
+    return Guide(GuideConfig(network="vgg", image_size=64), ("0", "2")).freeze()
+
+
+def step(config: LossConfig, guide: Guide) -> tuple[KeyExchange, dict]:
+    torch.manual_seed(0)
+    model = KECAE.from_preset("tiny")
+    modules = KeyExchange(model, config).train()
+    images = torch.rand(8, 1, 64, 64, generator=torch.Generator().manual_seed(1)) - 0.5
+    labels = torch.tensor([0] * 4 + [1] * 4)
+    generator = torch.Generator().manual_seed(2)
+    outputs = modules(images, same_grade_permutation(labels, generator))
+    return modules, hybrid_loss(outputs, images, labels, config, guide, generator)
+
+
+@pytest.mark.parametrize("name", sorted(OFF))
+def test_each_term_is_switched_by_its_weight_alone(name, guide):
+    """Off, it is not computed; on, it is logged, enters the total with its weight, and teaches the network."""
+    config = LossConfig(**{**OFF, name: 0.5, "lda_eps": 0.1})
+    modules, terms = step(config, guide)
+    logged = LOGGED.get(name, name)
+    assert set(terms) - {"guide_flip", "guide_flip_host"} == {"mse", "lda", "change", "total", logged}
+    torch.testing.assert_close(terms["total"].detach(), terms["mse"] + 0.5 * terms[logged])
+    _, plain = step(LossConfig(**OFF), guide)
+    (terms["total"] - terms["mse"]).backward()
+    learns = [p.grad for p in modules.model.parameters() if p.grad is not None]
+    assert any(g.abs().sum() > 0 for g in learns), "no gradient reaches the KECAE"
+    torch.testing.assert_close(plain["total"].detach(), plain["mse"])
+
+
+def test_guided_terms_together_are_those_apart(guide):
+    """One pass through the guide for all of them changes none."""
+    names = ("lambda1", "lambda1_host", "feature_match")
+    _, together = step(LossConfig(**{**OFF, **dict.fromkeys(names, 0.1)}), guide)
+    for name in names:
+        _, alone = step(LossConfig(**{**OFF, name: 0.1}), guide)
+        torch.testing.assert_close(together[LOGGED.get(name, name)], alone[LOGGED.get(name, name)])
+
+
+def test_a_guide_that_is_missing_is_asked_for_by_every_term_that_needs_it():
+    """The property that the config's check and the training both read."""
+    for name in ("lambda1", "lambda1_host", "feature_match"):
+        assert LossConfig(**{**OFF, name: 0.1}).needs_guide
+    assert not LossConfig(**{**OFF, "cycle": 1.0, "realism": 1.0}).needs_guide
+    assert asdict(LossConfig())["feature_match"] == 0  # off unless asked for
+
+
+def test_a_view_moves_all_images_alike():
+    """What is compared is seen alike; nothing is lost but what leaves the frame, and 0 is the image itself."""
+    images = torch.rand(3, 1, 8, 8)
+    assert torch.equal(View()(images), images)
+    moved = View(dx=2, dy=-1)(images)
+    assert torch.equal(moved[..., :-1, 2:], images[..., 1:, :-2])
+    view = draw_view(images.shape, 2, 0.1, torch.Generator().manual_seed(0))
+    again = draw_view(images.shape, 2, 0.1, torch.Generator().manual_seed(0))
+    assert torch.equal(view(images), again(images))
+    assert abs(view.dx) <= 2
+    assert abs(view.dy) <= 2
+    assert view.noise.std() < 0.1
+
+
+def test_augment_of_nothing_changes_nothing():
+    """amount=0 without noise is the identity, so the option is off where it says 0; noise keeps its bound."""
+    images = torch.rand(4, 1, 32, 32) - 0.5
+    same = augment(images, torch.Generator().manual_seed(0), 0.0, noise=0.0)
+    torch.testing.assert_close(same, images, atol=1e-5, rtol=0)
+    changed = augment(images, torch.Generator().manual_seed(0))
+    assert (changed - images).abs().mean() > 0.02
