@@ -1,0 +1,184 @@
+"""One short training of a study and its figures: point estimates that take seconds, for comparing many.
+
+What weights are worth, with intervals, is `kecae-aug evaluate`'s business; here the spread over seeds says how far a
+figure can be trusted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import balanced_accuracy_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import SVC
+from torch import Tensor
+
+from kecae_aug.data.ruler import joint_space_width
+from kecae_aug.model import KECAE
+from kecae_aug.weights import load_weights
+from kecae_training.config import TrainConfig
+from kecae_training.guide import Guide, load_guide, predict
+from kecae_training.images import to_float
+from kecae_training.judging import auroc
+from kecae_training.measures import psnr, ssim
+from kecae_training.study import Study
+from kecae_training.train import train
+
+Figures = dict[str, float]
+PROBED = 800  # knees that a classifier of latents is fitted on, at most
+GRID = 20  # hosts, and donors, of the variance shares
+
+
+def run(config: TrainConfig, study: Study) -> Figures:
+    """Train on the study's knees in ``config.out`` (or go on there) and measure; the checkpoint is then removed."""
+    model = load_weights(str(train(config, study.train))).eval()
+    guides = [load_guide(path, model.config.classes) for path in config.guides]
+    result = figures(model, study, guides)
+    (config.out / "checkpoint.pt").unlink(missing_ok=True)  # weights and log stay
+    return result
+
+
+@torch.no_grad()
+def figures(model: KECAE, study: Study, guides: Sequence[Guide] = ()) -> Figures:
+    """All figures of a model.
+
+    Args:
+        model: in evaluation mode.
+        study: its held-out knees, judges and, on phantoms, the truth.
+        guides: the training's own, for their gap to the judges.
+
+    Returns:
+        ``psnr``, ``ssim`` of X^; ``reconstructed``, ``decoder``, ``host``: mean over the judges of AUROC for the wanted
+        label, over their AUROC on real knees (``real`` is that AUROC); ``flip_0->2``, ...: share of decoded X' that
+        the judges give the new grade, at the threshold balanced on real knees; ``guide_flip`` by the guides'
+        argmax and ``guide_gap``, its excess over the judges' by their argmax; ``host_share``, see :func:`host_share`;
+        ``key``, ``non_key`` and ``svm_key``, see :func:`probes`; with a truth those of :func:`against_truth`.
+    """
+    images, labels, donors = to_float(study.test.pixels), study.test.labels, study.donors
+    key, non_key = _encode(model, images)
+    reconstruction, decoded = _decode(model, non_key + key), _decode(model, non_key + key[donors])
+    host = (images + decoded - reconstruction).clamp(-1, 1)
+    wanted = labels[donors].numpy()
+    bench = study.bench
+
+    def over_real(of: Tensor, targets: NDArray[np.int64]) -> tuple[float, dict[str, NDArray[np.float32]]]:
+        seen = {name: p[:, 1] for name, p in bench.see(of).items()}
+        real = {name: auroc(p[:, 1], bench.labels) for name, p in bench.real.items()}
+        return float(np.mean([auroc(p, targets) / real[name] for name, p in seen.items()])), seen
+
+    by_decoder, seen = over_real(decoded, wanted)
+    result = {
+        "psnr": float(psnr(reconstruction, images).mean()),
+        "ssim": float(ssim(reconstruction, images).mean()),
+        "real": float(np.mean([auroc(p[:, 1], bench.labels) for p in bench.real.values()])),
+        "reconstructed": over_real(reconstruction, labels.numpy())[0],
+        "decoder": by_decoder,
+        "host": over_real(host, wanted)[0],
+        "change": float((decoded - reconstruction).abs().mean()),
+        "host_share": host_share(model, images, labels),
+        **probes(model, study),
+    }
+    for grade, name in enumerate(_directions(model)):
+        of = wanted == grade
+        flips = [((p >= bench.cuts[judge]) == bool(grade))[of].mean() for judge, p in seen.items()]
+        result[f"flip_{name}"] = float(np.mean(flips))
+    if guides:
+        by_guide = float(np.mean([predict(guide, decoded).argmax(1).numpy() == wanted for guide in guides]))
+        by_judges = float(np.mean([((p > 0.5) == (wanted == 1)).mean() for p in seen.values()]))
+        result |= {"guide_flip": by_guide, "guide_gap": by_guide - by_judges}
+    if study.truth is not None:
+        result |= against_truth(model, study, reconstruction, decoded)
+    return {name: round(float(value), 4) for name, value in result.items()}
+
+
+def against_truth(model: KECAE, study: Study, reconstruction: Tensor, decoded: Tensor) -> Figures:
+    """X' of phantoms against the host drawn with the donor's key.
+
+    With D what the right exchange changes and C = X' - X^ what this one does, both (N, S * S), for each direction:
+
+    ``moved_<direction>``: <C, D> / <D, D>, summed over the knees; 1 is exactly right, 0 no exchange.
+    ``jsw_<direction>``: the ruler's change of medial joint space from X^ to X', over that from hosts to donors.
+    ``aim``: cosine of C and D over all knees; what is missing to 1 is change that has nothing to do with D.
+    """
+    assert study.truth is not None
+    change, right = (decoded - reconstruction).flatten(1), study.truth.flatten(1)
+    aim = (change * right).sum() / (change.norm() * right.norm()).clamp_min(1e-12)
+    result = {"aim": float(aim)}
+    real, before, after = (
+        joint_space_width(x[:, 0])[0] for x in (to_float(study.test.pixels), reconstruction, decoded)
+    )
+    labels, donors = study.test.labels, study.donors
+    for grade, name in enumerate(_directions(model)):
+        of = labels[donors] == grade
+        result[f"moved_{name}"] = float((change[of] * right[of]).sum() / right[of].square().sum())
+        gap = _mean(real[donors[of].numpy()]) - _mean(real[of.numpy()])
+        result[f"jsw_{name}"] = (_mean(after[of.numpy()]) - _mean(before[of.numpy()])) / gap
+    return result
+
+
+def host_share(model: KECAE, images: Tensor, labels: Tensor, n: int = GRID) -> float:
+    """Share of the variance of X' that follows the host: 1 if the key's donor changes nothing beyond its grade.
+
+    ``n`` hosts of one grade times ``n`` donors of the other, both directions: with the mean over donors as a host's
+    main effect and the mean over hosts as a donor's, the host's sum of squares over both of them. 0.8 is a host that
+    counts four times as much as the donor.
+    """
+    key, non_key = _encode(model, images)
+    by_host = by_donor = 0.0
+    for grade in (0, 1):
+        hosts, donors = (labels == grade).nonzero()[:n, 0], (labels != grade).nonzero()[:n, 0]
+        sums = non_key[hosts][:, None] + key[donors][None]
+        mixed = _decode(model, sums.flatten(0, 1)).view(len(hosts), len(donors), -1)
+        by_host += float(mixed.mean(1).var(0, correction=0).sum())
+        by_donor += float(mixed.mean(0).var(0, correction=0).sum())
+    return by_host / max(by_host + by_donor, 1e-12)
+
+
+def probes(model: KECAE, study: Study) -> Figures:
+    """Balanced accuracy of the grade on held-out knees, read from latents by a classifier fitted on ``probe`` knees.
+
+    Chance is 0.5, whatever the mixture of grades. ``key`` and ``non_key``: logistic regression; ``svm_key``: SVM with a
+    radial basis function (C = 1, gamma "scale"), the paper's figure for lambda_1 and lambda_2 (Section IV-A).
+    """
+    # evenly over all, since the rows of a folder come grade by grade
+    rows = torch.linspace(0, len(study.probe) - 1, min(PROBED, len(study.probe))).long()
+    fitted = [t.flatten(1).numpy() for t in _encode(model, to_float(study.probe.pixels[rows]))]
+    held_out = [t.flatten(1).numpy() for t in _encode(model, to_float(study.test.pixels))]
+    targets, truth = study.probe.labels[rows].numpy(), study.test.labels.numpy()
+
+    def accuracy(classifier: Any, of: int) -> float:
+        pipeline = make_pipeline(StandardScaler(), classifier).fit(fitted[of], targets)
+        return float(balanced_accuracy_score(truth, pipeline.predict(held_out[of])))
+
+    return {
+        "key": accuracy(LogisticRegression(C=0.1, max_iter=200, class_weight="balanced"), 0),
+        "non_key": accuracy(LogisticRegression(C=0.1, max_iter=200, class_weight="balanced"), 1),
+        "svm_key": accuracy(SVC(class_weight="balanced"), 0),
+    }
+
+
+def _directions(model: KECAE) -> tuple[str, str]:
+    """Names by the wanted class: of X' that become the first grade, and the second."""
+    low, high = model.config.classes
+    return f"{high}->{low}", f"{low}->{high}"
+
+
+def _encode(model: KECAE, images: Tensor) -> tuple[Tensor, Tensor]:
+    parts = [model.encode(part) for part in images.split(100)]
+    return torch.cat([p.key for p in parts]), torch.cat([p.non_key for p in parts])
+
+
+def _decode(model: KECAE, sums: Tensor) -> Tensor:
+    return torch.cat([model.decode(part) for part in sums.split(100)])
+
+
+def _mean(widths: NDArray[np.float64]) -> float:
+    """Of what the ruler could measure; NaN where that is nothing."""
+    found = widths[np.isfinite(widths)]
+    return float(found.mean()) if len(found) else float("nan")
