@@ -27,8 +27,8 @@ import yaml
 
 from ablation_table import write_table
 from kecae_training.checkpoint import environment
-from kecae_training.config import TrainConfig, parse
-from kecae_training.short import run
+from kecae_training.config import parse
+from kecae_training.short import DivergedError, beside_defaults, run
 from kecae_training.study import Study, folder_study, phantom_study
 from kecae_training.train import model_config
 from record import PROJECT, _git
@@ -86,26 +86,6 @@ def _flag(value: Any, guide: Callable[[str], Path]) -> str:
     return json.dumps(value)
 
 
-def beside_defaults(config: TrainConfig) -> Overrides:
-    """What of a config decides what is learned and is not the dataclasses' default: new options leave it alone."""
-    plain = replace(config, out=TrainConfig().out).to_dict()
-    flat, default = _flat(plain), _flat(TrainConfig().to_dict())
-    ours = {k: v for k, v in flat.items() if v != default.get(k)}
-    return {k: v for k, v in ours.items() if not k.startswith("run.") or k == "run.precision"} | {
-        k: [Path(g).name for g in config.guides] for k in ("guide",) if config.guides
-    }
-
-
-def _flat(values: Overrides, before: str = "") -> Overrides:
-    flat: Overrides = {}
-    for key, value in values.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{before}{key}.")
-        elif f"{before}{key}" != "data.root":
-            flat[before + key] = value
-    return flat
-
-
 def key(line: dict[str, Any]) -> str:
     """What makes two runs the same one: configuration, its base, seed, data (steps are in the configuration)."""
     return json.dumps([line[k] for k in ("config", "base", "seed", "data")], sort_keys=True)
@@ -124,9 +104,7 @@ def train_row(table: Table, row: Row, seed: int, study: Study, args: argparse.Na
     start = time.perf_counter()
     try:
         figures = {k: None if math.isnan(v) else v for k, v in run(config, study).items()}
-    except ValueError as error:
-        if "gradient was not finite" not in str(error):
-            raise
+    except DivergedError as error:
         figures = {"failed": str(error)}
     return {
         "date": date.today().isoformat(),

@@ -1,4 +1,4 @@
-"""The command line: demo, exchange, generate, phantoms, info; with [train] guide, train, evaluate, card."""
+"""The command line: demo, exchange, generate, phantoms, info; with [train] guide, train, search, evaluate, card."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import Any
 TRAINING = {
     "guide": "kecae_training.guide",
     "train": "kecae_training.train",
+    "search": "kecae_training.search",
     "evaluate": "kecae_training.evaluate",
     "card": "kecae_training.card",
 }
@@ -54,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="kecae-aug",
         description="Key-exchange data augmentation for medical image classifiers.",
-        epilog="Also, with pip install 'kecae-aug[train]': guide, train, evaluate, card (each with --help).",
+        epilog="Also, with pip install 'kecae-aug[train]': guide, train, search, evaluate, card (each with --help).",
     )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True)

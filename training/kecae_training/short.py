@@ -35,9 +35,22 @@ PROBED = 800  # knees that a classifier of latents is fitted on, at most
 GRID = 20  # hosts, and donors, of the variance shares
 
 
+class DivergedError(ValueError):
+    """A training whose weights or gradients did not stay finite: a result, not a mistake of the caller's."""
+
+
 def run(config: TrainConfig, study: Study) -> Figures:
-    """Train on the study's knees in ``config.out`` (or go on there) and measure; the checkpoint is then removed."""
-    model = load_weights(str(train(config, study.train))).eval()
+    """Train on the study's knees in ``config.out`` (or go on there) and measure; the checkpoint is then removed.
+
+    Raises:
+        DivergedError: a gradient or an output is not finite.
+    """
+    try:
+        model = load_weights(str(train(config, study.train))).eval()
+    except ValueError as error:
+        if "gradient was not finite" in str(error):  # what train says of it
+            raise DivergedError(str(error)) from None
+        raise
     guides = [load_guide(path, model.config.classes) for path in config.guides]
     result = figures(model, study, guides)
     (config.out / "checkpoint.pt").unlink(missing_ok=True)  # weights and log stay
@@ -63,6 +76,8 @@ def figures(model: KECAE, study: Study, guides: Sequence[Guide] = ()) -> Figures
     images, labels, donors = to_float(study.test.pixels), study.test.labels, study.donors
     key, non_key = _encode(model, images)
     reconstruction, decoded = _decode(model, non_key + key), _decode(model, non_key + key[donors])
+    if not all(t.isfinite().all() for t in (reconstruction, decoded)):
+        raise DivergedError("the reconstructions or exchanges are not finite: the training diverged")
     host = (images + decoded - reconstruction).clamp(-1, 1)
     wanted = labels[donors].numpy()
     bench = study.bench
@@ -110,9 +125,8 @@ def against_truth(model: KECAE, study: Study, reconstruction: Tensor, decoded: T
     change, right = (decoded - reconstruction).flatten(1), study.truth.flatten(1)
     aim = (change * right).sum() / (change.norm() * right.norm()).clamp_min(1e-12)
     result = {"aim": float(aim)}
-    real, before, after = (
-        joint_space_width(x[:, 0])[0] for x in (to_float(study.test.pixels), reconstruction, decoded)
-    )
+    before, after = (joint_space_width(x[:, 0])[0] for x in (reconstruction, decoded))
+    real = study.real_widths
     labels, donors = study.test.labels, study.donors
     for grade, name in enumerate(_directions(model)):
         of = labels[donors] == grade
@@ -161,6 +175,25 @@ def probes(model: KECAE, study: Study) -> Figures:
         "non_key": accuracy(LogisticRegression(C=0.1, max_iter=200, class_weight="balanced"), 1),
         "svm_key": accuracy(SVC(class_weight="balanced"), 0),
     }
+
+
+def beside_defaults(config: TrainConfig) -> dict[str, Any]:
+    """What of a config decides what is learned and is not the dataclasses' default, by flag; guides by their names.
+
+    New options that are off, and folders, leave it alone: two runs with the same one are the same but for the seed.
+    """
+    flat, default = _flat(config.to_dict()), _flat(TrainConfig().to_dict())
+    left_out = ("out", "guide", "data.root")
+    ours = {k: v for k, v in flat.items() if k not in left_out and v != default.get(k)}
+    ours = {k: v for k, v in ours.items() if not k.startswith("run.") or k == "run.precision"}
+    return ours | ({"guide": [path.name for path in config.guides]} if config.guides else {})
+
+
+def _flat(values: dict[str, Any], before: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{before}{key}.") if isinstance(value, dict) else {before + key: value}
+    return flat
 
 
 def _directions(model: KECAE) -> tuple[str, str]:

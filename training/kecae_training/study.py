@@ -11,15 +11,19 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor
 
 from kecae_aug._files import save_tensors
 from kecae_aug.data import Preparation, RadiographFolder
 from kecae_aug.data.phantom import PhantomKnees, render
+from kecae_aug.data.ruler import joint_space_width
 from kecae_aug.pairing import random_donors
 from kecae_training.config import TrainConfig
 from kecae_training.guide import Guide, GuideConfig, in_fold, load_guide, save_guide, train_guide
@@ -80,6 +84,11 @@ class Study:
     bench: Bench
     truth: Tensor | None = None
     guide_of: Callable[[str], Path] | None = None
+
+    @cached_property
+    def real_widths(self) -> NDArray[np.float64]:
+        """(N,) the ruler's medial joint space of the held-out knees, fractions of the height; NaN where it declines."""
+        return joint_space_width(to_float(self.test.pixels)[:, 0])[0]
 
 
 def phantom_study(
