@@ -5,12 +5,12 @@ from dataclasses import asdict, fields
 import pytest
 import torch
 
-from kecae_aug.model import KECAE
+from kecae_aug.model import KECAE, KECAEConfig
 from kecae_training.augment import augment
 from kecae_training.config import LossConfig
-from kecae_training.exchange import KeyExchange, hybrid_loss
+from kecae_training.exchange import KeyExchange, adversary, hybrid_loss
 from kecae_training.guide import Guide, GuideConfig
-from kecae_training.losses import same_grade_permutation
+from kecae_training.losses import reverse_gradient, same_grade_permutation
 from kecae_training.views import View, draw_view
 
 OFF = {f.name: 0 for f in fields(LossConfig) if f.name not in ("lda_eps", "guide_shift", "guide_noise")}
@@ -64,6 +64,19 @@ def test_a_guide_that_is_missing_is_asked_for_by_every_term_that_needs_it():
         assert LossConfig(**{**OFF, name: 0.1}).needs_guide
     assert not LossConfig(**{**OFF, "cycle": 1.0, "realism": 1.0}).needs_guide
     assert asdict(LossConfig())["feature_match"] == 0  # off unless asked for
+
+
+@pytest.mark.parametrize("latent", ["vector", "spatial"])
+def test_the_adversary_reads_latents_of_any_shape(latent):
+    """Vectors and maps: one logit a class, and its gradient reaches hN reversed (head learns, encoder unlearns)."""
+    config = KECAEConfig(64, 8, 12, latent, 6, classes=("0", "2", "4"))
+    net = adversary(config)
+    hN = torch.randn(5, *config.latent_shape, requires_grad=True)
+    loss = net(hN).square().sum()
+    (plain,) = torch.autograd.grad(loss, hN)
+    (turned,) = torch.autograd.grad(net(reverse_gradient(hN)).square().sum(), hN)
+    assert net(hN).shape == (5, 3)
+    torch.testing.assert_close(turned, -plain)
 
 
 def test_a_view_moves_all_images_alike():

@@ -29,11 +29,21 @@ def used(config: KECAEConfig) -> KECAE:
     latent=st.sampled_from(["vector", "spatial"]),
     channels_last=st.booleans(),
     batch=st.integers(1, 3),
+    key_size=st.sampled_from([None, 5]),
 )
 @torch.no_grad()
-def test_same_outputs_for_every_geometry(size, latent, channels_last, batch):
+def test_same_outputs_for_every_geometry(size, latent, channels_last, batch, key_size):
     """Folding and the rewritten deconvolutions change nothing beyond rounding, whatever paddings the size needs."""
-    model = used(KECAEConfig(image_size=size, width=4, latent_channels=8, latent=latent, latent_size=3))
+    model = used(
+        KECAEConfig(
+            image_size=size,
+            width=4,
+            latent_channels=8,
+            latent=latent,
+            latent_size=3,
+            key_size=key_size,
+        )
+    )
     fast = FastKECAE(model, channels_last=channels_last)
     x = torch.rand(batch, 1, size, size) * 2 - 1
     wanted, latents = model.encode(x), fast.encode(x)

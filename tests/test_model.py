@@ -155,3 +155,24 @@ def test_config_survives_json():
 
     for config in PRESETS.values():
         assert KECAEConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+@pytest.mark.parametrize("latent", ["vector", "spatial"])
+def test_a_narrow_key_has_so_many_degrees_of_freedom(latent):
+    """Keys of any images span key_size dimensions at most, in the latent's own shape, so sums and banks need no change."""
+    model = KECAE.from_preset("tiny", latent=latent, latent_channels=32, key_size=3).eval()
+    images = torch.rand(20, 1, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    with torch.no_grad():
+        key, non_key = model.encode(images)
+    assert key.shape == non_key.shape == (20, *model.config.latent_shape)
+    assert torch.linalg.matrix_rank(key.flatten(1)) == 3
+    assert torch.linalg.matrix_rank(non_key.flatten(1)) > 3
+
+
+def test_a_config_from_before_the_narrow_key_is_one_without_it():
+    """Weights saved by an earlier version load; what is off by default stays off."""
+    values = PRESETS["tiny"].to_dict()
+    del values["key_size"]
+    assert KECAEConfig.from_dict(values) == PRESETS["tiny"]
+    with pytest.raises(ValueError, match="key_size=0"):
+        KECAEConfig(key_size=0)

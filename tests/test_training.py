@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from kecae_aug.weights import load_weights
 from kecae_training.config import parse
 from kecae_training.pairs import PairSampler
-from kecae_training.train import learning_rate, train
+from kecae_training.train import draw_guide, learning_rate, train
 
 ENV = {**os.environ, "OMP_NUM_THREADS": "1"}
 
@@ -181,6 +181,35 @@ def test_pair_sampler_covers_every_pair_once():
     ]
     assert len(pairs[0]) == 8
     assert pairs[0] == pairs[1] == pairs[2]
+
+
+def test_pairs_of_many_grades_are_of_two_different_ones_and_equally_many():
+    """Any two grades exchange, a rare one as often as a frequent one, no pair twice in an epoch, all from its labels."""
+    targets = [0] * 9 + [1] * 3 + [2] * 5
+    sampler = PairSampler(targets, None, 5, seed=2)
+    assert sampler.n_pairs == 3 * 15  # three pairs of grades, the smallest grid of which has 3 x 5
+    seen, met = set(), {}
+    for step in range(sampler.steps_per_epoch):
+        rows, labels = sampler.batch(step)
+        assert [targets[r] for r in rows] == labels.tolist()
+        for a, b in zip(rows[:5].tolist(), rows[5:].tolist(), strict=True):
+            seen.add((a, b))
+            grades = (targets[a], targets[b])
+            met[grades] = met.get(grades, 0) + 1
+    assert len(seen) == 45
+    assert met == {(0, 1): 15, (0, 2): 15, (1, 2): 15}
+    parts = [sampler.batch(1, rank, 5)[0] for rank in range(5)]
+    assert torch.equal(torch.cat([p[:1] for p in parts] + [p[1:] for p in parts]), sampler.batch(1)[0])
+
+
+def test_several_guides_take_turns_by_the_step_alone(tmp_path):
+    """A resumed run looks through the same guide at the same step; every guide has its share."""
+    several = config(tmp_path, "--guide", '["a", "b", "c"]')
+    assert [str(g) for g in several.guides] == ["a", "b", "c"]
+    assert [str(g) for g in config(tmp_path, "--guide", "a").guides] == ["a"]
+    drawn = [draw_guide(several, step, 3) for step in range(300)]
+    assert drawn == [draw_guide(several, step, 3) for step in range(300)]
+    assert min(drawn.count(i) for i in range(3)) > 70
 
 
 def test_ranks_share_one_batch():

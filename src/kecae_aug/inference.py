@@ -15,6 +15,7 @@ benchmarks/throughput.py measures it against the plain network.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -22,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kecae_aug.model import KECAE, SLOPE, Encoder, Latents
+from kecae_aug.model import KECAE, SLOPE, Encoder, KECAEConfig, Latents, Spread
 
 _End = Callable[[Tensor], Tensor]
 SMALL_MAP = 20  # pixels a side; smaller maps run in whole batches
@@ -55,8 +56,10 @@ class FastKECAE(nn.Module):
             raise ValueError(f"amp_dtype={dtype}: accepted are {accepted}, or None for float32")
         self.config, self.dtype = model.config, dtype
         self.format = torch.channels_last if channels_last else torch.contiguous_format
-        self.key = _folded_encoder(model, model.key_encoder)
-        self.non_key = _folded_encoder(model, model.non_key_encoder)
+        self.key: nn.Module = _folded_encoder(model.key_encoder, model.config.key_branch)
+        if isinstance(model.spread, Spread):
+            self.key = nn.Sequential(self.key, copy.deepcopy(model.spread))
+        self.non_key = _folded_encoder(model.non_key_encoder, model.config)
         self.decoder = _folded_decoder(model)
         self.to(dtype=dtype).to(memory_format=self.format).eval().requires_grad_(False)
         if compile:
@@ -187,12 +190,12 @@ def _leaky(x: Tensor) -> Tensor:
     return F.leaky_relu_(x, SLOPE)
 
 
-def _folded_encoder(model: KECAE, encoder: Encoder) -> _Staged:
+def _folded_encoder(encoder: Encoder, config: KECAEConfig) -> _Staged:
     layers = list(encoder)
     convs = [i for i, layer in enumerate(layers) if isinstance(layer, nn.Conv2d)]
     large: list[nn.Module] = []
     small: list[nn.Module] = []
-    for i, block in zip(convs, model.config.blocks, strict=True):
+    for i, block in zip(convs, config.blocks, strict=True):
         conv, after = layers[i], layers[i + 1]
         assert isinstance(conv, nn.Conv2d)
         weight, bias = conv.weight.detach().clone(), None
@@ -203,7 +206,7 @@ def _folded_encoder(model: KECAE, encoder: Encoder) -> _Staged:
         if block.size_out == 1:
             folded = _PointConv(weight, bias, block.padding, block.size_in)
         (large if block.size_in > SMALL_MAP else small).append(folded)
-    return _Staged(large, small, _group(model), large_first=True)
+    return _Staged(large, small, _group(config), large_first=True)
 
 
 def _folded_decoder(model: KECAE) -> _Staged:
@@ -222,12 +225,12 @@ def _folded_decoder(model: KECAE) -> _Staged:
         else:
             folded = _ShuffledDeconv(layer, fold, block.size_in, end)
         (large if block.size_in > SMALL_MAP else small).append(folded)
-    return _Staged(large, small, _group(model), large_first=False)
+    return _Staged(large, small, _group(model.config), large_first=False)
 
 
-def _group(model: KECAE) -> int:
+def _group(config: KECAEConfig) -> int:
     """Images whose largest activation, in float32, fits GROUP_BYTES."""
-    sizes = zip(model.config.blocks, model.config.channels, strict=True)
+    sizes = zip(config.blocks, config.channels, strict=True)
     largest = max(4 * channels * block.size_out**2 for block, channels in sizes)
     return max(1, GROUP_BYTES // largest)
 

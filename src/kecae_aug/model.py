@@ -9,6 +9,7 @@ non-key hN (the rest of the knee). The decoder turns a sum back into a radiograp
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, NamedTuple
 
@@ -53,6 +54,8 @@ class KECAEConfig:
         latent: ``"vector"`` encodes down to 1x1 (the paper), ``"spatial"`` stops at maps of at most
             ``latent_size`` pixels a side.
         latent_size: side of the maps for ``latent="spatial"``; not used for vectors.
+        key_size: None for a key of the latent's own shape (the paper); a number for a key that passes through a
+            vector of so many numbers, spread over the latent by a linear map: too narrow to carry a donor's knee.
         classes: names of the grades that the weights exchange, in the order of their labels.
     """
 
@@ -61,6 +64,7 @@ class KECAEConfig:
     latent_channels: int = 2048
     latent: Literal["vector", "spatial"] = "vector"
     latent_size: int = 8
+    key_size: int | None = None
     classes: tuple[str, ...] = ("0", "2")
 
     def __post_init__(self) -> None:
@@ -76,6 +80,8 @@ class KECAEConfig:
             problems.append(f"latent={self.latent!r}: accepted are 'vector' and 'spatial'")
         if self.latent == "spatial" and not 1 < self.latent_size < self.image_size:
             problems.append(f"latent_size={self.latent_size}: between 2 and image_size - 1 is needed")
+        if self.key_size is not None and self.key_size < 1:
+            problems.append(f"key_size={self.key_size}: 1 or more, or None for a key of the latent's shape")
         if len(set(self.classes)) != len(self.classes) or len(self.classes) < 2:
             problems.append(f"classes={self.classes}: two or more different names are needed")
         if problems:
@@ -116,6 +122,13 @@ class KECAEConfig:
         size = self.blocks[-1].size_out
         return (self.latent_channels, size, size)
 
+    @property
+    def key_branch(self) -> KECAEConfig:
+        """Shape of the key's encoder: this one, or with ``key_size`` the vector one that ends in so many channels."""
+        if self.key_size is None:
+            return self
+        return replace(self, latent="vector", latent_channels=self.key_size, key_size=None)
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-able; :meth:`from_dict` is its inverse."""
         return {**asdict(self), "classes": list(self.classes)}
@@ -128,6 +141,7 @@ class KECAEConfig:
             ValueError: keys that are unknown or missing, all of them named.
         """
         known = {f.name for f in fields(cls)}
+        values = {"key_size": None, **values}  # weights saved before there was the option
         unknown, missing = sorted(set(values) - known), sorted(known - set(values))
         if unknown or missing:
             raise ValueError(
@@ -180,6 +194,19 @@ class Encoder(nn.Sequential):
         super().__init__(*layers)
 
 
+class Spread(nn.Linear):
+    """A narrow key over the whole latent: (B, key_size, 1, 1) -> (B, C, h, w), linear, so that sums stay sums."""
+
+    def __init__(self, config: KECAEConfig) -> None:
+        assert config.key_size is not None
+        self.shape = config.latent_shape
+        super().__init__(config.key_size, math.prod(self.shape), bias=False)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """See the class."""
+        return super().forward(input.flatten(1)).view(-1, *self.shape)
+
+
 class Decoder(nn.Sequential):
     """The encoder's mirror: (B, C, h, w) -> (B, 1, S, S) in [-1, 1].
 
@@ -211,7 +238,8 @@ class KECAE(nn.Module, HubModel, library_name=LIBRARY, tags=list(TAGS)):
         super().__init__()
         self.config = config
         self.metadata: dict[str, Any] = {}  # of the weights, where they were loaded from a file
-        self.key_encoder = Encoder(config)
+        self.key_encoder = Encoder(config.key_branch)
+        self.spread = nn.Identity() if config.key_size is None else Spread(config)
         self.non_key_encoder = Encoder(config)
         self.decoder = Decoder(config)
         self.apply(_kaiming)
@@ -236,7 +264,7 @@ class KECAE(nn.Module, HubModel, library_name=LIBRARY, tags=list(TAGS)):
                 f"images: got shape {tuple(images.shape)}, accepted is (B, 1, {size}, {size}) for these weights. "
                 "KeyExchangeAugment resizes and takes 3 channels; kecae_aug.data.Preparation prepares files."
             )
-        return Latents(self.key_encoder(images), self.non_key_encoder(images))
+        return Latents(self.spread(self.key_encoder(images)), self.non_key_encoder(images))
 
     def decode(self, latent: Tensor) -> Tensor:
         """(B, C, h, w) sums of a key and a non-key -> (B, 1, S, S) images in [-1, 1]."""

@@ -52,7 +52,8 @@ class ModelConfig:
         latent: ``"vector"`` (paper) or ``"spatial"``.
         latent_channels: channels of hK and hN.
         latent_size: side of spatial latents.
-        classes: the two grades that exchange keys.
+        key_size: numbers of a narrow key; None for a key of the latent's own shape.
+        classes: the grades that exchange keys; any two of them make a pair.
     """
 
     preset: str = "paper"
@@ -61,7 +62,8 @@ class ModelConfig:
     latent: Literal["vector", "spatial"] | None = None
     latent_channels: int | None = None
     latent_size: int | None = None
-    classes: tuple[str, str] = ("0", "2")
+    key_size: int | None = None
+    classes: tuple[str, ...] = ("0", "2")
 
 
 @dataclass
@@ -179,18 +181,24 @@ class TrainConfig:
 
     Args:
         out: folder of the run; a run that is there goes on where it stopped.
-        guide: folder of a guide (`kecae-aug guide`), needed by the terms that look through it.
+        guide: folder of a guide (`kecae-aug guide`), needed by the terms that look through it; of several, each step
+            draws one.
         init: weights to begin with (bundled name, folder or Hub id); None for Kaiming.
     """
 
     out: Path = Path("runs/kecae")
-    guide: Path | None = None
+    guide: Path | list[Path] | None = None
     init: str | None = None
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     run: RunConfig = field(default_factory=RunConfig)
+
+    @property
+    def guides(self) -> list[Path]:
+        """Folders of all guides."""
+        return [] if self.guide is None else self.guide if isinstance(self.guide, list) else [self.guide]
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able."""
@@ -218,7 +226,7 @@ class TrainConfig:
         problems = []
         if self.model.preset not in PRESETS:
             problems.append(f"model.preset={self.model.preset!r}: accepted are {', '.join(PRESETS)}")
-        if self.loss.needs_guide and self.guide is None:
+        if self.loss.needs_guide and not self.guides:
             asking = [k for k in ("lambda1", "lambda1_host", "feature_match") if getattr(self.loss, k)]
             values = ", ".join(f"loss.{k}={getattr(self.loss, k)}" for k in asking)
             problems.append(

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from kecae_aug.model import KECAE, Latents
+from kecae_aug.model import KECAE, KECAEConfig, Latents
 from kecae_training import losses
 from kecae_training.config import LossConfig
 from kecae_training.guide import Guide
@@ -28,6 +28,21 @@ class Outputs(NamedTuple):
     patches: tuple[Tensor, Tensor] | None = None
 
 
+def adversary(config: KECAEConfig) -> nn.Module:
+    """Reads the grade from hN: (B, C, h, w) -> (B, classes). For maps it is convolutional, as what it must find is local."""
+    channels, side, _ = config.latent_shape
+    classes = len(config.classes)
+    if side == 1:
+        return nn.Sequential(
+            nn.Flatten(), nn.Linear(channels, 128), nn.LeakyReLU(0.2), nn.Linear(128, classes)
+        )
+    return nn.Sequential(
+        *(nn.Conv2d(channels, 64, 3, 1, 1), nn.LeakyReLU(0.2)),
+        *(nn.Conv2d(64, 64, 3, 2, 1), nn.LeakyReLU(0.2)),
+        *(nn.Flatten(), nn.Linear(64 * ((side + 1) // 2) ** 2, classes)),
+    )
+
+
 class KeyExchange(nn.Module):
     """The trained modules in one, so that DDP sees every use of them in one forward.
 
@@ -42,11 +57,7 @@ class KeyExchange(nn.Module):
         self.loss = loss
         features, classes = int(torch.tensor(model.config.latent_shape).prod()), len(model.config.classes)
         self.key_head = nn.Linear(features, classes) if loss.grade_in_key else None
-        self.adversary = (
-            nn.Sequential(nn.Linear(features, 128), nn.LeakyReLU(0.2), nn.Linear(128, classes))
-            if loss.grade_free_non_key
-            else None
-        )
+        self.adversary = adversary(model.config) if loss.grade_free_non_key else None
         self.patch_discriminator = patch_discriminator() if loss.realism else None
 
     def forward(self, images: Tensor, same_grade: Tensor) -> Outputs:
@@ -73,9 +84,7 @@ class KeyExchange(nn.Module):
             exchanged,
             decoded[2] if self.loss.same_grade else None,
             self.key_head(key.flatten(1)) if self.key_head is not None else None,
-            self.adversary(losses.reverse_gradient(non_key).flatten(1))
-            if self.adversary is not None
-            else None,
+            self.adversary(losses.reverse_gradient(non_key)) if self.adversary is not None else None,
             self._swap_back(exchanged) if self.loss.cycle else None,
             self._patches(images, exchanged) if self.patch_discriminator is not None else None,
         )

@@ -37,7 +37,7 @@ class GuideConfig:
     """How a guide or judge is trained.
 
     Args:
-        network: ``"resnet"``, ``"vgg"`` or ``"densenet"`` of :mod:`kecae_training.networks`.
+        network: ``"resnet"``, ``"vgg"``, ``"densenet"`` or ``"siamese"`` of :mod:`kecae_training.networks`.
         image_size: side of the images in pixels.
         grades: grades that it learns to tell apart. More than the KECAE exchanges is useful: what sets
             KL 3 and 4 apart is what sets KL 2 apart, only clearer.

@@ -1,7 +1,7 @@
 """Small classifiers for radiographs of one channel: the guide and the held-out judges.
 
 They take (B, 1, S, S) in [-1, 1], any S of 32 or more, and return (B, n_classes) logits. They are small
-on purpose: the guide runs in every training step of a KECAE, and three architectures that share little
+on purpose: the guide runs in every training step of a KECAE, and architectures that share little
 are what makes a judge held out.
 """
 
@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torchvision.models import DenseNet
 from torchvision.models.densenet import _DenseBlock
 from torchvision.models.resnet import BasicBlock
@@ -70,12 +71,55 @@ def densenet(n_classes: int) -> nn.Module:
     return module
 
 
-NETWORKS: dict[str, Callable[[int], nn.Module]] = {"vgg": vgg, "resnet": resnet, "densenet": densenet}
+class Siamese(nn.Module):
+    """Both compartments through one branch, after Tiulpin et al. [8]: the halves of the knee, the second one mirrored.
+
+    It sees each compartment alone, so it cannot lean on the knee's exposure or outline as a whole.
+
+    Args:
+        n_classes: logits.
+        width: channels of the first stage; the last has four times as many.
+    """
+
+    def __init__(self, n_classes: int, width: int = 32) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [*_conv(1, width, stride=2), *_conv(width, width), nn.MaxPool2d(2)]
+        layers += [*_conv(width, 2 * width), *_conv(2 * width, 2 * width), nn.MaxPool2d(2)]
+        layers += [*_conv(2 * width, 4 * width), *_conv(4 * width, 4 * width)]
+        self.branch = nn.Sequential(*layers)
+        self.join = _Join()
+        self.head = nn.Sequential(*_head(8 * width, n_classes))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 1, S, S) -> (B, n_classes) logits."""
+        half = images.shape[-1] // 2  # of an odd width the middle column is left out
+        left, right = images[..., :half], images[..., -half:]
+        logits: Tensor = self.head(self.join(self.branch(torch.cat([left, right.flip(-1)]))))
+        return logits
+
+
+class _Join(nn.Module):
+    def forward(self, both: Tensor) -> Tensor:
+        """(2B, C, h, w), first halves and then second ones -> (B, 2C, h, w)."""
+        return torch.cat(both.chunk(2), dim=1)
+
+
+def siamese(n_classes: int) -> nn.Module:
+    """See :class:`Siamese`."""
+    return Siamese(n_classes)
+
+
+NETWORKS: dict[str, Callable[[int], nn.Module]] = {
+    "vgg": vgg,
+    "resnet": resnet,
+    "densenet": densenet,
+    "siamese": siamese,
+}
 
 
 def stages(network: nn.Module) -> list[nn.Module]:
     """The modules whose outputs (B, C, h, w) are the network's features, from fine to coarse."""
-    for kind in (_DenseBlock, BasicBlock, nn.MaxPool2d):
+    for kind in (_DenseBlock, BasicBlock, _Join, nn.MaxPool2d):
         found = [module for module in network.modules() if isinstance(module, kind)]
         if found:
             return found
@@ -89,4 +133,14 @@ def build(name: str, n_classes: int) -> nn.Module:
     return NETWORKS[name](n_classes)
 
 
-__all__ = ["NETWORKS", "build", "densenet", "patch_discriminator", "resnet", "stages", "vgg"]
+__all__ = [
+    "NETWORKS",
+    "Siamese",
+    "build",
+    "densenet",
+    "patch_discriminator",
+    "resnet",
+    "siamese",
+    "stages",
+    "vgg",
+]

@@ -27,6 +27,7 @@ from tqdm import tqdm
 
 from kecae_aug.data import Preparation, RadiographFolder
 from kecae_aug.model import KECAE, PRESETS, KECAEConfig
+from kecae_aug.pairing import unit_draw
 from kecae_aug.weights import load_weights
 from kecae_training.augment import augment
 from kecae_training.checkpoint import RunFolder, fingerprint
@@ -133,10 +134,11 @@ def train(config: TrainConfig, dataset: Any = None) -> Path:
         if optim.ema
         else None
     )
-    guide = None
-    if config.loss.needs_guide:
-        assert config.guide is not None
-        guide = load_guide(config.guide, shape.classes).to(fabric.device)
+    guides = (
+        [load_guide(path, shape.classes).to(fabric.device) for path in config.guides]
+        if config.loss.needs_guide
+        else []
+    )
     adam = torch.optim.Adam(modules.parameters(), lr=optim.lr)
     step_modules, adam = fabric.setup(modules, adam)
     if averaged is not None:
@@ -179,6 +181,7 @@ def train(config: TrainConfig, dataset: Any = None) -> Path:
             x = knees.to(fabric.device, memory_format=torch.channels_last)
             y = labels.to(fabric.device)
 
+            guide = guides[draw_guide(config, step, len(guides))] if guides else None
             outputs = step_modules(x, permutation.to(fabric.device))
             terms = hybrid_loss(outputs, x, y, config.loss, guide, generator)
             adam.zero_grad(set_to_none=True)
@@ -233,6 +236,11 @@ def train(config: TrainConfig, dataset: Any = None) -> Path:
 def _generator(seed: int, step: int, rank: int) -> torch.Generator:
     """Draws of a step depend on (seed, step, rank) alone, so a resumed run repeats them."""
     return torch.Generator().manual_seed((seed * 1_000_003 + step) * 4099 + rank)
+
+
+def draw_guide(config: TrainConfig, step: int, n: int) -> int:
+    """Which of n guides a step looks through: the same for all ranks, whose gradients are averaged."""
+    return int(unit_draw(step, f"guide/{config.run.seed}") * n)
 
 
 def _save_samples(folder: RunFolder, images: Tensor, outputs: Outputs, step: int) -> None:
