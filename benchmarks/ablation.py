@@ -35,7 +35,7 @@ from record import PROJECT, _git
 
 ROWS = Path(__file__).with_name("ablation_rows.yaml")
 RESULTS = PROJECT / "benchmarks" / "results"
-GUIDE = re.compile(r"\{guide:(\w+)\}")
+GUIDE = re.compile(r"\{guide:([^}]+)\}")
 STEPS = {"phantom": 600, "knee": 1500}
 Overrides = dict[str, Any]
 
@@ -69,10 +69,12 @@ class Table:
         merged = {**self.base, "optim.max_steps": steps, **self.rows[row]}
         return ["--config", self.config, *(f"--{k}={_flag(v, guide)}" for k, v in merged.items())]
 
-    def resolve(self, row: str, steps: int, extra: list[str]) -> Row:
+    def resolve(self, row: str, steps: int) -> Row:
         """What a row comes to; the guide by its name, since folders differ between machines."""
+        if any(flag.startswith("data.") for flag in self.rows[row]):
+            raise SystemExit(f"{ROWS.name}: row {row!r} changes the data, which all rows of a study share")
         try:
-            config = parse([*self.flags(row, steps), *extra])
+            config = parse(self.flags(row, steps))
         except SystemExit:
             raise SystemExit(f"{ROWS.name}: row {row!r} is not accepted, see above") from None
         return Row(row, self.rows[row], beside_defaults(config))
@@ -96,11 +98,9 @@ def train_row(table: Table, row: Row, seed: int, study: Study, args: argparse.Na
     line = {"config": row.config, "base": args.base.config, "seed": seed, "data": study.name}
     digest = hashlib.sha256(key(line).encode()).hexdigest()[:10]
     out = args.work / "ablation" / f"{re.sub(r'[^a-zA-Z0-9.]+', '-', row.name)}-seed{seed}-{digest}"
-    guide = study.guide_of or Path
-    config = parse([*table.flags(row.name, args.steps, guide), *args.extra, "--out", str(out)])
-    config.run = replace(
-        config.run, seed=seed, accelerator="cpu", progress=False, samples_every=0, checkpoint_every=300
-    )
+    guide = study.guide_of or args.guides.__getitem__
+    config = parse([*table.flags(row.name, args.steps, guide), "--out", str(out)])
+    config.run = replace(config.run, seed=seed, progress=False, samples_every=0, checkpoint_every=300)
     start = time.perf_counter()
     try:
         figures = {k: None if math.isnan(v) else v for k, v in run(config, study).items()}
@@ -124,7 +124,8 @@ def train_row(table: Table, row: Row, seed: int, study: Study, args: argparse.Na
 def open_study(args: argparse.Namespace, table: Table) -> Study:
     if table.kind == "phantom":
         return phantom_study(args.work, args.patients, args.test_patients)
-    config = parse([*table.flags("base", args.steps), *args.extra, "--data.root", str(args.data)])
+    config = parse([*table.flags("base", args.steps), "--data.root", str(args.data)])
+    config.guide = list(args.guides.values())  # none of them may have seen a held-out patient
     return folder_study(args.work, config, model_config(config).image_size, args.judges)
 
 
@@ -140,7 +141,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--data", type=Path, help="radiographs as DIR/split/grade/name.png, for the knee rows"
     )
-    parser.add_argument("--guide", type=Path, nargs="+", default=[], help="with --data: folders of guides")
+    parser.add_argument(
+        "--guide", type=Path, nargs="+", default=[], help="with --data: guides, the first is base's"
+    )
     parser.add_argument("--judges", type=Path, nargs="+", default=[], help="with --data: held-out judges")
     parser.add_argument("--patients", type=int, default=800, help="phantoms of the trainings, and of judges")
     parser.add_argument("--test-patients", type=int, default=150, help="held-out phantoms")
@@ -166,10 +169,15 @@ def main(argv: list[str] | None = None) -> None:
     if kind == "knee" and not (args.guide and args.judges):
         parser.error("--data needs --guide and --judges, folders made by `kecae-aug guide`")
     args.steps = args.steps or STEPS[kind]
-    args.extra = ["--guide", json.dumps([str(g) for g in args.guide])] if args.guide else []
+    args.guides = {path.name: path for path in args.guide}
+    if kind == "knee":
+        table = replace(table, base={"guide": f"{{guide:{args.guide[0].name}}}", **table.base})
+        named = set(GUIDE.findall(json.dumps([table.base, *(table.rows[name] for name in names)])))
+        if named - set(args.guides):
+            parser.error(f"--guide: rows name {sorted(named)}, given are {sorted(args.guides)}")
     results = args.results or RESULTS / f"ablation-{kind}.jsonl"
-    rows = [table.resolve(name, args.steps, args.extra) for name in names]  # all, before the first is trained
-    args.base = table.resolve("base", args.steps, args.extra)
+    rows = [table.resolve(name, args.steps) for name in names]  # all, before the first is trained
+    args.base = table.resolve("base", args.steps)
     try:
         study = open_study(args, table)
         run_all(table, rows, study, args, results)

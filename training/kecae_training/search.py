@@ -161,9 +161,7 @@ def _train(config: SearchConfig, study: Study, values: Values) -> Figures:
     out = config.out / "trials" / "_".join(f"{k.removeprefix('loss.')}={v:g}" for k, v in values.items())
     searched: dict[str, Any] = {k.removeprefix("loss."): v for k, v in values.items()}
     loss = replace(config.train.loss, **searched)
-    technical = replace(
-        config.train.run, accelerator="cpu", progress=False, samples_every=0, checkpoint_every=100
-    )
+    technical = replace(config.train.run, progress=False, samples_every=0, checkpoint_every=100)
     training = replace(config.train, out=out, loss=loss, run=technical)
     training.check()
     return run(training, study)

@@ -182,9 +182,11 @@ def folder_study(
         say: takes progress lines.
 
     Raises:
-        ValueError: no root, no judge, or a judge or guide that has seen a held-out patient.
+        ValueError: no root, no judge, more than two grades, or a judge or guide that has seen a held-out patient.
     """
     data, classes = config.data, config.model.classes
+    if len(classes) != 2:
+        raise ValueError(f"model.classes={tuple(classes)}: the figures of a study are those of two grades")
     if data.root is None:
         raise ValueError("data: no folder of radiographs is given; accepted is DIR with split/grade/name.png")
     if not judges:
@@ -221,7 +223,10 @@ def folder_study(
     digest = hashlib.sha256(train.pixels.numpy().tobytes() + test.pixels.numpy().tobytes()).hexdigest()[:12]
     generator = torch.Generator().manual_seed(0)
     return Study(
-        name=f"radiographs {size} px, {len(train)} of {data.split} and {len(test)} of {test_split}, {digest}",
+        name=(
+            f"radiographs {size} px, {len(train)} of {data.split} and {len(test)} of {test_split} ({digest}), judged by "
+            + ", ".join(loaded)
+        ),
         train=train,
         probe=train,
         test=test,

@@ -84,7 +84,7 @@ class Trials:
         if self.method == "grid" and not waiting:
             self.study.enqueue_trial(self._points()[0])
         trial = self.study.ask()
-        low, high = self.settings["low"], self.settings["high"]
+        low, high = _rounded(self.settings["low"]), _rounded(self.settings["high"])
         return trial, {
             term: _rounded(trial.suggest_float(term, low, high, log=True)) for term in self.settings["terms"]
         }

@@ -1,0 +1,158 @@
+"""benchmarks/ablation.py: its rows, a study of tiny runs that goes on where it stopped, and the table made from it."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+sys.path.insert(0, str(BENCHMARKS))
+
+from ablation import STEPS, Table, main  # noqa: E402
+from ablation_table import tables, write_table  # noqa: E402
+from kecae_training.config import parse  # noqa: E402
+
+
+@pytest.mark.parametrize("kind", ["phantom", "knee"])
+def test_rows_are_configurations(kind):
+    """Every row of the file is accepted by `kecae-aug train`, and no two are the same."""
+    table = Table.read(kind)
+    table = replace(table, base={"guide": "{guide:guide-a}", **table.base})
+    rows = [table.resolve(name, STEPS[kind]) for name in table.rows]
+    configs = [json.dumps(row.config, sort_keys=True) for row in rows]
+    assert len(set(configs)) == len(configs)
+    assert all(row.config["optim.max_steps"] == STEPS[kind] for row in rows)
+
+
+def test_base_has_the_terms_of_the_default_and_paper_those_of_the_paper():
+    table = Table.read("phantom")
+    of = {name: parse(table.flags(name, 600)).loss for name in ("base", "paper")}
+    assert of["base"] == parse(["--config", "default", "--guide", "g"]).loss
+    assert of["paper"] == parse(["--config", "paper", "--guide", "g"]).loss
+
+
+def test_guides_of_a_row_are_named_by_network():
+    table = Table(
+        "phantom", "tiny", {}, {"two": {"guide": ["{guide:vgg}", "{guide:resnet}"], "optim.ema": None}}
+    )
+    flags = table.flags("two", 5, lambda network: Path("work") / network)
+    assert '--guide=["work/vgg", "work/resnet"]' in flags
+    assert "--optim.ema=null" in flags
+    assert table.resolve("two", 5).config["guide"] == ["vgg", "resnet"]
+
+
+def test_row_that_train_does_not_know_is_named():
+    with pytest.raises(SystemExit, match="row 'typo' is not accepted"):
+        Table("phantom", "tiny", {}, {"typo": {"loss.lamda1": 1}}).resolve("typo", 5)
+
+
+def test_rows_share_their_data():
+    with pytest.raises(SystemExit, match="changes the data"):
+        Table("knee", "tiny", {}, {"half": {"data.folds": 2}}).resolve("half", 5)
+
+
+def test_study_goes_on_and_makes_its_table(tmp_path, capsys):
+    """Two rows, cut off after the first: the second call does the second, the third nothing; then the table."""
+    argv = ["--rows", "base", "lambda1 0", "--seeds", "0", "--steps", "2", "--patients", "16"]
+    argv += [
+        "--test-patients",
+        "16",
+        "--work",
+        str(tmp_path / "work"),
+        "--results",
+        str(tmp_path / "r.jsonl"),
+    ]
+    main([*argv[:2], *argv[3:]])
+    first = (tmp_path / "r.jsonl").read_text()
+    main(argv)
+    assert "1 of 2 runs to do" in capsys.readouterr().out
+    text = (tmp_path / "r.jsonl").read_text()
+    assert text.startswith(first)
+    main(argv)
+    assert "0 of 2 runs to do" in capsys.readouterr().out
+    assert (tmp_path / "r.jsonl").read_text() == text
+
+    base, other = map(json.loads, text.splitlines())
+    assert (base["row"], other["row"], other["overrides"]) == ("base", "lambda1 0", {"loss.lambda1": 0})
+    assert {"date", "commit", "seconds", "environment", "seed", "steps", "data"} <= set(base)
+    wanted = {
+        "psnr",
+        "ssim",
+        "real",
+        "reconstructed",
+        "decoder",
+        "host",
+        "guide_gap",
+        "moved_0->2",
+        "jsw_2->0",
+    }
+    assert wanted | {"host_share", "key", "non_key", "flip_0->2"} <= set(base["figures"])
+
+    doc = tmp_path / "ablation.md"
+    doc.write_text("# Mine\n\n<!-- ablation-phantom -->\nold\n<!-- /ablation-phantom -->\n\nkept\n")
+    main(["table", "--results", str(tmp_path / "r.jsonl"), "--doc", str(doc)])
+    written = doc.read_text()
+    assert written.startswith("# Mine")
+    assert written.endswith("kept\n")
+    assert "old" not in written
+    assert "| lambda1 0 | 1 |" in written
+    main(["table", "--results", str(tmp_path / "r.jsonl"), "--doc", str(doc)])
+    assert doc.read_text() == written
+    with pytest.raises(SystemExit):
+        main([*argv, "--rows", "nosuch"])
+    assert "'nosuch'" in capsys.readouterr().err
+
+
+def line(row, seed, psnr, config=None, **other):
+    figures = {"psnr": psnr, "real": 0.9, "non_key": 0.5, "key": None}
+    base = {"data": "phantoms", "steps": 600, "base": {"a": 1}, "config": config or {"row": row}}
+    return {**base, "row": row, "seed": seed, "figures": figures, **other}
+
+
+def test_table_by_hand():
+    """Mean and SD over seeds; differences seed by seed; diverged runs are counted; a row that changed begins anew."""
+    lines = [
+        line("base", 0, 30.0),
+        line("base", 1, 31.0),
+        line("paper", 0, 10.0, {"old": 1}),  # the row was changed since
+        line("paper", 0, 27.0),
+        line("paper", 1, 29.0),
+        line("bad", 0, 0.0, figures={"failed": "not finite"}),
+        line("base", 0, 99.0, base={"a": 2}),
+    ]
+    text = tables(lines)
+    newest, older = text.split("\n**phantoms; 600 steps.**")[1:]
+    assert "| base | 1 | 99.0 |" in newest
+    assert "| base | 2 | 30.5 +- 0.7 | - / 0.50 +- 0.00 |" in older
+    assert "| paper | 2 | 28.0 +- 1.4 |" in older
+    assert "| paper | 2 | -2.5 (-3.0 to -2.0) |" in older
+    assert "| bad | 1, 1 diverged | - |" in older
+    assert "SSIM" not in text
+
+
+def test_table_of_results_that_are_not_there(tmp_path, capsys):
+    write_table(tmp_path / "none.jsonl", tmp_path / "doc.md", "knee")
+    assert "not there" in capsys.readouterr().out
+    assert not (tmp_path / "doc.md").exists()
+
+
+@pytest.mark.slow
+def test_killed_study_goes_on(tmp_path):
+    """SIGINT in a run, as from a terminal: a sentence, and the lines so far are whole."""
+    argv = [sys.executable, str(BENCHMARKS / "ablation.py"), "--rows", "base", "--seeds", "0", "1", "--steps"]
+    argv += ["100000", "--patients", "16", "--test-patients", "16", "--work", str(tmp_path / "w")]
+    process = subprocess.Popen(
+        [*argv, "--results", str(tmp_path / "r.jsonl")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    for text in process.stdout:
+        if "runs to do" in text:
+            break
+    process.send_signal(2)
+    assert "the same command goes on" in process.communicate(timeout=120)[1]
+    assert process.returncode == 1
