@@ -3,47 +3,22 @@
 import numpy as np
 import pytest
 import torch
+from evaluation_models import Bar, Copy, Nothing, Swap, knees
+from sklearn.metrics import cohen_kappa_score, roc_auc_score
 from torch import nn
 
 from kecae_aug.model import KECAE
-from kecae_training.evaluate import evaluate, exchange_all, table
-from kecae_training.judging import Bench, balanced_threshold
-from kecae_training.measures import Knees, psnr, ssim, with_interval
+from kecae_training.evaluate import evaluate
+from kecae_training.evaluation import Entrant
+from kecae_training.exchanged import Exchanges, Kind
+from kecae_training.grades import confusions, kappa
+from kecae_training.judging import Bench, aurocs, balanced_threshold
+from kecae_training.measures import Bootstrap, pool, psnr, ssim, stratified, summary, with_interval
+from kecae_training.tables import table
 
 
-class Bar(nn.Module):
-    """A judge that reads the darkness of the middle rows."""
-
-    classes = ("0", "2")
-
-    def forward(self, x):
-        bar = -8 * (x[:, 0, 28:36].mean((1, 2)) + 0.2)
-        return torch.stack([-bar, bar], 1)
-
-
-class Swap(KECAE):
-    """A perfect KECAE for bars: the key is the middle rows, the rest the non-key."""
-
-    def __init__(self):
-        super().__init__(KECAE.from_preset("tiny").config)
-
-    def encode(self, images):
-        from kecae_aug.model import Latents
-
-        key = torch.zeros_like(images)
-        key[:, :, 28:36] = images[:, :, 28:36]
-        return Latents(key, images - key)
-
-    def decode(self, latent):
-        return latent
-
-
-def knees(n: int = 40) -> Knees:
-    g = torch.Generator().manual_seed(0)
-    labels = torch.arange(n) % 2
-    images = torch.rand(n, 1, 64, 64, generator=g) * 0.6
-    images[:, :, 28:36] -= 0.9 * labels.view(-1, 1, 1, 1)
-    return Knees(images.clamp(-1, 1), labels, [str(i // 2) for i in range(n)])
+def figures_of(model, data=None, **options):
+    return evaluate({"it": Entrant(model, {"bar": Bar()})}, data or knees(), **options).figures
 
 
 def test_psnr_and_ssim_of_known_images():
@@ -55,39 +30,66 @@ def test_psnr_and_ssim_of_known_images():
 
 def test_perfect_exchange_is_judged_perfect():
     """Judges read the donor's grade in X', the own grade in X^, and an exchange follows its host."""
-    result = evaluate(Swap(), knees(), {"bar": Bar()}, strengths=(0.0, 1.0))
+    result = figures_of(Swap(), strengths=(0.0, 1.0))
     assert result["real"]["bar"]["auroc"]["mean"] == 1
     assert result["reconstructed"]["bar"]["says_2"]["mean"] == 1
-    assert result["exchanged"]["decoder 1"]["judges"]["bar"]["auroc"]["mean"] == 1
+    assert result["exchanged"]["decoder 1"]["headline"]["auroc_over_real"]["mean"] == 1
     assert result["exchanged"]["host 1"]["judges"]["bar"]["says_0"]["mean"] == 1
     assert result["exchanged"]["decoder 0"]["judges"]["bar"]["auroc"]["mean"] == 0  # nothing was exchanged
-    assert result["follows"]["host"] > 2 * result["follows"]["donor"]
+    assert result["kept"]["balanced_0_over_real"]["mean"] == 1
+    assert result["follows"]["host_over_donor"]["mean"] > 2
+    assert result["closer"] == {"decoder": "decoder 1", "host": "host 1"}
     assert "X' (decoder 1, donor's label)" in table(result, ("0", "2"))
 
 
-def test_exchange_all_keeps_hosts_at_strength_zero():
+def test_an_exchange_that_does_nothing_fails_its_bars():
+    """The judges still say the host's grade, nothing moves, and the page must say "not met"."""
+    result = figures_of(Nothing(), with_probes=False, robustness=False)
+    verdicts = {bar["bar"]: bar["verdict"] for bar in result["bars"]}
+    assert verdicts["flip 0->2 (decoder 1) over the balanced accuracy on real knees"] == "not met"
+    assert verdicts["judges' AUROC on X' (decoder 1) over that on real knees"] == "not met"
+    assert result["exchanged"]["decoder 2"]["change"]["mean"] == 0
+    assert result["follows"]["donor"]["mean"] == 0
+
+
+def test_exchanges_keep_hosts_at_strength_zero():
     """Host detail at strength 0 is the host itself: only what the exchange changes is added."""
     torch.manual_seed(0)
     model, data = KECAE.from_preset("tiny").eval(), knees(8)
-    decoder, host = exchange_all(model, data.images, torch.arange(8).roll(1), 0.0)
-    torch.testing.assert_close(host, data.images, atol=1e-5, rtol=0)
+    exchanges = Exchanges(model, data.images, torch.arange(8).roll(1))
+    torch.testing.assert_close(exchanges.of(Kind("host", 0.0)), data.images, atol=1e-5, rtol=0)
     with torch.no_grad():
-        torch.testing.assert_close(decoder, model(data.images), atol=1e-5, rtol=0)
+        torch.testing.assert_close(exchanges.of(Kind("decoder", 0.0)), model(data.images), atol=1e-5, rtol=0)
+        expected = model.exchange(data.images, data.images.roll(1, 0), 1.5)
+    torch.testing.assert_close(exchanges.of(Kind("decoder", 1.5)), expected, atol=1e-5, rtol=0)
 
 
 def test_interval_is_over_patients():
     """Fifty copies of a patient are one patient: the interval stays as wide as that of one image each."""
     values = np.array([0.0, 1.0] * 10)
-    one = with_interval(lambda r: float(values[r].mean()), [str(i) for i in range(20)])
-    copied = with_interval(
-        lambda r: float(np.repeat(values, 50)[r].mean()), [str(i) for i in range(20) for _ in range(50)]
-    )
+    few, many = [str(i) for i in range(20)], [str(i) for i in range(20) for _ in range(50)]
+    one, copied = summary(Bootstrap(few).mean(values)), summary(Bootstrap(many).mean(np.repeat(values, 50)))
     assert one["mean"] == copied["mean"] == 0.5
     assert one["high"] - one["low"] == pytest.approx(copied["high"] - copied["low"], abs=0.05)
+    by_rows = with_interval(lambda r: float(np.repeat(values, 50)[r].mean()), many)
+    assert by_rows["high"] == pytest.approx(copied["high"], abs=0.06)
 
 
-def test_a_judge_that_guesses_is_at_chance():
-    """No label leaks into the judgement: a blind judge has an AUROC of one half."""
+def test_weighted_auroc_and_kappa_are_those_of_scikit_learn():
+    """A weight of two is a row that is there twice; ties count half."""
+    rng = np.random.default_rng(0)
+    scores, labels = rng.integers(0, 9, 60) / 9, rng.integers(0, 2, 60)
+    wanted, judged = rng.integers(0, 4, 60), rng.integers(0, 4, 60)
+    weights = np.stack([np.ones(60), rng.integers(0, 4, 60)]).astype(float)
+    counts = confusions(weights, wanted, judged, 4)
+    for w, area, agreement in zip(weights, aurocs(scores, labels, weights), kappa(counts), strict=True):
+        assert area == pytest.approx(roc_auc_score(labels, scores, sample_weight=w))
+        expected = cohen_kappa_score(wanted, judged, weights="quadratic", sample_weight=w, labels=range(4))
+        assert agreement == pytest.approx(expected)
+
+
+def test_a_judge_that_guesses_is_at_chance_and_gives_no_verdict():
+    """A blind judge has an AUROC of one half; ratios to it are no evidence, however good they look."""
 
     class Blind(Bar):
         def forward(self, x):
@@ -98,6 +100,13 @@ def test_a_judge_that_guesses_is_at_chance():
     result = bench.judged(bench.see(data.images), data.labels)["blind"]
     assert result["auroc"]["mean"] == 0.5
     assert result["auroc_over_real"]["mean"] == 1
+    assert bench.at_chance() == ["blind"]
+    assert Bench({"bar": Bar()}, data.images, data.labels, data.patients).at_chance() == []
+    entrant = Entrant(Swap(), {"blind": Blind()})
+    figures = evaluate({"it": entrant}, data, strengths=(1.0,), with_probes=False).figures
+    verdicts = [b["verdict"] for b in figures["bars"] if b["bar"].startswith(("judges'", "flip", "AUROC"))]
+    assert verdicts
+    assert all(v.startswith("no verdict") for v in verdicts)
 
 
 def test_a_shy_judge_is_balanced_before_its_flips_are_counted():
@@ -109,15 +118,15 @@ def test_a_shy_judge_is_balanced_before_its_flips_are_counted():
 
     data = knees()
     donors = torch.arange(len(data.labels)).roll(1)
-    _, exchanged = exchange_all(Swap(), data.images, donors, 1.0)
+    exchanged = Exchanges(Swap(), data.images, donors).of(Kind("host", 1.0))
     bench = Bench({"shy": Shy()}, data.images, data.labels, data.patients)
     judged = bench.judged(bench.see(exchanged), data.labels[donors])["shy"]
     assert judged["says_2"]["mean"] < 0.5 < judged["balanced_2"]["mean"]
     head = bench.headline(bench.see(exchanged), data.labels[donors])
-    assert head["auroc_over_real"]["mean"] == 1
-    assert head["flip_0->2_over_real"]["mean"] == head["flip_2->0_over_real"]["mean"] == 1
+    assert head["auroc_over_real"][0] == 1
+    assert head["flip_0->2_over_real"][0] == head["flip_2->0_over_real"][0] == 1
     unchanged = bench.headline(bench.see(data.images), data.labels[donors])
-    assert unchanged["flip_0->2_over_real"]["mean"] == 0
+    assert unchanged["flip_0->2_over_real"][0] == 0
 
 
 def test_balanced_threshold_makes_both_grades_equally_right():
@@ -130,17 +139,98 @@ def test_balanced_threshold_makes_both_grades_equally_right():
     assert abs((scores[labels == 1] >= cut).mean() - (scores[labels == 0] < cut).mean()) < 0.002
 
 
-def test_more_than_two_grades_give_a_confusion_matrix():
-    """Rows are the wanted grade: a judge of three grades that always says the first."""
+def test_the_guide_stands_apart_from_the_judges():
+    """Its figures are beside the judges', its gap is reported, and it is in no mean over the judges."""
 
-    class Always(nn.Module):
-        classes = ("0", "2", "3")
+    class Sure(Bar):
+        def forward(self, x):  # says the second grade of every image
+            return torch.tensor([[0.0, 5.0]]).repeat(len(x), 1)
 
-        def forward(self, x):
-            return torch.tensor([[1.0, 0.0, 0.0]]).repeat(len(x), 1)
+    entrant = Entrant(Nothing(), {"bar": Bar()}, Sure())
+    result = evaluate({"it": entrant}, knees(), strengths=(1.0,), with_probes=False).figures
+    row = result["exchanged"]["decoder 1"]
+    assert row["judges"]["guide (certifies itself)"]["says_2"]["mean"] == 1
+    assert row["guide_gap"]["says_2"]["mean"] == 1  # the judges say it of none
+    assert row["headline"]["flip_0->2"]["mean"] == 0
 
-    labels = torch.arange(12) % 3
-    bench = Bench({"always": Always()}, torch.zeros(12, 1, 64, 64), labels, [str(i) for i in range(12)])
-    assert (
-        bench.judged(bench.see(torch.zeros(12, 1, 64, 64)), labels)["always"]["confusion"] == [[1, 0, 0]] * 3
-    )
+
+class OtherBar(Bar):
+    """The same judge, trained by others."""
+
+
+def test_cross_fit_pools_inside_the_same_draws():
+    """Two weights, each with its own judges: the headline is the mean, and each fold keeps its own figures."""
+    entrants = {"a": Entrant(Swap(), {"j1": Bar()}), "b": Entrant(Nothing(), {"j2": OtherBar()})}
+    result = evaluate(entrants, knees(), strengths=(1.0,), with_probes=False, robustness=False).figures
+    heads = [
+        f["exchanged"]["decoder 1"]["headline"] for f in (result["folds"]["a"], result["folds"]["b"], result)
+    ]
+    a, b, pooled = (h["flip_0->2_over_real"]["mean"] for h in heads)
+    assert (a, b, pooled) == (1, 0, 0.5)
+    assert set(result["folds"]["a"]["real"]) == {"j1"}
+    assert result["images"] == 40
+    assert pool(
+        [{"x": np.array([1.0, 2.0]), "n": 3, "m": 1}, {"x": np.array([3.0, 4.0]), "n": 3, "m": 2}]
+    ) == {
+        "x": pytest.approx(np.array([2.0, 3.0])),
+        "n": 3,
+    }
+
+
+class Bands(Swap):
+    """Like Swap, for three grades."""
+
+    def __init__(self):
+        super().__init__()
+        from dataclasses import replace
+
+        self.config = replace(self.config, classes=("0", "2", "3"))
+
+
+class Level(nn.Module):
+    """Reads one of three darknesses of the middle rows."""
+
+    classes = ("0", "2", "3")
+
+    def forward(self, x):
+        dark = (0.3 - x[:, 0, 28:36].mean((1, 2))) / 0.5
+        return -8 * (dark[:, None] - torch.arange(3.0)) ** 2
+
+
+def test_many_grades_have_a_confusion_matrix_and_one_figure():
+    """Rows are the wanted grade. A perfect exchange has the identity and kappa 1, none at all a kappa below 0."""
+    g = torch.Generator().manual_seed(0)
+    labels = torch.arange(48) % 3
+    data = knees(48)
+    data.labels, data.images = labels, torch.rand(48, 1, 64, 64, generator=g) * 0.6
+    data.images[:, :, 28:36] -= 0.5 * labels.view(-1, 1, 1, 1)
+    judges = {"level": Level()}
+    result = evaluate({"it": Entrant(Bands(), judges)}, data, strengths=(0.0, 1.0)).figures
+    assert result["exchanged"]["decoder 1"]["headline"]["confusion"] == np.eye(3).tolist()
+    assert result["exchanged"]["decoder 1"]["headline"]["kappa_over_real"]["mean"] == 1
+    assert result["exchanged"]["decoder 0"]["headline"]["kappa"]["mean"] < 0
+    assert result["real"]["level"]["confusion"] == np.eye(3).tolist()
+    assert list(result["anatomy"]["gap"]) == ["to a higher grade", "to a lower grade"]
+
+
+def test_a_quick_look_keeps_every_grade():
+    """Stratified, seeded, in order, and never more than asked by rounding of a grade each."""
+    labels = [0] * 90 + [1] * 8 + [2] * 2
+    rows = stratified(labels, 20, 0)
+    assert rows == sorted(set(rows)) == stratified(labels, 20, 0) != stratified(labels, 20, 1)
+    assert {labels[i] for i in rows} == {0, 1, 2}
+    assert stratified(labels, 100, 0) == list(range(100))
+
+
+def test_copying_the_donor_is_no_exchange():
+    """It satisfies every judge, and is found out by identity."""
+    result = figures_of(Copy(), with_probes=False, robustness=False)
+    assert result["exchanged"]["decoder 1"]["headline"]["auroc_over_real"]["mean"] == 1
+    own = result["identity"]["decoder 1"]
+    assert own["copies"]["of_donor"]["mean"] == 1
+    assert len(own["copies"]["files"]["of_donor"]) == 40
+    assert own["host_is_nearest"]["l1"]["mean"] == own["host_is_nearest"]["ssim"]["mean"] == 0
+    assert own["donor_is_nearest"]["l1"]["mean"] == 1
+    assert result["follows"]["host"]["mean"] == 0
+    verdicts = {bar["bar"]: bar["verdict"] for bar in result["bars"]}
+    assert verdicts["share of near copies of donors (decoder 1)"] == "not met"

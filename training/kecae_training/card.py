@@ -17,7 +17,7 @@ from typing import Any
 
 from kecae_aug.card import CARD, facts_table, front_matter, usage
 from kecae_aug.weights import load_weights
-from kecae_training.evaluate import table
+from kecae_training.tables import table
 
 
 @dataclass

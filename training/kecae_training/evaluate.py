@@ -1,35 +1,44 @@
-"""What weights are worth, measured by what they have not seen: held-out judges on patients of another split.
+"""What weights are worth, measured by what they have not seen: judges, a ruler, other knees. One JSON line, one page.
 
-    kecae-aug evaluate --weights runs/knee/weights --data DIR --judges runs/judge-vgg runs/judge-densenet \
-        --guide runs/guide --out benchmarks/results/knee-kl02.jsonl
+    kecae-aug evaluate --weights runs/knee/weights --data DIR --judges runs/judge-vgg runs/judge-densenet runs/judge-resnet \
+        --guide runs/guide --train_split train --out figures.jsonl --page figures.html
 
-Each knee of the split is a host once, with a random donor of the other grade. Every figure is a mean with
-a 95 % interval from a bootstrap over the hosts' patients. The guide's own rate is reported only to show
-its gap to the judges: it certifies itself.
+Cross-fit, two halves of the training patients, each half's weights judged by judges of the other half:
+
+    kecae-aug evaluate --weights runs/a/weights runs/b/weights --judges '[["judges/b1", ...], ["judges/a1", ...]]' \
+        --guide runs/guide-a runs/guide-b --data DIR ...
+
+Each knee of the split is a host once, with a random donor of another grade. Figures: docs/evaluate.md.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 
-from kecae_aug.model import KECAE
+from kecae_aug.data import Preparation, RadiographFolder
 from kecae_aug.pairing import random_donors
 from kecae_aug.weights import load_weights
+from kecae_training.bars import bars, not_measured
 from kecae_training.checkpoint import environment
-from kecae_training.guide import Guide, load_guide
-from kecae_training.judging import Bench
-from kecae_training.measures import Knees, mean_of_rows, open_knees, psnr, ssim, with_interval
-from kecae_training.robustness import DEGRADATIONS
+from kecae_training.evaluation import Entrant, Evaluation, Training, kinds_to_look_at
+from kecae_training.exchanged import Kind
+from kecae_training.guide import in_fold, load_guide
+from kecae_training.identity import Album, shrink
+from kecae_training.images import to_float, to_uint8
+from kecae_training.measures import Knees, open_knees, pool, stratified, summarise
+from kecae_training.phantom_truth import Truths, open_truths
+from kecae_training.provenance import check_judges, check_weights, training_patients, warnings_of
+from kecae_training.tables import table
 
-GUIDE = "guide (certifies itself)"
+STRENGTHS = (0.0, 0.5, 1.0, 1.5, 2.0)
+TRAINING_SAMPLE = 500  # training images whose reconstruction is measured
 
 
 @dataclass
@@ -37,196 +46,219 @@ class EvaluateConfig:
     """What is evaluated, on what, by whom.
 
     Args:
-        weights: bundled name, folder or Hub id.
         data: folder of split/grade/name.
-        split: subfolder whose knees are exchanged; no judge may have seen a patient of it.
-        judges: folders of guides of other architecture and patients than the training's.
-        guide: folder of the training's guide, for the gap.
-        strengths: exchange strengths.
-        seed: of the donors and the bootstrap.
+        split: subfolder whose knees are exchanged; neither weights nor judges may have seen a patient of it.
+        strengths: exchange strengths of the curve.
+        seed: of the donors, the samples and the bootstrap.
+        max_images: at most so many knees, stratified by grade, for a quick look.
+        train_split: subfolder that the weights were trained on: PSNR on its knees, and copies of them, are measured.
+        robustness: judge again after 8-bit rounding, JPEG, blur and a shift.
+        realism: distances and a two-sample classifier, with the first judge as extractor.
+        probes: what can be read from the latents.
         out: file to which one JSON line is appended.
-        robustness: also judge X' (at the first strength), X^ and real images after 8-bit rounding, JPEG, blur and
-            a shift; a flip that dies there was noise. A minute more.
+        page: HTML file with figures and pictures, which show knees of ``data``; an existing page is replaced.
+        page_rows: knees of each direction on the page.
     """
 
-    weights: str
     data: Path
-    judges: list[Path]
     split: str = "val"
-    guide: Path | None = None
-    strengths: list[float] = field(default_factory=lambda: [1.0])
+    strengths: list[float] = field(default_factory=lambda: list(STRENGTHS))
     seed: int = 0
+    max_images: int | None = None
+    train_split: str | None = None
+    robustness: bool = True
+    realism: bool = False
+    probes: bool = True
     out: Path | None = None
-    robustness: bool = False
+    page: Path | None = None
+    page_rows: int = 4
+
+    def check(self) -> None:
+        """Raise ValueError for values that make no evaluation."""
+        if not self.strengths or any(s < 0 for s in self.strengths):
+            raise ValueError(f"strengths={self.strengths}: one or more numbers of 0 or above")
 
 
-@torch.no_grad()
-def exchange_all(
-    model: KECAE, images: Tensor, donors: Tensor, strength: float, batch_size: int = 64
-) -> tuple[Tensor, Tensor]:
-    """X' of every host in both details: (decoder, host), each (N, 1, S, S)."""
-    decoder, host = [], []
-    for rows in torch.arange(len(images)).split(batch_size):
-        own, other = model.encode(images[rows]), model.encode(images[donors[rows]])
-        mixed = model.decode(own.non_key + (1 - strength) * own.key + strength * other.key)
-        decoder.append(mixed)
-        host.append((images[rows] + mixed - model.decode(own.sum)).clamp(-1, 1))
-    return torch.cat(decoder), torch.cat(host)
+class Evaluated(NamedTuple):
+    """What :func:`evaluate` gives: figures (JSON-able), and per weights the exchanges that the page draws."""
+
+    figures: dict[str, Any]
+    evaluations: dict[str, Evaluation]
+    kinds: dict[str, Kind]
 
 
-@torch.no_grad()
 def evaluate(
-    model: KECAE,
+    entrants: Mapping[str, Entrant],
     knees: Knees,
-    judges: dict[str, Guide],
-    guide: Guide | None = None,
-    strengths: Sequence[float] = (1.0,),
+    *,
+    strengths: Sequence[float] = STRENGTHS,
     seed: int = 0,
-    robustness: bool = False,
-) -> dict[str, Any]:
-    """All figures of a weights file on one set of knees.
+    robustness: bool = True,
+    realism: bool = False,
+    with_probes: bool = True,
+    training: Mapping[str, Training] | None = None,
+    truths: Truths | None = None,
+    progress: bool = False,
+) -> Evaluated:
+    """All figures of one weights file, or of several that are judged by different judges (cross-fit).
 
     Args:
-        model: the weights.
-        knees: of patients that neither the weights nor the judges have seen.
-        judges: name -> held-out judge.
-        guide: the training's own, for the gap.
+        entrants: name -> weights with their judges.
+        knees: of patients that neither weights nor judges have seen; the same hosts and donors for all entrants.
         strengths: of the exchange.
-        seed: of donors and bootstrap.
-        robustness: also judge after each small degradation, of X' at the first strength.
+        seed: of donors, samples and bootstrap.
+        robustness: whether the judges look again after small degradations.
+        realism: whether distances and a two-sample classifier are measured.
+        with_probes: whether the latents are probed.
+        training: by name of the entrant, images that its weights were trained on.
+        truths: of the knees, where they are phantoms.
+        progress: show progress bars.
+
+    Returns:
+        Figures as ``{"mean", "low", "high"}``. Of several entrants the mean over them, inside the same draws of
+        patients, and under ``folds`` those of each.
     """
-    images, labels, patients = knees.images, knees.labels, knees.patients
-    model = model.eval()
     generator = torch.Generator().manual_seed(seed)
-    donors = random_donors(labels, patients=patients, generator=generator)
-    wanted = labels[donors]
-    reconstruction = torch.cat([model(part) for part in images.split(64)])
-    bench = Bench(judges, images, labels, patients, seed)
-    own = Bench({GUIDE: guide}, images, labels, patients, seed) if guide is not None else None
-
-    def interval(values: Tensor) -> dict[str, Any]:
-        return with_interval(lambda rows: mean_of_rows(values, rows), patients, seed)
-
-    def judged(of: Tensor, grades: Tensor) -> dict[str, Any]:
-        by_guide = own.judged(own.see(of), grades) if own is not None else {}
-        return bench.judged(bench.see(of), grades) | by_guide
-
-    result: dict[str, Any] = {
-        "images": len(images),
-        "per_class": dict(zip(model.config.classes, torch.bincount(labels).tolist(), strict=True)),
-        "patients": len(set(patients)),
-        "reconstruction": {
-            "psnr": interval(psnr(reconstruction, images)),
-            "ssim": interval(ssim(reconstruction, images)),
-        },
-        "real": judged(images, labels),
-        "reconstructed": judged(reconstruction, labels),
-        "exchanged": {},
-    }
-    if robustness:
-        result["robustness"] = {
-            "real": after_degradation(bench, images, labels),
-            "reconstructed": after_degradation(bench, reconstruction, labels),
-        }
-    for strength in strengths:
-        decoder, host = exchange_all(model, images, donors, strength)
-        for detail, exchanged in (("decoder", decoder), ("host", host)):
-            if robustness and strength == strengths[0]:
-                result["robustness"][detail] = after_degradation(bench, exchanged, wanted)
-            result["exchanged"][f"{detail} {strength:g}"] = {
-                "change": interval((decoder - reconstruction).abs().flatten(1).mean(1)),
-                "psnr_to_host": interval(psnr(exchanged, images)),
-                "judges": judged(exchanged, wanted),
-                **({"headline": bench.headline(bench.see(exchanged), wanted)} if bench.binary else {}),
-            }
-    result["follows"] = follows(model, knees, donors, generator)
-    return result
+    donors = random_donors(knees.labels, patients=knees.patients, generator=generator)
+    if (donors < 0).any():
+        raise ValueError(
+            f"knees: {int((donors < 0).sum())} of {len(donors)} have no donor of another grade and patient; give more images"
+        )
+    runs = {name: Evaluation(e, knees, donors, seed, progress=progress) for name, e in entrants.items()}
+    curves = {name: run.curve(strengths) for name, run in runs.items()}
+    kinds = kinds_to_look_at(list(curves.values()), strengths)
+    names = {detail: str(kind) for detail, kind in kinds.items()}
+    trees = {}
+    for name, run in runs.items():
+        closer = run.closer(
+            list(kinds.values()),
+            robustness=robustness,
+            realism=realism,
+            with_probes=with_probes,
+            training=(training or {}).get(name),
+            truths=truths,
+        )
+        trees[name] = {"closer": names, **curves[name], **closer}
+    figures = summarise(pool(list(trees.values())))
+    figures["judges_at_chance"] = [n for tree in trees.values() for n in tree["judges_at_chance"]]
+    figures = with_bars(figures)
+    if len(trees) > 1:
+        figures["folds"] = {name: with_bars(summarise(tree)) for name, tree in trees.items()}
+    return Evaluated(figures, runs, kinds)
 
 
-def after_degradation(bench: Bench, images: Tensor, wanted: Tensor) -> dict[str, dict[str, Any]]:
-    """What every judge says after each of :data:`~kecae_training.robustness.DEGRADATIONS`."""
-    return {kind: bench.judged(bench.see(degrade(images)), wanted) for kind, degrade in DEGRADATIONS.items()}
+def with_bars(figures: dict[str, Any]) -> dict[str, Any]:
+    """The figures, and how they stand to the bars."""
+    found = bars(figures)
+    return {**figures, "bars": [bar.to_dict() for bar in found], "not_measured": not_measured(figures)}
 
 
-@torch.no_grad()
-def follows(
-    model: KECAE, knees: Knees, donors: Tensor, generator: torch.Generator, n: int = 128
-) -> dict[str, float]:
-    """Mean absolute change of X' when only its donor, or only its host, is another knee of the same grade."""
-    rows = torch.randperm(len(knees.images), generator=generator)[:n]
-    labels = knees.labels
-
-    def another(of: Tensor) -> Tensor:
-        picks = []
-        for row in of.tolist():
-            same = ((labels == labels[row]) & (torch.arange(len(labels)) != row)).nonzero()[:, 0]
-            picks.append(same[torch.randint(len(same), (), generator=generator)])
-        return torch.stack(picks)
-
-    host, donor = knees.images[rows], knees.images[donors[rows]]
-    base = model.exchange(host, donor)
-    by_donor = (model.exchange(host, knees.images[another(donors[rows])]) - base).abs().mean()
-    by_host = (model.exchange(knees.images[another(rows)], donor) - base).abs().mean()
-    return {"host": round(float(by_host), 4), "donor": round(float(by_donor), 4)}
+def open_training(entrant: Entrant, data: Path, split: str, seed: int) -> Training:
+    """The knees that weights were trained on, by the split and the fold that their config.json names."""
+    model = entrant.model
+    facts = model.metadata.get("data") or {}
+    folder = RadiographFolder(
+        data, split, grades=list(model.config.classes), preparation=Preparation.of(model)
+    )
+    folds, fold = int(facts.get("folds", 1)), int(facts.get("fold", 0))
+    folder = folder.subset(i for i, p in enumerate(folder.patients) if in_fold(p, fold, folds))
+    images = to_uint8(folder)
+    rows = stratified(folder.targets, TRAINING_SAMPLE, seed)
+    small = torch.cat([shrink(to_float(part)) for part in images.split(256)])
+    names = [p.relative_to(data).as_posix() for p in folder.paths]
+    return Training(Album(small, names), to_float(images[rows]), [folder.patients[i] for i in rows])
 
 
-def table(result: dict[str, Any], classes: Sequence[str]) -> str:
-    """The figures as a Markdown table: agreement for each wanted grade, and AUROC, one row a kind of image."""
+def open_entrants(
+    weights: Sequence[str], judges: Sequence[Sequence[str]], guides: Sequence[str]
+) -> dict[str, Entrant]:
+    """Weights with their judges and guide, by name.
 
-    def cell(value: dict[str, float]) -> str:
-        return f"{value['mean']:.2f} ({value['low']:.2f}-{value['high']:.2f})"
-
-    names = list(result["real"])
-    lines = [
-        "| images | " + " | ".join(f"{n}: says {' / '.join(classes)}, AUROC" for n in names) + " |",
-        "|---|" + "---|" * len(names),
-    ]
-    kinds = [("real", result["real"]), ("X^ (reconstructed, own label)", result["reconstructed"])]
-    kinds += [(f"X' ({kind}, donor's label)", value["judges"]) for kind, value in result["exchanged"].items()]
-    for kind, by in kinds:
-        cells = []
-        for name in names:
-            says = " / ".join(cell(by[name][f"says_{c}"]) for c in classes)
-            cells.append(says + (f", {cell(by[name]['auroc'])}" if "auroc" in by[name] else ""))
-        lines.append(f"| {kind} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """Command line: ``kecae-aug evaluate``."""
-    from jsonargparse import ArgumentParser
-
-    parser = ArgumentParser(prog="kecae-aug evaluate", description=__doc__)
-    parser.add_class_arguments(EvaluateConfig)
-    config = EvaluateConfig(**vars(parser.instantiate(parser.parse_args(argv))))
-    start = time.perf_counter()
-    model = load_weights(config.weights)
-    knees = open_knees(model, config.data, config.split)
-    judges = {path.name: load_guide(path, model.config.classes) for path in config.judges}
-    guide = load_guide(config.guide, model.config.classes) if config.guide else None
-    seen_by_guide = set(guide.metadata["patients"]) if guide else set()
-    provenance = {}
-    for name, judge in judges.items():
-        seen = set(judge.metadata["patients"])
-        both = seen & set(knees.patients)
-        if both:
-            raise SystemExit(
-                f"judges: {name} was trained on {len(both)} patients of split {config.split!r} ({sorted(both)[:3]}, ...): "
-                "it is not held out; train one on other patients (`kecae-aug guide --fold`)"
+    Raises:
+        ValueError: numbers that do not fit, or weights that do not read the same images.
+    """
+    if len(judges) != len(weights) or not all(judges):
+        raise ValueError(
+            f"judges: {len(judges)} lists for {len(weights)} weights; give one list of judges for one weights file, "
+            """or as JSON a list for each: --judges '[["a", "b"], ["c", "d"]]'"""
+        )
+    if guides and len(guides) != len(weights):
+        raise ValueError(f"guide: {len(guides)} for {len(weights)} weights; give one for each, or none")
+    if len(set(weights)) < len(weights):
+        raise ValueError(f"weights={list(weights)}: each only once")
+    entrants = {}
+    for i, name in enumerate(weights):
+        model = load_weights(name)
+        classes = model.config.classes
+        by_name = {Path(path).name: load_guide(path, classes) for path in judges[i]}
+        if len(by_name) < len(judges[i]):
+            raise ValueError(f"judges={list(judges[i])}: two folders of one name; rename one")
+        entrants[name] = Entrant(model, by_name, load_guide(guides[i], classes) if guides else None)
+    first, *others = (entrant.model for entrant in entrants.values())
+    for other in others:
+        if other.config.classes != first.config.classes or Preparation.of(other) != Preparation.of(first):
+            raise ValueError(
+                "weights: they read different images (classes or preparation), so they cannot be pooled"
             )
+    return entrants
+
+
+def run(
+    weights: Sequence[str], judges: Sequence[Sequence[str]], guides: Sequence[str], config: EvaluateConfig
+) -> dict[str, Any]:
+    """The command: evaluate, append the JSON line, write the page.
+
+    Returns:
+        The line.
+
+    Raises:
+        ValueError, FileNotFoundError: with what is wrong and the way out.
+    """
+    config.check()
+    start = time.perf_counter()
+    entrants = open_entrants(weights, judges, guides)
+    first = next(iter(entrants.values())).model
+    knees = open_knees(first, config.data, config.split, config.max_images, config.seed)
+    provenance = {}
+    for name, entrant in entrants.items():
+        seen = training_patients(entrant.model, config.data)
+        check_weights(name, seen, knees.patients, config.split)
+        by_guide = set(entrant.guide.metadata["patients"]) if entrant.guide else None
+        judged_by = check_judges(entrant.judges, knees.patients, config.split, seen, by_guide)
         provenance[name] = {
-            "network": judge.config.network,
-            "patients": len(seen),
-            "shared_with_guide": len(seen & seen_by_guide),
+            "sha256": entrant.model.metadata.get("weights", {}).get("sha256"),
+            "judges": judged_by,
+            "warnings": warnings_of(judged_by),
         }
-    result = evaluate(model, knees, judges, guide, config.strengths, config.seed, config.robustness)
+    training = {}
+    if config.train_split:
+        training = {
+            n: open_training(e, config.data, config.train_split, config.seed) for n, e in entrants.items()
+        }
+    evaluated = evaluate(
+        entrants,
+        knees,
+        strengths=config.strengths,
+        seed=config.seed,
+        robustness=config.robustness,
+        realism=config.realism,
+        with_probes=config.probes,
+        training=training,
+        truths=open_truths(config.data, config.split, knees.files, Preparation.of(first)),
+        progress=True,
+    )
+    figures = evaluated.figures
+    if len(entrants) == 1:
+        facts: dict[str, Any] = {"weights": weights[0], **provenance[weights[0]]}
+    else:
+        facts = {"weights": list(weights)}
+        figures["folds"] = {name: {**provenance[name], **fold} for name, fold in figures["folds"].items()}
     line = {
-        "weights": config.weights,
-        "sha256": model.metadata.get("weights", {}).get("sha256"),
+        **facts,
+        "classes": list(first.config.classes),
         "split": config.split,
         "seed": config.seed,
-        "judges": provenance,
-        **result,
+        **figures,
         "seconds": round(time.perf_counter() - start, 1),
         "environment": environment(),
     }
@@ -234,8 +266,52 @@ def main(argv: Sequence[str] | None = None) -> None:
         config.out.parent.mkdir(parents=True, exist_ok=True)
         with config.out.open("a") as file:
             file.write(json.dumps(line) + "\n")
-    print(json.dumps({k: line[k] for k in ("images", "patients", "reconstruction", "follows")}))
-    print(table(result, model.config.classes))
+    if config.page:
+        from kecae_training.page import write_page
+
+        write_page(line, evaluated.evaluations, evaluated.kinds, config.page, config.page_rows)
+    return line
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Command line: ``kecae-aug evaluate``."""
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser(prog="kecae-aug evaluate", description=__doc__)
+    parser.add_argument("--weights", nargs="+", required=True, help="bundled names, folders or Hub ids")
+    parser.add_argument(
+        "--judges",
+        nargs="+",
+        required=True,
+        help="folders of judges; for several weights a JSON list of lists",
+    )
+    parser.add_argument(
+        "--guide", nargs="+", default=[], help="folder of the training's guide, one for each weights"
+    )
+    parser.add_class_arguments(EvaluateConfig)
+    values = vars(parser.instantiate(parser.parse_args(argv)))
+    weights, guides = (_listed(values.pop(key)) for key in ("weights", "guide"))
+    judges = _listed(values.pop("judges"))
+    lists = judges if judges and isinstance(judges[0], list) else [judges]
+    try:
+        line = run(weights, lists, guides, EvaluateConfig(**values))
+    except (ValueError, FileNotFoundError) as error:
+        raise SystemExit(f"kecae-aug evaluate: {error}") from None
+    except KeyboardInterrupt:
+        raise SystemExit("kecae-aug evaluate: interrupted; nothing was written") from None
+    print(json.dumps({k: line[k] for k in ("images", "patients", "reconstruction", "seconds")}))
+    for fold in line.get("folds", {"": line}).values():
+        print(table(fold, line["classes"]))
+    for bar in line["bars"]:
+        print(f"{bar['verdict']:<32} {bar['bar']}: {bar['figure']['mean']} (wanted {bar['wanted']})")
+
+
+def _listed(values: Any) -> list[Any]:
+    """Values of a flag that may also have come as one JSON list."""
+    items = [values] if isinstance(values, str) else list(values or [])
+    if len(items) == 1 and isinstance(items[0], str) and items[0].lstrip().startswith("["):
+        return list(json.loads(items[0]))
+    return items
 
 
 if __name__ == "__main__":

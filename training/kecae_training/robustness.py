@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
 from kecae_training.images import to_bytes, to_float
+from kecae_training.judging import Bench, mean_of
 
 
 def eight_bits(images: Tensor) -> Tensor:
@@ -51,3 +53,28 @@ DEGRADATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "blur 1 px": blur,
     "shift 2 px": shift,
 }
+
+
+def after_degradation(bench: Bench, images: Tensor, wanted: Tensor) -> dict[str, Any]:
+    """What is left of the judges' figure after each of :data:`DEGRADATIONS`, as draws.
+
+    Args:
+        bench: the judges. The figure is their AUROC for two grades, their kappa for more.
+        images: (N, 1, S, S) in [-1, 1], before any degradation.
+        wanted: (N,) the grades that the images should be of.
+
+    Returns:
+        ``undegraded`` and each kind, means over the judges; ``lost``: by kind, undegraded minus degraded; ``judges``: by
+        kind and judge. A loss below 0 is a gain.
+    """
+    figure = "auroc" if bench.binary else "kappa"
+    kinds = {"undegraded": images} | {kind: degrade(images) for kind, degrade in DEGRADATIONS.items()}
+    by = {kind: bench.tree(bench.see(x), wanted) for kind, x in kinds.items()}
+    means = {kind: mean_of(judges, figure) for kind, judges in by.items()}
+    return {
+        **means,
+        "lost": {kind: means["undegraded"] - means[kind] for kind in DEGRADATIONS},
+        "judges": {
+            kind: {name: judge[figure] for name, judge in judges.items()} for kind, judges in by.items()
+        },
+    }

@@ -1,0 +1,162 @@
+"""The bars that weights have to clear, and whether the figures of an evaluation clear them.
+
+They are those of the project's plan for real knees; a bar that needs what was not measured is left out and named in
+:func:`not_measured`. A bar is met by the figure itself; whether its interval is on the same side is said beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+Figure = Mapping[str, Any]  # mean, low, high
+ELSEWHERE = "X^ added to each batch of a classifier costs no accuracy: a training, not part of evaluate"
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One bar: what is asked, of which figure, and the figure."""
+
+    name: str
+    at_least: float | None
+    at_most: float | None
+    figure: Figure
+    unit: str = ""
+    judged: bool = True  # False where the judges that the figure depends on are no judges
+
+    @property
+    def wanted(self) -> str:
+        """The bar in words."""
+        parts = [
+            f"at least {self.at_least:g}" if self.at_least is not None else "",
+            f"at most {self.at_most:g}" if self.at_most is not None else "",
+        ]
+        return " and ".join(p for p in parts if p) + (f" {self.unit}" if self.unit else "")
+
+    def _holds(self, value: float | None) -> bool:
+        return (
+            value is not None
+            and (self.at_least is None or value >= self.at_least)
+            and (self.at_most is None or value <= self.at_most)
+        )
+
+    @property
+    def met(self) -> bool:
+        """Whether the figure itself clears the bar."""
+        return self.judged and self._holds(self.figure["mean"])
+
+    @property
+    def verdict(self) -> str:
+        """``met`` or ``not met``, and whether the interval leaves it open; ``no verdict`` where no judge can give one."""
+        if not self.judged:
+            return "no verdict: a judge does not tell real knees apart"
+        ends = [self._holds(self.figure["low"]), self._holds(self.figure["high"])]
+        sure = all(ends) if self.met else not any(ends) and not self._spans()
+        return ("met" if self.met else "not met") + ("" if sure else ", interval reaches across")
+
+    def _spans(self) -> bool:
+        """Whether the interval holds the whole accepted range while its ends do not."""
+        low, high = self.figure["low"], self.figure["high"]
+        values = [v for v in (self.at_least, self.at_most) if v is not None]
+        return low is not None and any(low <= v <= high for v in values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able."""
+        return {"bar": self.name, "wanted": self.wanted, "figure": dict(self.figure), "verdict": self.verdict}
+
+
+def at(tree: Any, *path: str) -> Any:
+    """A branch of a summarised tree, None where it is not there."""
+    for key in path:
+        if not isinstance(tree, Mapping) or key not in tree:
+            return None
+        tree = tree[key]
+    return tree
+
+
+def bars(figures: Mapping[str, Any]) -> list[Bar]:
+    """Every bar whose figure is there.
+
+    Args:
+        figures: summarised figures of one weights file, or pooled over several.
+    """
+    closer = figures.get("closer") or {}
+    found: list[Bar] = []
+
+    fit = not figures.get("judges_at_chance")
+
+    def ask(
+        name: str, figure: Any, at_least: float | None = None, at_most: float | None = None, unit: str = ""
+    ) -> None:
+        if isinstance(figure, Mapping) and figure.get("mean") is not None:
+            by_judges = name.startswith(("judges'", "flip", "AUROC lost"))
+            found.append(Bar(name, at_least, at_most, figure, unit, fit or not by_judges))
+
+    for detail, least in (("decoder", 0.95), ("host", 0.85)):
+        kind = closer.get(detail)
+        head = at(figures, "exchanged", str(kind), "headline") or {}
+        ask(f"judges' AUROC on X' ({kind}) over that on real knees", head.get("auroc_over_real"), least)
+        for key, value in head.items():
+            if key.startswith("flip_") and key.endswith("_over_real"):
+                direction = key.removeprefix("flip_").removesuffix("_over_real")
+                ask(f"flip {direction} ({kind}) over the balanced accuracy on real knees", value, 0.8)
+        for degradation in ("JPEG 75", "blur 1 px"):
+            lost = at(figures, "robustness", str(kind), "lost", degradation)
+            ask(f"AUROC lost after {degradation} ({kind})", lost, at_most=0.05)
+    kept = figures.get("kept") or {}
+    for key, value in kept.items():
+        if key.startswith(("says_", "balanced_")):
+            where = "own threshold" if key.startswith("says_") else "balanced threshold"
+            grade = key.split("_")[1]
+            ask(f"judges' accuracy on X^ of grade {grade} over that on real knees ({where})", value, 0.95)
+    ask("PSNR of X^ of the evaluated knees", at(figures, "reconstruction", "psnr"), 30, unit="dB")
+    ask("PSNR of X^ of training knees", at(figures, "training_images", "psnr"), 34, unit="dB")
+    for detail in ("decoder", "host"):
+        kind = str(closer.get(detail))
+        own = at(figures, "identity", kind) or {}
+        for measure in ("l1", "ssim"):
+            ask(
+                f"host is the nearest knee by {measure.upper()} ({kind})",
+                at(own, "host_is_nearest", measure),
+                0.95,
+            )
+        for whom in ("donor", "other", "training"):
+            name = {"donor": "donors", "other": "other knees", "training": "training images"}[whom]
+            ask(f"share of near copies of {name} ({kind})", at(own, "copies", f"of_{whom}"), at_most=0)
+    ask(
+        "X' follows its host over its donor (mean absolute change)",
+        at(figures, "follows", "host_over_donor"),
+        4,
+    )
+    host_kind = str(closer.get("host"))
+    ask(
+        f"PSNR outside the joint against the host ({host_kind})",
+        at(figures, "identity", host_kind, "psnr_outside"),
+        30,
+        unit="dB",
+    )
+    for detail in ("decoder", "host"):
+        kind = str(closer.get(detail))
+        for direction, value in (at(figures, "phantoms", kind) or {}).items():
+            ask(
+                f"joint-space change {direction} over the true one ({kind})",
+                at(value, "joint_space"),
+                0.8,
+                1.2,
+            )
+        for what, by in (at(figures, "realism", "told_apart", kind) or {}).items():
+            ask(f"a classifier ({what}) tells X' from X ({kind})", by, at_most=0.65)
+    return found
+
+
+def not_measured(figures: Mapping[str, Any]) -> list[str]:
+    """What the plan has a bar for and these figures do not hold."""
+    missing = [ELSEWHERE]
+    if "training_images" not in figures:
+        missing.append("X^ of training knees and copies of training images: give --train-split")
+    if "realism" not in figures:
+        missing.append("two-sample classifier and distances: give --realism true")
+    if "phantoms" not in figures:
+        missing.append("joint-space change against the truth: only a folder of `kecae-aug phantoms` has it")
+    return missing

@@ -1,0 +1,72 @@
+"""The exchanged images of an evaluation: each knee is a host once, with a random donor of another grade."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from kecae_aug.model import KECAE
+
+DETAILS = ("decoder", "host")
+BATCH = 64
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of X': `detail` and `strength` of the transform."""
+
+    detail: str
+    strength: float
+
+    def __str__(self) -> str:
+        return f"{self.detail} {self.strength:g}"
+
+
+class Exchanges:
+    """Knees encoded once, and whatever is decoded from them.
+
+    Args:
+        model: the weights, in eval mode.
+        images: (N, 1, S, S) in [-1, 1].
+        donors: (N,) row of the donor of each host.
+
+    Attributes:
+        key, non_key: (N, C, h, w). reconstruction: X^, (N, 1, S, S).
+    """
+
+    @torch.no_grad()
+    def __init__(self, model: KECAE, images: Tensor, donors: Tensor) -> None:
+        self.model, self.images, self.donors = model.eval(), images, donors
+        parts = [model.encode(part) for part in images.split(BATCH)]
+        self.key = torch.cat([p.key for p in parts])
+        self.non_key = torch.cat([p.non_key for p in parts])
+        self.reconstruction = self._decode(self.non_key + self.key)
+
+    def decoder(self, strength: float = 1.0) -> Tensor:
+        """X' as decoded, (N, 1, S, S)."""
+        if strength == 0:
+            return self.reconstruction
+        return self._decode(self.non_key + (1 - strength) * self.key + strength * self.key[self.donors])
+
+    def in_host(self, decoded: Tensor) -> Tensor:
+        """The same exchange in the host's detail: X + X' - X^, clamped to [-1, 1]."""
+        return (self.images + decoded - self.reconstruction).clamp(-1, 1)
+
+    def of(self, kind: Kind) -> Tensor:
+        """X' of a kind, (N, 1, S, S)."""
+        decoded = self.decoder(kind.strength)
+        return decoded if kind.detail == "decoder" else self.in_host(decoded)
+
+    def base(self, detail: str) -> Tensor:
+        """What X' of a detail would be without an exchange: X^, or the host itself."""
+        return self.reconstruction if detail == "decoder" else self.images
+
+    def pairs(self, hosts: Tensor, donors: Tensor) -> Tensor:
+        """X' (decoder, strength 1) of any rows as hosts and donors."""
+        return self._decode(self.non_key[hosts] + self.key[donors])
+
+    @torch.no_grad()
+    def _decode(self, latents: Tensor) -> Tensor:
+        return torch.cat([self.model.decode(part) for part in latents.split(BATCH)])
