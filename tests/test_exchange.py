@@ -13,7 +13,8 @@ from kecae_training.guide import Guide, GuideConfig
 from kecae_training.losses import reverse_gradient, same_grade_permutation
 from kecae_training.views import View, draw_view
 
-OFF = {f.name: 0 for f in fields(LossConfig) if f.name not in ("lda_eps", "guide_shift", "guide_noise")}
+VIEWS = ("lda_eps", "guide_shift", "guide_noise", "guide_blur")  # no terms of their own
+OFF = {f.name: 0 for f in fields(LossConfig) if f.name not in VIEWS}
 LOGGED = {"lambda1": "sup", "lambda1_host": "sup_host", "lambda2": "lda"}
 
 
@@ -85,12 +86,14 @@ def test_a_view_moves_all_images_alike():
     assert torch.equal(View()(images), images)
     moved = View(dx=2, dy=-1)(images)
     assert torch.equal(moved[..., :-1, 2:], images[..., 1:, :-2])
-    view = draw_view(images.shape, 2, 0.1, torch.Generator().manual_seed(0))
-    again = draw_view(images.shape, 2, 0.1, torch.Generator().manual_seed(0))
+    view = draw_view(images.shape, 2, 0.1, torch.Generator().manual_seed(0), 1.0)
+    again = draw_view(images.shape, 2, 0.1, torch.Generator().manual_seed(0), 1.0)
     assert torch.equal(view(images), again(images))
     assert abs(view.dx) <= 2
     assert abs(view.dy) <= 2
     assert view.noise.std() < 0.1
+    soft = View(blur=0.8)(images)
+    assert soft.diff(dim=-1).abs().mean() < 0.7 * images.diff(dim=-1).abs().mean()
 
 
 def test_augment_of_nothing_changes_nothing():

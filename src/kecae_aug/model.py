@@ -124,10 +124,10 @@ class KECAEConfig:
 
     @property
     def key_branch(self) -> KECAEConfig:
-        """Shape of the key's encoder: this one, or with ``key_size`` the vector one that ends in so many channels."""
+        """Shape of the key's encoder: this one, or with ``key_size`` the vector one of 8 times ``width`` features."""
         if self.key_size is None:
             return self
-        return replace(self, latent="vector", latent_channels=self.key_size, key_size=None)
+        return replace(self, latent="vector", latent_channels=8 * self.width, key_size=None)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able; :meth:`from_dict` is its inverse."""
@@ -194,17 +194,17 @@ class Encoder(nn.Sequential):
         super().__init__(*layers)
 
 
-class Spread(nn.Linear):
-    """A narrow key over the whole latent: (B, key_size, 1, 1) -> (B, C, h, w), linear, so that sums stay sums."""
+class Spread(nn.Sequential):
+    """A narrow key over the whole latent: (B, F, 1, 1) features -> ``key_size`` numbers -> (B, C, h, w), all linear."""
 
     def __init__(self, config: KECAEConfig) -> None:
         assert config.key_size is not None
-        self.shape = config.latent_shape
-        super().__init__(config.key_size, math.prod(self.shape), bias=False)
-
-    def forward(self, input: Tensor) -> Tensor:
-        """See the class."""
-        return super().forward(input.flatten(1)).view(-1, *self.shape)
+        super().__init__(
+            nn.Flatten(),
+            nn.Linear(config.key_branch.latent_channels, config.key_size, bias=False),
+            nn.Linear(config.key_size, math.prod(config.latent_shape), bias=False),
+            nn.Unflatten(1, config.latent_shape),
+        )
 
 
 class Decoder(nn.Sequential):

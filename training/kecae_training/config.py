@@ -87,6 +87,7 @@ class LossConfig:
         proximity: of X' to X^.
         guide_shift: the guide sees its images moved by up to this many pixels, drawn anew in each step.
         guide_noise: and with noise of up to this standard deviation, in units of [-1, 1].
+        guide_blur: and blurred by up to this sigma, in pixels.
     """
 
     lambda1: float = 1e-2
@@ -105,6 +106,7 @@ class LossConfig:
     proximity: float = 0.0
     guide_shift: int = 0
     guide_noise: float = 0.0
+    guide_blur: float = 0.0
 
     @property
     def needs_guide(self) -> bool:

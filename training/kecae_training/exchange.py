@@ -160,7 +160,9 @@ def _guided(
     generator: torch.Generator | None,
 ) -> tuple[dict[str, tuple[float, Tensor]], dict[str, Tensor]]:
     """The terms that look through the guide, in one pass through it; and how often it is convinced."""
-    view = draw_view(images.shape, config.guide_shift, config.guide_noise, generator).to(images.device)
+    view = draw_view(images.shape, config.guide_shift, config.guide_noise, generator, config.guide_blur).to(
+        images.device
+    )
     donor_labels = labels.roll(len(labels) // 2)
     shown = {}
     if config.lambda1:
@@ -169,7 +171,8 @@ def _guided(
         shown["host"] = (images + outputs.exchanged - outputs.reconstruction).clamp(-1, 1)
     if config.feature_match:
         shown["reconstruction"] = outputs.reconstruction
-    logits, features = guide.look(torch.cat([view(x) for x in shown.values()]))
+    views = torch.cat([view(x) for x in shown.values()]).contiguous(memory_format=torch.channels_last)
+    logits, features = guide.look(views)
     parts = dict(zip(shown, logits.split(len(images)), strict=True))
     terms: dict[str, tuple[float, Tensor]] = {}
     logged: dict[str, Tensor] = {}

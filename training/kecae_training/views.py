@@ -1,7 +1,7 @@
-"""How the guide is shown images: slightly moved and noisy, so that a pattern of single pixels cannot fool it.
+"""How the guide is shown images: slightly moved, blurred and noisy, so that a pattern of single pixels cannot fool it.
 
 All images of a step that are compared with each other get the same view. Optional (``loss.guide_shift``,
-``loss.guide_noise``); the paper's guide sees the images as they are.
+``loss.guide_noise``, ``loss.guide_blur``); the paper's guide sees the images as they are.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torchvision.transforms.v2.functional import gaussian_blur
 
 
 @dataclass(frozen=True)
@@ -21,11 +22,13 @@ class View:
         dx: to the right, in pixels; edges are repeated.
         dy: downwards.
         noise: (B, 1, S, S) added, or None.
+        blur: sigma of a Gaussian blur, pixels; 0 for none.
     """
 
     dx: int = 0
     dy: int = 0
     noise: Tensor | None = None
+    blur: float = 0.0
 
     def __call__(self, images: Tensor) -> Tensor:
         """(B, 1, S, S) as the guide is shown them."""
@@ -34,6 +37,9 @@ class View:
             height, width = images.shape[-2:]
             top, left = max(-self.dy, 0), max(-self.dx, 0)
             images = F.pad(images, pad, mode="replicate")[..., top : top + height, left : left + width]
+        if self.blur:
+            size = 2 * int(3 * self.blur + 0.5) + 1
+            images = gaussian_blur(images, [size, size], [self.blur, self.blur])
         return images if self.noise is None else images + self.noise
 
     def to(self, device: torch.device) -> View:
@@ -41,7 +47,13 @@ class View:
         return self if self.noise is None else replace(self, noise=self.noise.to(device))
 
 
-def draw_view(shape: torch.Size, shift: int, noise: float, generator: torch.Generator | None = None) -> View:
+def draw_view(
+    shape: torch.Size,
+    shift: int,
+    noise: float,
+    generator: torch.Generator | None = None,
+    blur: float = 0.0,
+) -> View:
     """A view for a batch.
 
     Args:
@@ -49,9 +61,12 @@ def draw_view(shape: torch.Size, shift: int, noise: float, generator: torch.Gene
         shift: largest shift to each side, pixels.
         noise: largest standard deviation of the noise, in units of [-1, 1]; each image draws its own up to it.
         generator: of the draws, on the CPU; the global one if not given.
+        blur: largest sigma of the blur, pixels.
     """
     dx, dy = (torch.randint(-shift, shift + 1, (2,), generator=generator)).tolist() if shift else (0, 0)
+    soft = blur * float(torch.rand((), generator=generator)) if blur else 0.0
+    soft = soft if soft > 0.2 else 0.0  # narrower than that a blur does nothing
     if not noise:
-        return View(dx, dy)
+        return View(dx, dy, blur=soft)
     sigma = noise * torch.rand(shape[0], 1, 1, 1, generator=generator)
-    return View(dx, dy, sigma * torch.randn(shape, generator=generator))
+    return View(dx, dy, sigma * torch.randn(shape, generator=generator), soft)
