@@ -215,14 +215,14 @@ def test_truth_moves_by_one(study):
     model = SimpleNamespace(config=SimpleNamespace(classes=("0", "2")))
     images = to_float(study.test.pixels)
     right = against_truth(model, study, images, images + study.truth)
-    assert right["aim"] == pytest.approx(1, abs=1e-5)
+    assert right["aim"] == pytest.approx(1, abs=1e-3)
     for direction in ("0->2", "2->0"):
-        assert right[f"moved_{direction}"] == pytest.approx(1, abs=1e-5)
+        assert right[f"moved_{direction}"] == pytest.approx(1, abs=1e-3)
         assert right[f"jsw_{direction}"] == pytest.approx(1, abs=0.25)
     none = against_truth(model, study, images, images.clone())
     assert none["moved_0->2"] == none["jsw_0->2"] == none["aim"] == 0
     back = against_truth(model, study, images, images - study.truth / 2)
-    assert back["moved_2->0"] == pytest.approx(-0.5, abs=1e-5)
+    assert back["moved_2->0"] == pytest.approx(-0.5, abs=1e-3)
 
 
 def test_host_share_by_definition():
