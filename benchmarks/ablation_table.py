@@ -62,7 +62,9 @@ def _study(lines: list[Line]) -> str:
     head = f"{lines[0]['data']}; {lines[0]['steps']} steps"
     judged = f" The judges' AUROC on the real ones: {statistics.mean(real):.3f}." if real else ""
     figures = {row: {seed: line["figures"] for seed, line in of.items()} for row, of in runs.items()}
-    shown = {h: names for h, names in COLUMNS.items() if any(_found(f, names[0]) for f in figures.values())}
+    shown = {
+        h: names for h, names in COLUMNS.items() if any(_found(f, n) for f in figures.values() for n in names)
+    }
     parts = [f"\n**{head}.**{judged} Mean +- SD over the seeds.\n", _table(figures, shown)]
     base = figures.get("base", {})
     differences = {
