@@ -257,7 +257,11 @@ def told(summary: dict[str, Any]) -> str:
     for arm, by in summary["minus_T"].items():
         d = by["accuracy"]
         verdict = (
-            "costs accuracy" if d["high"] < 0 else "helps" if d["low"] > 0 else "shows no loss and no gain"
+            "costs accuracy"
+            if d["high"] < 0
+            else "helps"
+            if d["low"] > 0
+            else "shows neither a loss nor a gain"
         )
         lines.append(
             f"{arm} {verdict}: {100 * d['mean']:+.1f} points of accuracy against T (95 % interval {100 * d['low']:+.1f} to "

@@ -252,7 +252,7 @@ def test_verdict_follows_the_interval():
     }  # fmt: skip
     for low, high, verdict in (
         (-0.03, -0.01, "costs accuracy"),
-        (-0.02, 0.01, "no loss"),
+        (-0.02, 0.01, "neither a loss nor a gain"),
         (0.01, 0.02, "helps"),
     ):
         found = {"accuracy": {"mean": (low + high) / 2, "low": low, "high": high}}
