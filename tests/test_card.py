@@ -5,8 +5,20 @@ import shutil
 from importlib.resources import files
 
 import pytest
+from evaluation_models import Bar, Swap, knees
 
 from kecae_training.card import main
+from kecae_training.evaluate import evaluate
+from kecae_training.evaluation import Entrant
+
+JUDGE = {"network": "vgg", "patients": 9, "shared_with_weights": 3, "shared_with_guide": None}
+
+
+@pytest.fixture(scope="module")
+def measured():
+    """What `evaluate` gives for a perfect exchange of bars."""
+    entrant = Entrant(Swap(), {"judge": Bar()})
+    return evaluate({"it": entrant}, knees(24), strengths=(1.0,), robustness=False).figures
 
 
 @pytest.fixture
@@ -17,52 +29,71 @@ def weights(tmp_path):
     return folder
 
 
-def figures(weights, tmp_path, **changes):
-    value = {"mean": 0.5, "low": 0.4, "high": 0.6}
-    judged = {"judge": {"says_0": value, "says_2": value, "auroc": value}}
-    line = {
-        "sha256": json.loads((weights / "config.json").read_text())["sha256"],
-        "split": "val",
-        "images": 7,
-        "patients": 4,
-        "judges": {"judge": {"network": "vgg", "patients": 9, "shared_with_guide": 0}},
-        "reconstruction": {"psnr": {"mean": 21.25, "low": 20, "high": 22}, "ssim": value},
-        "real": judged,
-        "reconstructed": judged,
-        "exchanged": {"decoder 1": {"change": value, "psnr_to_host": value, "judges": judged}},
-        "follows": {"host": 0.2, "donor": 0.1},
-        **changes,
-    }
-    path = tmp_path / "figures.jsonl"
+def sha256_of(weights):
+    return json.loads((weights / "config.json").read_text())["sha256"]
+
+
+def line_of(weights, measured, **changes):
+    facts = {"sha256": sha256_of(weights), "judges": {"judge": JUDGE}, "warnings": ["Shares patients."]}
+    return {**facts, "split": "val", "classes": ["0", "2"], **measured, **changes}
+
+
+def save(line, path):
     path.write_text(json.dumps(line) + "\n")
     return path
 
 
-def write(weights, path):
-    main(["--weights", str(weights), "--figures", str(path), "--name", "mine", "--about", "A test."])
+def write(weights, path, *more):
+    main(["--weights", str(weights), "--figures", str(path), "--name", "mine", "--about", "A test.", *more])
+    return (weights / "README.md").read_text()
 
 
-def test_the_card_holds_the_figures(weights, tmp_path):
-    """PSNR, the judges' table, the hash and the loading line are those given."""
-    path = figures(weights, tmp_path)
-    write(weights, path)
-    card = (weights / "README.md").read_text()
+def test_the_card_holds_the_figures(weights, measured, tmp_path):
+    """Bars with their verdicts, the judges with whom they share patients, warnings, every table, the hash, the line."""
+    card = write(weights, save(line_of(weights, measured), tmp_path / "figures.jsonl"))
     assert card.startswith("---\nlicense: mit\n")
+    met = sum(b["verdict"].startswith("met") for b in measured["bars"])
     for words in (
-        "**21.25 (20.00 to 22.00) dB**",
-        "judge: vgg, 9 patients",
+        f"## Measured: {met} of {len(measured['bars'])} bars met",
+        "| judges | AUROC on X' over that on real knees, decoder 1 | at least 0.95 | 1.00 | met |",
+        "judge: vgg, 9 patients (3 shared with the weights, ? shared with the guide)",
+        "- **Shares patients.**",
         'from_pretrained("mine")',
-        "| real | 0.50",
+        "| real | 1.00",
+        "### Identity",
+        "### Probes",
+        sha256_of(weights),
     ):
         assert words in card
-    assert json.loads(path.read_text())["sha256"] in card
+    assert "### Realism" not in card  # not measured, not promised
+    assert "two-sample classifier and distances" in card
 
 
-def test_figures_of_other_weights_are_refused(weights, tmp_path):
+def test_a_cross_fit_stands_beside_the_figures(weights, measured, tmp_path):
+    """Its own section; and weights that are one of its halves take their figures from that half."""
+    folds = {"a": line_of(weights, measured), "b": line_of(weights, measured, sha256="0" * 64)}
+    pooled = {"split": "val", "classes": ["0", "2"], **measured, "folds": folds}
+    crossed = save(pooled, tmp_path / "crossed.jsonl")
+    assert "### Cross-fit of the recipe" in write(weights, crossed)
+    own = save(line_of(weights, measured), tmp_path / "own.jsonl")
+    assert "### Cross-fit" not in write(weights, own)
+    assert "### Cross-fit" in write(weights, own, "--cross_fit", str(crossed))
+    with pytest.raises(SystemExit, match="is no cross-fit"):
+        write(weights, own, "--cross_fit", str(own))
+
+
+def test_figures_of_other_weights_are_refused(weights, measured, tmp_path):
     """A card that praises other weights is worse than none."""
     with pytest.raises(SystemExit, match="evaluate these weights first"):
-        write(weights, figures(weights, tmp_path, sha256="0" * 64))
+        write(weights, save(line_of(weights, measured, sha256="0" * 64), tmp_path / "f.jsonl"))
     assert not (weights / "README.md").exists()
+
+
+def test_figures_of_an_older_evaluate_are_refused(weights, measured, tmp_path):
+    """They lack what the card would say."""
+    line = {k: v for k, v in line_of(weights, measured).items() if k != "bars"}
+    with pytest.raises(SystemExit, match="evaluate anew"):
+        write(weights, save(line, tmp_path / "f.jsonl"))
 
 
 @pytest.mark.parametrize("name", ["phantom", "knee-kl02"])

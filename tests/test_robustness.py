@@ -50,14 +50,10 @@ def test_a_true_change_survives_and_noise_dies():
     images = torch.zeros(40, 1, 64, 64)
     images[:, :, 28:36] -= 0.6 * labels.view(-1, 1, 1, 1)
     images += 0.02 * sign * (2 * labels - 1).view(-1, 1, 1, 1)
-    images += 0.04 * torch.randn(40, 1, 64, 64, generator=torch.Generator().manual_seed(0))
     bench = Bench({"anatomy": Bar(), "noise": Checkerboard()}, images, labels, [str(i) for i in range(40)])
     result = after_degradation(bench, images, labels)
     for kind in DEGRADATIONS:
         assert result["judges"][kind]["anatomy"][0] == 1, kind
     assert result["judges"]["undegraded"]["noise"][0] == result["judges"]["8 bits"]["noise"][0] == 1
-    assert result["judges"]["blur 1 px"]["noise"][0] < 0.9
-    assert result["lost"]["8 bits"][0] == 0
-    assert result["lost"]["blur 1 px"][0] == pytest.approx(
-        (1 - result["judges"]["blur 1 px"]["noise"][0]) / 2
-    )
+    assert result["balanced_lost"]["8 bits"][0] == result["lost"]["8 bits"][0] == 0
+    assert result["balanced_lost"]["blur 1 px"][0] == pytest.approx(0.25)  # one judge of two is at chance

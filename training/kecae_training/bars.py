@@ -11,13 +11,16 @@ from dataclasses import dataclass
 from typing import Any
 
 Figure = Mapping[str, Any]  # mean, low, high
+JUDGES = "judges"
+COPIED = {"donor": "donors", "other": "knees of other patients", "training": "training images"}
 ELSEWHERE = "X^ added to each batch of a classifier costs no accuracy: a training, not part of evaluate"
 
 
 @dataclass(frozen=True)
 class Bar:
-    """One bar: what is asked, of which figure, and the figure."""
+    """One bar: what is asked, of which figure, and the figure; bars of one group belong together."""
 
+    group: str
     name: str
     at_least: float | None
     at_most: float | None
@@ -28,11 +31,14 @@ class Bar:
     @property
     def wanted(self) -> str:
         """The bar in words."""
-        parts = [
-            f"at least {self.at_least:g}" if self.at_least is not None else "",
-            f"at most {self.at_most:g}" if self.at_most is not None else "",
-        ]
-        return " and ".join(p for p in parts if p) + (f" {self.unit}" if self.unit else "")
+        unit = f" {self.unit}" if self.unit else ""
+        if self.at_least is None:
+            return f"at most {self.at_most:g}{unit}"
+        return (
+            f"at least {self.at_least:g}{unit}"
+            if self.at_most is None
+            else f"{self.at_least:g} to {self.at_most:g}"
+        )
 
     def _holds(self, value: float | None) -> bool:
         return (
@@ -53,7 +59,7 @@ class Bar:
             return "no verdict: a judge does not tell real knees apart"
         ends = [self._holds(self.figure["low"]), self._holds(self.figure["high"])]
         sure = all(ends) if self.met else not any(ends) and not self._spans()
-        return ("met" if self.met else "not met") + ("" if sure else ", interval reaches across")
+        return ("met" if self.met else "not met") + ("" if sure else ", interval includes the bar")
 
     def _spans(self) -> bool:
         """Whether the interval holds the whole accepted range while its ends do not."""
@@ -63,7 +69,13 @@ class Bar:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able."""
-        return {"bar": self.name, "wanted": self.wanted, "figure": dict(self.figure), "verdict": self.verdict}
+        return {
+            "group": self.group,
+            "bar": self.name,
+            "wanted": self.wanted,
+            "figure": dict(self.figure),
+            "verdict": self.verdict,
+        }
 
 
 def at(tree: Any, *path: str) -> Any:
@@ -87,66 +99,66 @@ def bars(figures: Mapping[str, Any]) -> list[Bar]:
     fit = not figures.get("judges_at_chance")
 
     def ask(
-        name: str, figure: Any, at_least: float | None = None, at_most: float | None = None, unit: str = ""
+        group: str,
+        name: str,
+        figure: Any,
+        at_least: float | None = None,
+        at_most: float | None = None,
+        unit: str = "",
     ) -> None:
         if isinstance(figure, Mapping) and figure.get("mean") is not None:
-            by_judges = name.startswith(("judges'", "flip", "AUROC lost"))
-            found.append(Bar(name, at_least, at_most, figure, unit, fit or not by_judges))
+            found.append(Bar(group, name, at_least, at_most, figure, unit, fit or group != JUDGES))
 
     for detail, least in (("decoder", 0.95), ("host", 0.85)):
         kind = closer.get(detail)
         head = at(figures, "exchanged", str(kind), "headline") or {}
-        ask(f"judges' AUROC on X' ({kind}) over that on real knees", head.get("auroc_over_real"), least)
+        ask(JUDGES, f"AUROC on X' over that on real knees, {kind}", head.get("auroc_over_real"), least)
         for key, value in head.items():
             if key.startswith("flip_") and key.endswith("_over_real"):
                 direction = key.removeprefix("flip_").removesuffix("_over_real")
-                ask(f"flip {direction} ({kind}) over the balanced accuracy on real knees", value, 0.8)
+                ask(JUDGES, f"flip {direction} over the balanced accuracy on real knees, {kind}", value, 0.8)
         for degradation in ("JPEG 75", "blur 1 px"):
             lost = at(figures, "robustness", str(kind), "lost", degradation)
-            ask(f"AUROC lost after {degradation} ({kind})", lost, at_most=0.05)
-    kept = figures.get("kept") or {}
-    for key, value in kept.items():
+            ask(JUDGES, f"AUROC lost after {degradation}, {kind}", lost, at_most=0.05)
+    for key, value in (figures.get("kept") or {}).items():
         if key.startswith(("says_", "balanced_")):
             where = "own threshold" if key.startswith("says_") else "balanced threshold"
             grade = key.split("_")[1]
-            ask(f"judges' accuracy on X^ of grade {grade} over that on real knees ({where})", value, 0.95)
-    ask("PSNR of X^ of the evaluated knees", at(figures, "reconstruction", "psnr"), 30, unit="dB")
-    ask("PSNR of X^ of training knees", at(figures, "training_images", "psnr"), 34, unit="dB")
+            ask(JUDGES, f"accuracy on X^ of grade {grade} over that on real knees, {where}", value, 0.95)
+    ask("fidelity", "PSNR of X^, evaluated knees", at(figures, "reconstruction", "psnr"), 30, unit="dB")
+    ask("fidelity", "PSNR of X^, training knees", at(figures, "training_images", "psnr"), 34, unit="dB")
     for detail in ("decoder", "host"):
         kind = str(closer.get(detail))
         own = at(figures, "identity", kind) or {}
         for measure in ("l1", "ssim"):
+            nearest = at(own, "host_is_nearest", measure)
+            ask("identity", f"host is the nearest knee by {measure.upper()}, {kind}", nearest, 0.95)
+        for whom, name in COPIED.items():
             ask(
-                f"host is the nearest knee by {measure.upper()} ({kind})",
-                at(own, "host_is_nearest", measure),
-                0.95,
+                "identity",
+                f"share of near copies of {name}, {kind}",
+                at(own, "copies", f"of_{whom}"),
+                at_most=0,
             )
-        for whom in ("donor", "other", "training"):
-            name = {"donor": "donors", "other": "other knees", "training": "training images"}[whom]
-            ask(f"share of near copies of {name} ({kind})", at(own, "copies", f"of_{whom}"), at_most=0)
-    ask(
-        "X' follows its host over its donor (mean absolute change)",
-        at(figures, "follows", "host_over_donor"),
-        4,
-    )
-    host_kind = str(closer.get("host"))
-    ask(
-        f"PSNR outside the joint against the host ({host_kind})",
-        at(figures, "identity", host_kind, "psnr_outside"),
-        30,
-        unit="dB",
-    )
+        if detail == "host":
+            ask(
+                "identity",
+                f"PSNR against the host outside the joint, {kind}",
+                own.get("psnr_outside"),
+                30,
+                unit="dB",
+            )
+    over = at(figures, "follows", "host_over_donor")
+    ask("identity", "X' follows its host over its donor (mean absolute change)", over, 4)
     for detail in ("decoder", "host"):
         kind = str(closer.get(detail))
         for direction, value in (at(figures, "phantoms", kind) or {}).items():
-            ask(
-                f"joint-space change {direction} over the true one ({kind})",
-                at(value, "joint_space"),
-                0.8,
-                1.2,
-            )
+            moved = at(value, "joint_space")
+            ask("anatomy", f"joint-space change {direction} over the true one, {kind}", moved, 0.8, 1.2)
+    for detail in ("decoder", "host"):
+        kind = str(closer.get(detail))
         for what, by in (at(figures, "realism", "told_apart", kind) or {}).items():
-            ask(f"a classifier ({what}) tells X' from X ({kind})", by, at_most=0.65)
+            ask("realism", f"a classifier ({what}) tells X' from X, {kind}", by, at_most=0.65)
     return found
 
 

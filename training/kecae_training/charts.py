@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-WIDTH, HEIGHT = 400, 250
+WIDTH, HEIGHT = 380, 250
 LEFT, RIGHT, TOP, BOTTOM = 46, 12, 30, 62
 COLOURS = ("#1f5fa8", "#c2571a", "#3f7f3f", "#7a4b9a")
 DASHES = ("", "6 3", "2 3", "8 3 2 3")  # so that the curves differ without colour too
@@ -47,11 +48,10 @@ def line_chart(
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" role="img" aria-label="{html.escape(title)}">',
         f'<text x="{LEFT}" y="16" class="t">{html.escape(title)}</text>',
     ]
-    for i in range(5):
-        value = low + (high - low) * i / 4
+    for value in _ticks(low, high):
         parts.append(
             f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(value):.1f}" y2="{y(value):.1f}" stroke="#ddd"/>'
-            f'<text x="{LEFT - 6}" y="{y(value) + 4:.1f}" text-anchor="end">{value:.2f}</text>'
+            f'<text x="{LEFT - 6}" y="{y(value) + 4:.1f}" text-anchor="end">{value:g}</text>'
         )
     for strength in sorted({p[0] for p in points}):
         parts.append(
@@ -88,3 +88,10 @@ def line_chart(
 
 def _points(pairs: Sequence[tuple[float, float]]) -> str:
     return " ".join(f"{a:.1f},{b:.1f}" for a, b in pairs)
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Round values between low and high, about five."""
+    step = next((s for s in (0.1, 0.2, 0.25, 0.5, 1.0, 2.0, 5.0) if (high - low) / s <= 6), (high - low) / 5)
+    first = math.ceil(low / step - 1e-9)
+    return [round(step * i, 6) for i in range(first, math.floor(high / step + 1e-9) + 1)]

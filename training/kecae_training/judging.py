@@ -30,7 +30,10 @@ def balanced_threshold(positive: Probabilities, labels: NDArray[np.int64]) -> fl
         positive: (N,) probabilities of the second of two grades, on real knees.
         labels: (N,) 0 or 1.
     """
-    cuts = np.unique(positive)
+    scores = np.unique(positive)
+    cuts = (
+        (scores[1:] + scores[:-1]) / 2 if len(scores) > 1 else scores
+    )  # between scores, so that none hangs on rounding
     sensitivity = np.array([(positive[labels == 1] >= cut).mean() for cut in cuts])
     specificity = np.array([(positive[labels == 0] < cut).mean() for cut in cuts])
     return float(cuts[np.abs(sensitivity - specificity).argmin()])

@@ -19,7 +19,7 @@ from kecae_training.bars import at
 from kecae_training.charts import line_chart
 from kecae_training.evaluation import Evaluation
 from kecae_training.exchanged import DETAILS, Kind
-from kecae_training.pictures import sheets
+from kecae_training.pictures import Sheet, sheets
 
 MORE_STYLE = """
 body { max-width: 76rem; } table { display: block; overflow-x: auto; font-size: .85rem; }
@@ -49,10 +49,14 @@ def write_page(
     folds: Mapping[str, Any] = line.get("folds") or {str(line["weights"]): line}
     several = len(folds) > 1
     classes, parts = line["classes"], [_head(line, folds), _bars(line)]
-    parts += [_curves(line, classes)]
+    drawn = {name: sheets(run, kinds, per_direction, int(line["seed"])) for name, run in runs.items()}
+    for name in runs:
+        parts.append(f"<h2>Look at them{': ' + html.escape(name) if several else ''}</h2><p>{_PICTURES}</p>")
+        parts.append(_sheet(drawn[name][0]))
+    parts.append(_curves(line, classes))
     for name, fold in folds.items():
         title = f"What each judge says: {name}" if several else "What each judge says"
-        parts.append(_section(title, tables.judge_rows(fold, classes), _JUDGES))
+        parts.append(_section(title, tables.judge_rows(fold, classes, intervals=False), _JUDGES))
         if len(classes) > 2:
             parts.append(_confusions(fold, classes))
     for title, rows, text in (
@@ -64,15 +68,9 @@ def write_page(
         ("Does it look like a radiograph?", tables.realism_rows(line), _REALISM),
     ):
         parts.append(_section(title, rows, text))
-    for name, run in runs.items():
-        parts.append(
-            f"<h2>Look at them{': ' + html.escape(name) if several else ''}</h2><p class='note'>{_PICTURES}</p>"
-        )
-        for sheet in sheets(run, kinds, per_direction, int(line["seed"])):
-            parts.append(
-                f"<h3>{html.escape(sheet.title)}</h3><p class='note'>{html.escape(sheet.text)}</p>"
-                f'<img alt="{html.escape(sheet.title)}" src="data:image/png;base64,{_png(sheet.image)}">'
-            )
+    for name in runs:
+        parts.append(f"<h2>The worst{': ' + html.escape(name) if several else ''}</h2>")
+        parts += [_sheet(sheet) for sheet in drawn[name][1:]]
     parts.append(f"<p class='note'>{html.escape(json.dumps(line['environment']))}, {line['seconds']} s.</p>")
     with replacing(path) as part:
         part.write_text("\n".join(parts), encoding="utf-8")
@@ -250,6 +248,13 @@ def _table(head: tables.Row, rows: Sequence[tables.Row]) -> str:
     top = "".join(f"<th>{html.escape(h)}</th>" for h in head)
     body = "".join("<tr>" + "".join(f"<td>{c}</td>" for c in row) + "</tr>\n" for row in rows)
     return f"<table><tr>{top}</tr>\n{body}</table>"
+
+
+def _sheet(sheet: Sheet) -> str:
+    return (
+        f"<h3>{html.escape(sheet.title)}</h3><p class='note'>{html.escape(sheet.text)}</p>"
+        f'<img alt="{html.escape(sheet.title)}" src="data:image/png;base64,{_png(sheet.image)}">'
+    )
 
 
 def _png(image: Image.Image) -> str:

@@ -65,16 +65,26 @@ def after_degradation(bench: Bench, images: Tensor, wanted: Tensor) -> dict[str,
 
     Returns:
         ``undegraded`` and each kind, means over the judges; ``lost``: by kind, undegraded minus degraded; ``judges``: by
-        kind and judge. A loss below 0 is a gain.
+        kind and judge. For two grades also ``balanced_lost``: the same of the accuracy at the threshold that is balanced
+        on undegraded real knees, since a change that only fades keeps its AUROC; compare it with that of the real
+        knees, whose threshold moves too. A loss below 0 is a gain.
     """
     figure = "auroc" if bench.binary else "kappa"
     kinds = {"undegraded": images} | {kind: degrade(images) for kind, degrade in DEGRADATIONS.items()}
     by = {kind: bench.tree(bench.see(x), wanted) for kind, x in kinds.items()}
     means = {kind: mean_of(judges, figure) for kind, judges in by.items()}
-    return {
+    result: dict[str, Any] = {
         **means,
         "lost": {kind: means["undegraded"] - means[kind] for kind in DEGRADATIONS},
         "judges": {
             kind: {name: judge[figure] for name, judge in judges.items()} for kind, judges in by.items()
         },
     }
+    if bench.binary:
+        low, high = bench.classes
+        both = {
+            kind: (mean_of(judges, f"balanced_{low}") + mean_of(judges, f"balanced_{high}")) / 2
+            for kind, judges in by.items()
+        }
+        result["balanced_lost"] = {kind: both["undegraded"] - both[kind] for kind in DEGRADATIONS}
+    return result

@@ -11,9 +11,11 @@ Row = tuple[str, ...]
 
 
 def cell(value: Mapping[str, Any] | None, digits: int = 2, factor: float = 1.0) -> str:
-    """``0.81 (0.78-0.84)``; a dash where there is no figure."""
+    """``0.81 (0.78 to 0.84)``; without an interval where it has no width, a dash where there is no figure."""
     if not value or value.get("mean") is None:
         return "-"
+    if value["low"] == value["high"] == value["mean"]:
+        return f"{factor * value['mean']:.{digits}f}"
     ends = [f"{factor * v:.{digits}f}" if v is not None else "?" for v in (value["low"], value["high"])]
     return f"{factor * value['mean']:.{digits}f} ({' to '.join(ends)})"
 
@@ -24,12 +26,15 @@ def markdown(head: Row, rows: Sequence[Row]) -> str:
     return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
 
 
-def judge_rows(figures: Mapping[str, Any], classes: Sequence[str]) -> tuple[Row, list[Row]]:
+def judge_rows(
+    figures: Mapping[str, Any], classes: Sequence[str], intervals: bool = True
+) -> tuple[Row, list[Row]]:
     """What every judge says of real knees, X^ and each X': head and rows.
 
     Args:
         figures: of one weights file (judges of several are not the same).
         classes: names of the grades.
+        intervals: whether the shares have theirs; the single figure always has.
     """
     names = list(figures["real"])
     single = "AUROC" if len(classes) == 2 else "kappa"
@@ -42,7 +47,8 @@ def judge_rows(figures: Mapping[str, Any], classes: Sequence[str]) -> tuple[Row,
     for kind, by in kinds:
         cells = []
         for name in names:
-            says = " / ".join(cell(by[name][f"says_{c}"]) for c in classes)
+            shares = [by[name][f"says_{c}"] for c in classes]
+            says = " / ".join(cell(s) if intervals else cell(s).split(" ")[0] for s in shares)
             one = by[name].get(single.lower())
             cells.append(says + (f", {cell(one)}" if one else ""))
         rows.append((kind, *cells))
@@ -56,10 +62,21 @@ def table(figures: Mapping[str, Any], classes: Sequence[str]) -> str:
 
 def bar_rows(figures: Mapping[str, Any]) -> tuple[Row, list[Row]]:
     """Every bar with its figure and verdict."""
-    rows: list[Row] = [
-        (b["bar"], b["wanted"], cell(b["figure"], 3), b["verdict"]) for b in figures.get("bars", [])
-    ]
-    return ("bar", "wanted", "measured (95 % interval)", "verdict"), rows
+    rows: list[Row] = []
+    group = ""
+    for b in figures.get("bars", []):
+        digits = 1 if b["wanted"].endswith("dB") or b["figure"]["mean"] > 10 else 2
+        rows.append(
+            (
+                b["group"] if b["group"] != group else "",
+                b["bar"],
+                b["wanted"],
+                cell(b["figure"], digits),
+                b["verdict"],
+            )
+        )
+        group = b["group"]
+    return ("", "bar", "wanted", "measured (95 % interval)", "verdict"), rows
 
 
 def headline_rows(figures: Mapping[str, Any]) -> tuple[Row, list[Row]]:
@@ -123,20 +140,23 @@ def phantom_rows(figures: Mapping[str, Any]) -> tuple[Row, list[Row]]:
 def identity_rows(figures: Mapping[str, Any]) -> tuple[Row, list[Row]]:
     """Nearest knee, PSNR outside the joint, near copies."""
     head = (
-        "X'",
-        "host is nearest, L1 / SSIM",
-        "donor is nearest, L1 / SSIM",
+        "images",
+        "host is nearest, L1",
+        "host is nearest, SSIM",
+        "donor is nearest, L1",
         "PSNR outside the joint, dB",
-        "near copies of donor / other / training",
+        "copies of donor",
+        "of others",
+        "of training images",
     )
     rows = []
     for kind, by in (figures.get("identity") or {}).items():
-        pairs = [
-            " / ".join(cell(at(by, key, m), 3) for m in ("l1", "ssim"))
-            for key in ("host_is_nearest", "donor_is_nearest")
+        shares = [
+            cell(at(by, *path))
+            for path in (("host_is_nearest", "l1"), ("host_is_nearest", "ssim"), ("donor_is_nearest", "l1"))
         ]
-        copies = " / ".join(cell(at(by, "copies", f"of_{w}"), 3) for w in ("donor", "other", "training"))
-        rows.append((kind, *pairs, cell(by.get("psnr_outside"), 1), copies))
+        copies = [cell(at(by, "copies", f"of_{whom}"), 3) for whom in ("donor", "other", "training")]
+        rows.append((kind, *shares, cell(by.get("psnr_outside"), 1), *copies))
     return head, rows
 
 
@@ -144,9 +164,13 @@ def robustness_rows(figures: Mapping[str, Any]) -> tuple[Row, list[Row]]:
     """Mean over the judges of AUROC (kappa for more grades) as it is, and what each degradation takes from it."""
     part = figures.get("robustness") or {}
     kinds = list(next(iter(part.values()))["lost"]) if part else []
-    head = ("images", "as they are", *(f"lost after {k}" for k in kinds))
+    head = ("images", "as they are", *(f"lost after {k}; accuracy" for k in kinds))
     rows = [
-        (name, cell(by["undegraded"]), *(cell(at(by, "lost", k), 3) for k in kinds))
+        (
+            name,
+            cell(by["undegraded"]),
+            *(f"{cell(by['lost'][k], 3)}; {cell(at(by, 'balanced_lost', k), 3)}" for k in kinds),
+        )
         for name, by in part.items()
     ]
     return head, rows
