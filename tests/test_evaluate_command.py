@@ -1,0 +1,177 @@
+"""`kecae-aug evaluate` from end to end on phantoms: one JSON line, one page; and what it refuses."""
+
+import json
+from html.parser import HTMLParser
+
+import pytest
+import torch
+
+from kecae_aug.data.phantom import write_phantoms
+from kecae_training.bars import Bar
+from kecae_training.evaluate import main
+from kecae_training.guide import Guide, GuideConfig, save_guide
+from kecae_training.provenance import training_patients, warnings_of
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Phantoms, and judges with random weights: what they say is not the question here."""
+    root = tmp_path_factory.mktemp("evaluate")
+    write_phantoms(root / "data", train_patients=6, val_patients=8, image_size=64, seed=4)
+    train = sorted({p.stem[:-1] for p in (root / "data" / "train").rglob("*.png")})
+    val = sorted({p.stem[:-1] for p in (root / "data" / "val").rglob("*.png")})
+    for seed, (name, patients) in enumerate({"one": train[:3], "two": train[3:], "seen": val[:2]}.items()):
+        torch.manual_seed(seed)
+        guide = Guide(GuideConfig(network="vgg", image_size=64, grades=("0", "2"))).eval()
+        save_guide(guide, root / name, patients=patients, data={})
+    return root
+
+
+def call(folder, *more, judges=("one", "two"), weights=("phantom",)):
+    paths = [str(folder / j) for j in judges]
+    return main(
+        [
+            "--weights",
+            *weights,
+            "--data",
+            str(folder / "data"),
+            "--judges",
+            *paths,
+            "--strengths",
+            "[1.0]",
+            *more,
+        ]
+    )
+
+
+class Seen(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.tags, self.sources, self.text = [], [], ""
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.sources += [v for k, v in attrs if k in ("src", "href")]
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def test_one_line_and_one_page(folder, capsys):
+    """The line has every part, with intervals; the page needs no network and says that it shows images."""
+    out, page = folder / "f.jsonl", folder / "p.html"
+    call(
+        folder,
+        "--guide",
+        str(folder / "one"),
+        "--train_split",
+        "train",
+        "--out",
+        str(out),
+        "--page",
+        str(page),
+    )
+    (text,) = out.read_text().splitlines()
+    line = json.loads(text, parse_constant=pytest.fail)  # no NaN
+    for part in (
+        "reconstruction",
+        "kept",
+        "exchanged",
+        "anatomy",
+        "identity",
+        "follows",
+        "robustness",
+        "probes",
+        "phantoms",
+    ):
+        assert part in line, part
+    assert line["images"] == 16
+    assert set(line["reconstruction"]["psnr"]) == {"mean", "low", "high"}
+    assert line["judges"]["one"]["shared_with_guide"] == 3
+    assert (
+        line["judges"]["one"]["shared_with_weights"] is None
+    )  # these weights were not trained on this folder
+    assert line["training_images"]["images"] == 12
+    seen = Seen()
+    seen.feed(page.read_text())
+    assert "script" not in seen.tags
+    assert seen.tags.count("svg") == 5
+    assert len(seen.sources) == 4
+    assert all(s.startswith("data:image/png;base64,") for s in seen.sources)
+    for words in (
+        "The pictures show images of the data folder",
+        "Trained on patients that their guide",
+        "bars met",
+        "not met",
+    ):
+        assert words in seen.text, words
+    assert "bars" not in capsys.readouterr().err
+
+
+def test_what_is_refused(folder):
+    """Judges of evaluated patients, numbers of judges that do not fit, strengths and counts that make no evaluation."""
+    one, two, seen = (str(folder / name) for name in ("one", "two", "seen"))
+    both = f'[["{one}"], ["{two}"]]'
+    for message, arguments in {
+        "trained on 2 patients of split 'val'": ["--weights", "phantom", "--judges", one, seen],
+        "2 lists for 1 weights": ["--weights", "phantom", "--judges", both],
+        "1 lists for 2 weights": ["--weights", "phantom", "knee-kl02", "--judges", one, two],
+        "1 for 2 weights": ["--weights", "phantom", "knee-kl02", "--judges", both, "--guide", one],
+        "read different images": ["--weights", "phantom", "knee-kl02", "--judges", both],
+        "two folders of one name": ["--weights", "phantom", "--judges", one, one],
+        "one or more numbers": ["--weights", "phantom", "--judges", one, "--strengths", "[-1.0]"],
+        "max_images=2": ["--weights", "phantom", "--judges", one, "--max_images", "2"],
+    }.items():
+        with pytest.raises(SystemExit, match=message):
+            main(["--data", str(folder / "data"), *arguments])
+
+
+def test_patients_of_the_weights_are_those_of_their_fold(folder):
+    """Known only where the folder holds as many images as the weights were trained on."""
+    from kecae_aug.model import KECAE
+    from kecae_training.guide import in_fold
+
+    model = KECAE.from_preset("tiny")
+    names = [p.stem[:-1] for p in sorted((folder / "data" / "train").rglob("*.png"))]
+    half = [p for p in names if in_fold(p, 1, 2)]
+    model.metadata = {"data": {"split": "train", "folds": 2, "fold": 1, "images": len(half)}}
+    assert training_patients(model, folder / "data") == set(half)
+    model.metadata["data"]["images"] += 1
+    assert training_patients(model, folder / "data") is None
+
+
+def test_warnings_are_said_in_words():
+    """Shared patients of the weights and of the guide, and too few architectures."""
+    judge = {"network": "vgg", "patients": 9, "shared_with_weights": 4, "shared_with_guide": 0}
+    said = " ".join(warnings_of({"j": judge}))
+    assert "these weights" in said
+    assert "j (4 of 9 patients)" in said
+    assert "Fewer than three" in said
+    clean = {n: {**judge, "network": n, "shared_with_weights": 0} for n in ("vgg", "resnet", "densenet")}
+    assert warnings_of(clean) == []
+
+
+@pytest.mark.parametrize(
+    ("mean", "low", "high", "verdict"),
+    [
+        (0.97, 0.96, 0.99, "met"),
+        (0.97, 0.90, 0.99, "met, interval includes the bar"),
+        (0.90, 0.80, 0.97, "not met, interval includes the bar"),
+        (0.80, 0.70, 0.90, "not met"),
+    ],
+)
+def test_a_bar_and_its_interval(mean, low, high, verdict):
+    """Met by the figure; an interval that reaches over the bar is said."""
+    assert Bar("g", "x", 0.95, None, {"mean": mean, "low": low, "high": high}).verdict == verdict
+
+
+def test_a_bar_with_two_ends():
+    """0.8 to 1.2: too much is not met either."""
+
+    def bar(mean, low, high):
+        return Bar("g", "x", 0.8, 1.2, {"mean": mean, "low": low, "high": high})
+
+    assert bar(1.0, 0.9, 1.1).verdict == "met"
+    assert bar(1.5, 1.3, 1.7).verdict == "not met"
+    assert bar(1.4, 0.5, 1.9).verdict == "not met, interval includes the bar"
+    assert bar(1.0, 0.9, 1.1).wanted == "0.8 to 1.2"
