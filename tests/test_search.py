@@ -68,6 +68,7 @@ def test_grid_cut_off_goes_on(study, tmp_path, monkeypatch):
     assert len(calls) == 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["cmaes", "nsga2"])
 def test_evolution_of_real_trainings(study, tmp_path, method):
     """Four trials; a larger --trials adds to them, with draws of their own."""
