@@ -10,12 +10,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning_fabric import Fabric
 from safetensors.torch import load_file
 
+from kecae_aug.model import KECAE
 from kecae_aug.weights import load_weights
-from kecae_training.config import parse
+from kecae_training.config import LossConfig, parse
+from kecae_training.exchange import KeyExchange
+from kecae_training.images import to_bytes
 from kecae_training.pairs import PairSampler
 from kecae_training.train import draw_guide, learning_rate, train
+from kecae_training.warmup import warm_up_keys
 
 ENV = {**os.environ, "OMP_NUM_THREADS": "1"}
 
@@ -110,6 +115,43 @@ def test_training_learns_to_reconstruct_and_to_move_only_the_key(tmp_path):
         hosts, donors = data.images[:8], data.images[20:28]
         change = (model.exchange(hosts, donors) - model(hosts)).abs()
     assert change[:, :, 28:36].mean() > 2 * change[:, :, list(range(20)) + list(range(44, 64))].mean()
+
+
+def test_warm_keys_know_the_grade_and_nothing_else_has_moved():
+    """Before the first pair the key's branch alone has learned: the head reads the grade, decoder and hN are as drawn."""
+    data = Tensors()
+    torch.manual_seed(0)
+    modules = KeyExchange(KECAE.from_preset("tiny", key_size=8), LossConfig(grade_in_key=0.1))
+    before = {k: v.clone() for k, v in modules.model.state_dict().items()}
+    images, labels = to_bytes(data.images), torch.tensor(data.targets)
+    fabric = Fabric(accelerator="cpu", devices=1)
+    warm_up_keys(modules, images, labels, 40, fabric=fabric, seed=1, progress=False)
+    moved = {k.split(".")[0] for k, v in modules.model.state_dict().items() if not torch.equal(v, before[k])}
+    assert moved == {"key_encoder", "spread"}
+    with torch.no_grad():
+        logits = modules.eval().key_head(modules.model.encode(data.images).key.flatten(1))
+    assert (logits.argmax(1) == labels).float().mean() > 0.9
+
+
+def test_warm_keys_need_a_head_to_learn_with(tmp_path):
+    """The option without its term is refused before anything is read."""
+    with pytest.raises(ValueError, match=r"key_warmup=5 needs the head of loss.grade_in_key"):
+        config(tmp_path, "--optim.key_warmup", "5", "--loss.grade_in_key", "0")
+
+
+def test_a_frozen_key_is_the_warm_one_to_the_end(tmp_path):
+    """Neither gradients nor BatchNorm move the key's branch once pairs begin; all else learns."""
+    flags = ("--optim.key_warmup", "4", "--optim.freeze_key", "true", "--model.key_size", "5")
+    models = [
+        load_weights(str(train(config(tmp_path / str(n), "--optim.max_steps", str(n), *flags), Tensors())))
+        for n in (1, 5)
+    ]
+    first, last = (m.state_dict() for m in models)
+    fixed = {k for k in first if torch.equal(first[k], last[k])}
+    assert {k for k in first if k.startswith("key_encoder")} | {"spread.1.weight"} <= fixed
+    assert {"spread.2.weight", "decoder.0.weight", "non_key_encoder.0.weight"}.isdisjoint(fixed)
+    with pytest.raises(ValueError, match="freeze_key would keep a key that has learned nothing"):
+        config(tmp_path, "--optim.freeze_key", "true")
 
 
 def test_run_leaves_what_is_needed_to_repeat_it(blob_data, tmp_path):

@@ -129,6 +129,10 @@ class OptimConfig:
         gradient_clip: largest norm of the gradient; None for no clipping.
         augment: amount of classical augmentation of the training knees (affine, exposure; `kecae_training.augment`),
             drawn anew in each step; 0 for none.
+        key_warmup: steps in which the key's encoder alone learns the grade, before the first pair: a tenth of the cost of
+            as many steps with pairs, and the exchange has a key to work with from its start. Needs loss.grade_in_key.
+        freeze_key: leave the key's encoder as it is when the pairs begin (after ``key_warmup``, or from ``init``): the
+            reconstruction cannot use it to carry the knee, nor the guide to carry a pattern.
         ema: decay of an exponential moving average of the weights, which is then what is exported; None for none.
     """
 
@@ -141,6 +145,8 @@ class OptimConfig:
     schedule: Literal["constant", "cosine"] = "constant"
     gradient_clip: float | None = None
     augment: float = 0.0
+    key_warmup: int = 0
+    freeze_key: bool = False
     ema: float | None = None
 
 
@@ -258,6 +264,15 @@ class TrainConfig:
         if self.optim.epochs < 1 or self.optim.lr <= 0:
             problems.append(
                 f"optim.epochs={self.optim.epochs}, optim.lr={self.optim.lr}: both must be positive"
+            )
+        if self.optim.key_warmup and not self.loss.grade_in_key:
+            problems.append(
+                f"optim.key_warmup={self.optim.key_warmup} needs the head of loss.grade_in_key: give it a weight, "
+                "or set --optim.key_warmup 0"
+            )
+        if self.optim.freeze_key and not (self.optim.key_warmup or self.init):
+            problems.append(
+                "optim.freeze_key would keep a key that has learned nothing: give --optim.key_warmup or --init"
             )
         if self.optim.ema is not None and not 0 < self.optim.ema < 1:
             problems.append(f"optim.ema={self.optim.ema}: between 0 and 1, or null")

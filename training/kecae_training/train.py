@@ -37,6 +37,7 @@ from kecae_training.guide import in_fold, load_guide
 from kecae_training.images import to_float, to_uint8
 from kecae_training.losses import same_grade_permutation
 from kecae_training.pairs import PairSampler
+from kecae_training.warmup import warm_up_keys
 
 WARMUP = 100  # steps, for the cosine schedule
 PATIENCE = 20  # steps in a row whose gradient is not finite
@@ -129,6 +130,20 @@ def train(config: TrainConfig, dataset: Any = None) -> Path:
     total = min(total, optim.max_steps) if optim.max_steps else total
 
     modules = KeyExchange(kecae, config.loss).to(memory_format=torch.channels_last)
+    resumed = (config.out / "checkpoint.pt").exists()
+    if optim.key_warmup and not resumed:
+        warm_up_keys(
+            modules,
+            images,
+            torch.as_tensor(dataset.targets),
+            optim.key_warmup,
+            fabric=fabric,
+            seed=run.seed,
+            progress=run.progress and fabric.is_global_zero,
+        )
+    frozen = [kecae.key_encoder, *list(kecae.spread.children())[:-2]] if optim.freeze_key else []
+    for part in frozen:  # all but the linear map over the latent, which the decoder and hK agree upon
+        part.requires_grad_(False)
     averaged = (
         AveragedModel(kecae, multi_avg_fn=get_ema_multi_avg_fn(optim.ema), use_buffers=True)
         if optim.ema
@@ -139,7 +154,7 @@ def train(config: TrainConfig, dataset: Any = None) -> Path:
         if config.loss.needs_guide
         else []
     )
-    adam = torch.optim.Adam(modules.parameters(), lr=optim.lr)
+    adam = torch.optim.Adam([p for p in modules.parameters() if p.requires_grad], lr=optim.lr)
     step_modules, adam = fabric.setup(modules, adam)
     if averaged is not None:
         averaged = averaged.to(fabric.device)
@@ -161,6 +176,8 @@ def train(config: TrainConfig, dataset: Any = None) -> Path:
     folder.resume(state)
 
     step_modules.train()
+    for part in frozen:
+        part.eval()  # its BatchNorm too
     bad_in_a_row, since, since_step = 0, time.perf_counter(), state["step"]
     with tqdm(
         total=total,

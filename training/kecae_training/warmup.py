@@ -1,0 +1,68 @@
+"""Keys that know the grade before the first exchange.
+
+An exchange can be learned only once hK says something of the grade. Learning that inside Algorithm 1 costs a decoder
+and a guide in every step; the key's encoder with its head alone is a small classifier.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from lightning_fabric import Fabric
+from torch import Tensor
+from tqdm import trange
+
+from kecae_training.augment import augment
+from kecae_training.exchange import KeyExchange
+from kecae_training.images import to_float
+
+BATCH = 64
+LR = 2e-3
+
+
+def warm_up_keys(
+    modules: KeyExchange,
+    images: Tensor,
+    labels: Tensor,
+    steps: int,
+    *,
+    fabric: Fabric,
+    seed: int,
+    progress: bool,
+) -> None:
+    """Train the key's encoder and its head as a classifier, in place.
+
+    Every process does the same steps on the same batches, so nothing has to be exchanged between them.
+
+    Args:
+        modules: with the head of ``loss.grade_in_key``, not yet set up by Fabric.
+        images: (N, 1, S, S) uint8, the training knees.
+        labels: (N,) their class indices; batches are class-balanced.
+        steps: of 64 augmented knees.
+        fabric: for the device and the precision.
+        seed: of the batches and their augmentation.
+        progress: show a progress bar.
+    """
+    model, head = modules.model, modules.key_head
+    assert head is not None
+    modules.to(fabric.device).train()
+    learned = [*model.key_encoder.parameters(), *model.spread.parameters(), *head.parameters()]
+    optimizer = torch.optim.AdamW(learned, lr=LR, weight_decay=0.02)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LR, total_steps=steps)
+    generator = torch.Generator().manual_seed(seed)
+    balanced = 1.0 / torch.bincount(labels)[labels].double()
+    for _ in (bar := trange(steps, desc="keys", unit="step", disable=not progress)):
+        rows = torch.multinomial(balanced, BATCH, replacement=True, generator=generator)
+        knees = augment(to_float(images[rows]), generator).to(
+            fabric.device, memory_format=torch.channels_last
+        )
+        with fabric.autocast():
+            key = model.spread(model.key_encoder(knees))
+            logits = head(key.flatten(1)).float()
+        loss = F.cross_entropy(logits, labels[rows].to(fabric.device), label_smoothing=0.05)
+        optimizer.zero_grad(set_to_none=True)
+        fabric.backward(loss)
+        optimizer.step()
+        schedule.step()
+        bar.set_postfix(loss=f"{float(loss.detach()):.3f}")
+    optimizer.zero_grad(set_to_none=True)
