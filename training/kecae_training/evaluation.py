@@ -110,7 +110,7 @@ class Evaluation:
         kinds = [Kind(detail, strength) for detail in DETAILS for strength in strengths]
         for kind in tqdm(kinds, desc="strengths", disable=not self.progress, leave=False):
             images = self.exchanges.of(kind)
-            measured[kind] = self.ruler(images)
+            measured[kind] = self.ruler(images) if kind.strength else self._unchanged(kind)
             result["exchanged"][str(kind)] = self._exchanged(kind, images)
         result["anatomy"] = anatomy(
             self.boot, knees.labels, self.wanted, self.directions, self.real, self.reconstructed, measured
@@ -169,7 +169,7 @@ class Evaluation:
             changes = {
                 kind: (
                     x - self.exchanges.base(kind.detail),
-                    self.ruler(x) - (self.reconstructed if kind.detail == "decoder" else self.real),
+                    self.ruler(x) - self._unchanged(kind),
                 )
                 for kind, x in images.items()
             }
@@ -186,6 +186,10 @@ class Evaluation:
             )
         steps.close()
         return result
+
+    def _unchanged(self, kind: Kind) -> Floats:
+        """(N,) widths of what X' of this detail would be without an exchange."""
+        return self.reconstructed if kind.detail == "decoder" else self.real
 
     def _exchanged(self, kind: Kind, images: Tensor) -> dict[str, Any]:
         seen = self.bench.see(images)

@@ -43,12 +43,14 @@ class Exchanges:
         self.key = torch.cat([p.key for p in parts])
         self.non_key = torch.cat([p.non_key for p in parts])
         self.reconstruction = self._decode(self.non_key + self.key)
+        self._decoded = {0.0: self.reconstruction}  # by strength: both details and every measurement need it
 
     def decoder(self, strength: float = 1.0) -> Tensor:
         """X' as decoded, (N, 1, S, S)."""
-        if strength == 0:
-            return self.reconstruction
-        return self._decode(self.non_key + (1 - strength) * self.key + strength * self.key[self.donors])
+        if strength not in self._decoded:
+            latents = self.non_key + (1 - strength) * self.key + strength * self.key[self.donors]
+            self._decoded[strength] = self._decode(latents)
+        return self._decoded[strength]
 
     def in_host(self, decoded: Tensor) -> Tensor:
         """The same exchange in the host's detail: X + X' - X^, clamped to [-1, 1]."""
