@@ -1,11 +1,11 @@
 """One step's computation: every optional term is off by default, and on by its own name alone."""
 
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 
 import pytest
 import torch
 
-from kecae_aug.model import KECAE, KECAEConfig
+from kecae_aug.model import KECAE, KECAEConfig, Latents
 from kecae_training.augment import augment
 from kecae_training.config import LossConfig
 from kecae_training.exchange import KeyExchange, adversary, hybrid_loss
@@ -13,7 +13,14 @@ from kecae_training.guide import Guide, GuideConfig
 from kecae_training.losses import reverse_gradient, same_grade_permutation
 from kecae_training.views import View, draw_view
 
-VIEWS = ("lda_eps", "guide_shift", "guide_noise", "guide_blur")  # no terms of their own
+VIEWS = (
+    "lda_eps",
+    "guide_shift",
+    "guide_noise",
+    "guide_blur",
+    "guide_from",
+    "guide_share",
+)  # no terms of their own
 OFF = {f.name: 0 for f in fields(LossConfig) if f.name not in VIEWS}
 LOGGED = {"lambda1": "sup", "lambda1_host": "sup_host", "lambda2": "lda"}
 
@@ -57,6 +64,31 @@ def test_guided_terms_together_are_those_apart(guide):
     for name in names:
         _, alone = step(LossConfig(**{**OFF, name: 0.1}), guide)
         torch.testing.assert_close(together[LOGGED.get(name, name)], alone[LOGGED.get(name, name)])
+
+
+def test_a_share_of_the_pairs_is_judged_as_those_pairs_alone(guide):
+    """The guide's terms of half a batch are those of its first pairs: hosts keep their donors' labels."""
+    config = LossConfig(**{**OFF, "lambda1": 1.0, "lambda1_host": 1.0, "feature_match": 1.0})
+    _, half = step(replace(config, guide_share=0.5), guide)
+    images = torch.rand(8, 1, 64, 64, generator=torch.Generator().manual_seed(1)) - 0.5
+    torch.manual_seed(0)
+    modules = KeyExchange(KECAE.from_preset("tiny"), config).train()
+    outputs = modules(images, torch.arange(8))
+    rows = [0, 1, 4, 5]
+    outputs = outputs._replace(
+        **{k: getattr(outputs, k)[rows] for k in ("reconstruction", "exchanged")},
+        latents=Latents(outputs.latents.key[rows], outputs.latents.non_key[rows]),
+    )
+    alone = hybrid_loss(outputs, images[rows], torch.tensor([0, 0, 1, 1]), config, guide)
+    for name in ("sup", "sup_host", "feature_match"):
+        torch.testing.assert_close(half[name], alone[name])
+
+
+def test_the_guide_begins_at_its_step():
+    """Before guide_from its weights are 0 and nothing else differs."""
+    config = LossConfig(**{**OFF, "lambda1": 1.0, "feature_match": 0.5, "cycle": 0.2, "guide_from": 10})
+    assert config.at(10) == config
+    assert asdict(config.at(9)) == {**asdict(config), "lambda1": 0.0, "feature_match": 0.0}
 
 
 def test_a_guide_that_is_missing_is_asked_for_by_every_term_that_needs_it():

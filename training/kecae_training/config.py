@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
@@ -85,6 +85,9 @@ class LossConfig:
         cycle: of the exchange swapped back, which must give the host.
         realism: of a patch discriminator that tells X' from X, through a reversed gradient.
         proximity: of X' to X^.
+        guide_from: step at which the terms of the guide begin. Before it the network learns to reconstruct, at a third of
+            the cost of a step; a guide teaches nothing about images that are still a blur.
+        guide_share: share of a batch's pairs that the guide looks at; it is the dearest part of a step.
         guide_shift: the guide sees its images moved by up to this many pixels, drawn anew in each step.
         guide_noise: and with noise of up to this standard deviation, in units of [-1, 1].
         guide_blur: and blurred by up to this sigma, in pixels.
@@ -104,6 +107,8 @@ class LossConfig:
     cycle: float = 0.0
     realism: float = 0.0
     proximity: float = 0.0
+    guide_from: int = 0
+    guide_share: float = 1.0
     guide_shift: int = 0
     guide_noise: float = 0.0
     guide_blur: float = 0.0
@@ -112,6 +117,12 @@ class LossConfig:
     def needs_guide(self) -> bool:
         """Whether a term looks through the guide."""
         return bool(self.lambda1 or self.lambda1_host or self.feature_match)
+
+    def at(self, step: int) -> LossConfig:
+        """The weights of a step: without those of the guide before ``guide_from``."""
+        if step >= self.guide_from:
+            return self
+        return replace(self, lambda1=0.0, lambda1_host=0.0, feature_match=0.0)
 
 
 @dataclass
@@ -244,6 +255,8 @@ class TrainConfig:
         negative = [f"loss.{k}={v}" for k, v in asdict(self.loss).items() if v < 0]
         if negative:
             problems.append(f"{', '.join(negative)}: weights must not be negative")
+        if not 0 < self.loss.guide_share <= 1:
+            problems.append(f"loss.guide_share={self.loss.guide_share}: above 0, up to 1")
         if not 0 <= self.data.fold < self.data.folds:
             problems.append(
                 f"data.fold={self.data.fold}: accepted are 0 to data.folds - 1 = {self.data.folds - 1}"

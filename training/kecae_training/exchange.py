@@ -160,20 +160,23 @@ def _guided(
     generator: torch.Generator | None,
 ) -> tuple[dict[str, tuple[float, Tensor]], dict[str, Tensor]]:
     """The terms that look through the guide, in one pass through it; and how often it is convinced."""
-    view = draw_view(images.shape, config.guide_shift, config.guide_noise, generator, config.guide_blur).to(
-        images.device
-    )
-    donor_labels = labels.roll(len(labels) // 2)
+    half = len(images) // 2
+    seen = max(1, round(config.guide_share * half))
+    rows = torch.cat([torch.arange(seen), half + torch.arange(seen)]).to(images.device)  # pairs stay pairs
+    x, exchanged, reconstruction = (t[rows] for t in (images, outputs.exchanged, outputs.reconstruction))
+    donor_labels = labels[rows].roll(seen)
+    view = draw_view(x.shape, config.guide_shift, config.guide_noise, generator, config.guide_blur)
+    view = view.to(images.device)
     shown = {}
     if config.lambda1:
-        shown["exchanged"] = outputs.exchanged
+        shown["exchanged"] = exchanged
     if config.lambda1_host:
-        shown["host"] = (images + outputs.exchanged - outputs.reconstruction).clamp(-1, 1)
+        shown["host"] = (x + exchanged - reconstruction).clamp(-1, 1)
     if config.feature_match:
-        shown["reconstruction"] = outputs.reconstruction
-    views = torch.cat([view(x) for x in shown.values()]).contiguous(memory_format=torch.channels_last)
+        shown["reconstruction"] = reconstruction
+    views = torch.cat([view(part) for part in shown.values()]).contiguous(memory_format=torch.channels_last)
     logits, features = guide.look(views)
-    parts = dict(zip(shown, logits.split(len(images)), strict=True))
+    parts = dict(zip(shown, logits.split(len(x)), strict=True))
     terms: dict[str, tuple[float, Tensor]] = {}
     logged: dict[str, Tensor] = {}
     for name, weight, kind in (
@@ -186,7 +189,7 @@ def _guided(
             logged[name.replace("sup", "guide_flip")] = flipped  # certifies itself: not a result
     if config.feature_match:
         with torch.no_grad():
-            _, reference = guide.look(view(images))
-        last = [stage[-len(images) :] for stage in features]
+            _, reference = guide.look(view(x))
+        last = [stage[-len(x) :] for stage in features]
         terms["feature_match"] = (config.feature_match, losses.j_feature_match(last, reference))
     return terms, logged

@@ -201,7 +201,7 @@ def train(config: TrainConfig, dataset: Any = None) -> Path:
             guide = guides[draw_guide(config, step, len(guides))] if guides else None
             outputs = step_modules(x, permutation.to(fabric.device))
             with fabric.autocast():  # for the guide; what needs float32 asks for it
-                terms = hybrid_loss(outputs, x, y, config.loss, guide, generator)
+                terms = hybrid_loss(outputs, x, y, config.loss.at(step), guide, generator)
             adam.zero_grad(set_to_none=True)
             fabric.backward(terms["total"])
             norm: Any = fabric.clip_gradients(
