@@ -1,6 +1,7 @@
-"""Preparation: the paper's resize and range, and three options that take nuisances out of a knee set."""
+"""Preparation: the paper's resize and range, and four options that take nuisances out of a knee set."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +11,10 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from kecae_aug.data import Preparation, RadiographFolder, inversion_score, is_inverted, read_image
+from kecae_aug.data.alignment import align
+from kecae_aug.data.phantom import render, sample_truth
+from kecae_aug.model import KECAE, PRESETS
+from kecae_aug.weights import load_weights, save_weights
 
 quick = settings(deadline=None, max_examples=50)
 images = arrays(
@@ -140,10 +145,11 @@ def test_negatives_among_real_knees(knee_data):
 @given(
     st.builds(
         Preparation,
-        st.none() | st.integers(8, 1024),
+        st.none() | st.integers(48, 1024),
         st.booleans(),
         st.booleans(),
         st.none() | st.tuples(st.floats(0, 49), st.floats(50, 100)),
+        st.booleans(),
     )
 )
 def test_json_and_back(preparation):
@@ -153,9 +159,40 @@ def test_json_and_back(preparation):
     assert hash(again) == hash(preparation)
 
 
+def test_alignment_comes_last():
+    """What align() makes of the prepared knee, negatives turned first; a file's own size has to be square."""
+    knee = render(sample_truth(2, np.random.default_rng(4)), 96)
+    plain = Preparation(64, fix_inverted=True)
+    prepare = Preparation(64, fix_inverted=True, align=True)
+    aligned = align(plain(knee))
+    assert aligned.found
+    assert not torch.equal(aligned.image, plain(knee))
+    torch.testing.assert_close(prepare(knee), aligned.image)
+    torch.testing.assert_close(prepare(1 - knee), aligned.image, atol=1e-3, rtol=0)
+    with pytest.raises(ValueError, match="resize first"):
+        Preparation(None, align=True)(knee[:90])
+
+
+def test_weights_carry_it(tmp_path):
+    """Preparation.of gives back what was saved with the weights; metadata from before there was `align` still loads."""
+    model = KECAE(PRESETS["tiny"])
+    given = Preparation(model.config.image_size, mirror_right=True, align=True)
+    save_weights(model, tmp_path / "new", metadata={"preparation": given.to_dict()})
+    assert Preparation.of(load_weights(tmp_path / "new")) == given
+    before = {k: v for k, v in given.to_dict().items() if k != "align"}
+    save_weights(model, tmp_path / "old", metadata={"preparation": before})
+    assert Preparation.of(load_weights(tmp_path / "old")) == replace(given, align=False)
+
+
 @pytest.mark.parametrize(
     "arguments",
-    [{"image_size": 4}, {"contrast": (90, 10)}, {"contrast": (1, 50, 99)}, {"contrast": (-1, 99)}],
+    [
+        {"image_size": 4},
+        {"image_size": 40, "align": True},
+        {"contrast": (90, 10)},
+        {"contrast": (1, 50, 99)},
+        {"contrast": (-1, 99)},
+    ],
 )
 def test_arguments_out_of_range(arguments):
     """A wrong argument is refused when the object is made, by its name."""

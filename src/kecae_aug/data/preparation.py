@@ -1,7 +1,7 @@
-"""From a decoded radiograph to what a KECAE reads (Section IV-B: resize, [-1, 1]), and three options.
+"""From a decoded radiograph to what a KECAE reads (Section IV-B: resize, [-1, 1]), and four options.
 
-Knee sets mix left and right knees, negatives and exposures; each option removes one of these before the
-network has to.
+Knee sets mix left and right knees, negatives, exposures and positions; each option removes one of these before
+the network has to.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.transforms.v2.functional import resize
 
+from kecae_aug.data.alignment import align
 from kecae_aug.model import KECAE
 
 Floats = npt.NDArray[np.float32]
@@ -31,21 +32,31 @@ class Preparation:
         mirror_right: mirror right knees, so that the medial side is on the same side in all.
         fix_inverted: turn negatives (bone dark), which are detected by :func:`inversion_score`.
         contrast: percentiles of the image that become -1 and 1, with clipping; None keeps the file's range.
+        align: last, turn and move the knee to a level joint line in one place (:mod:`kecae_aug.data.alignment`); a
+            knee whose line cannot be measured stays as it is. Images are square and of 48 px or more, and negatives
+            turned (``fix_inverted``). This is for sets of files, which come out aligned; images that are to go back
+            where they were are prepared without it and go through ``align`` and ``undo``. KeyExchangeAugment
+            aligns nothing: give it knees that already are (docs/data.md).
 
     Raises:
-        ValueError: a size below 8, percentiles out of order.
+        ValueError: a size below 8 (48 with ``align``), percentiles out of order.
     """
 
     image_size: int | None = 299
     mirror_right: bool = False
     fix_inverted: bool = False
     contrast: tuple[float, float] | None = None
+    align: bool = False
 
     def __post_init__(self) -> None:
         if self.contrast is not None:  # a list, where it comes from JSON or YAML
             object.__setattr__(self, "contrast", tuple(self.contrast))
         if self.image_size is not None and self.image_size < 8:
             raise ValueError(f"image_size={self.image_size}: 8 or more pixels, or None")
+        if self.align and self.image_size is not None and self.image_size < 48:
+            raise ValueError(
+                f"image_size={self.image_size}: 48 or more pixels with align=True, or align=False"
+            )
         if self.contrast is not None and not (
             len(self.contrast) == 2 and 0 <= self.contrast[0] < self.contrast[1] <= 100
         ):
@@ -64,7 +75,8 @@ class Preparation:
             (1, S, S) float32 in [-1, 1].
 
         Raises:
-            ValueError: another shape, dtype or range; no side where ``mirror_right`` needs one.
+            ValueError: another shape, dtype or range; no side where ``mirror_right`` needs one; with ``align`` and no
+                ``image_size``, an image that is not square.
         """
         x = torch.from_numpy(_unit_range(image))[None]
         if self.mirror_right:
@@ -82,7 +94,8 @@ class Preparation:
             x = ((x - low) / max(high - low, 1e-6)).clamp(0, 1).float()
         if self.image_size is not None and x.shape[-2:] != (self.image_size, self.image_size):
             x = resize(x, [self.image_size, self.image_size], antialias=True)
-        return (2 * x - 1).clamp(-1, 1)
+        x = (2 * x - 1).clamp(-1, 1)
+        return align(x).image if self.align else x
 
     @classmethod
     def of(cls, model: KECAE) -> Preparation:
