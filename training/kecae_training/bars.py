@@ -166,7 +166,7 @@ def not_measured(figures: Mapping[str, Any]) -> list[str]:
     """What the plan has a bar for and these figures do not hold."""
     missing = [ELSEWHERE]
     if "training_images" not in figures:
-        missing.append("X^ of training knees and copies of training images: give --train-split")
+        missing.append("X^ of training knees and copies of training images: give --train_split")
     if "realism" not in figures:
         missing.append("two-sample classifier and distances: give --realism true")
     if "phantoms" not in figures:

@@ -85,7 +85,7 @@ space" is measured by the ruler on both, so that its own error cancels; "osteoph
 least squares of the image's change on the two true changes; "explained" is the part of the image's change that
 lies along the true one."""
 _ROBUST = """Mean over the judges, for the label that the images should have. What dies under rounding, JPEG, a blur of 1 px
-or a shift of 2 px was no anatomy. A loss below 0 is a gain."""
+or a shift of 2 px was no anatomy. A loss below 0 is a gain; what real knees lose is the judges' own weakness."""
 _PROBES = """Classifiers on the latents, tested on patients they have not seen. The grade should be readable in the key and
 at chance in the non-key; side and patient at chance in the key. "Likeness": how often the patient's other knee,
 of the same grade, is more like than other knees are."""
@@ -143,8 +143,8 @@ def _head(line: Mapping[str, Any], folds: Mapping[str, Any]) -> str:
 <h1>Are exchanged knees valid?</h1>
 <p>Weights {names}. A KECAE takes the key (what makes the grade) of a donor and puts it into a host: X'. X^ is the host
 reconstructed without an exchange. <code>decoder</code> is X' as decoded, <code>host</code> adds only its change to
-the host; the number is the strength, 1 the plain exchange. Judges are classifiers that no patient here has been shown
-to.</p>
+the host; the number is the strength, 1 the plain exchange. Judges are classifiers that have
+seen none of these patients.</p>
 <p>{line["images"]} images ({counts}) of {line["patients"]} patients of split
 <code>{html.escape(line["split"])}</code>, each a host once with a random donor of another grade and patient.{several}
 Judges: {judges}. Intervals: 95 %, bootstrap over patients; what another training run would give is not in them.</p>

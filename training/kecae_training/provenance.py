@@ -96,12 +96,12 @@ def warnings_of(judges: Mapping[str, Mapping[str, Any]]) -> list[str]:
         judges: of one weights file, as :func:`check_judges` gives them.
     """
     found = []
-    for whom, what in (("weights", "these weights"), ("guide", "their guide")):
+    for whom, what in (("weights", "these weights were"), ("guide", "their guide was")):
         shared = {n: j.get(f"shared_with_{whom}") for n, j in judges.items()}
         some = [f"{n} ({count} of {judges[n]['patients']} patients)" for n, count in shared.items() if count]
         if some:
             found.append(
-                f"Trained on patients that {what} were trained on too: {', '.join(some)}. What such a judge and the weights "
+                f"Trained on patients that {what} trained on too: {', '.join(some)}. What such a judge and the weights "
                 "have learned from the same knees, it cannot find wrong."
             )
         unknown = [n for n, count in shared.items() if count is None]
