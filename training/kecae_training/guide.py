@@ -3,6 +3,7 @@ trained on other patients, with another architecture and seed.
 
     python -m kecae_training.guide --data DIR --out runs/guide --network resnet --fold 0
     python -m kecae_training.guide --data DIR --out runs/judge-vgg --network vgg --fold 1 --seed 1
+    python -m kecae_training.guide --data DIR --out runs/robust --init runs/guide --adversarial_radius 0.2
 
 Patients are divided by a hash of their id (`fold` of `folds`), so that a guide and a judge of
 different folds share no patient, whatever the list of files.
@@ -12,11 +13,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +28,7 @@ from torch import Tensor, nn
 from tqdm import trange
 
 from kecae_aug._files import save_tensors
+from kecae_training.adversarial import l2_attack, radius_at
 from kecae_training.augment import augment
 from kecae_training.networks import build, stages
 
@@ -48,6 +51,16 @@ class GuideConfig:
         lr: peak learning rate of AdamW under a one-cycle schedule.
         weight_decay: of AdamW.
         seed: of initialisation, order and augmentation.
+        adversarial_radius: above 0 it is trained on attacked images only (:func:`kecae_training.adversarial.l2_attack`),
+            so that its gradients show anatomy rather than noise. L2 norm of an image's change, in units of [-1, 1], at
+            128 px; at S px it is radius * S / 128, the same change a pixel.
+        adversarial_steps: of the attack; each is one more pass forward and back.
+        init: folder of a guide of the same network to start from, for one that was trained plainly. Where its grades are
+            others, the last layer starts anew. Its patients count as seen by this one.
+        precision: ``"32-true"`` or ``"bf16-mixed"``, of the training alone; the guide is float32.
+
+    Raises:
+        ValueError: naming the field, for a radius below 0, no step, another precision.
     """
 
     network: str = "resnet"
@@ -60,6 +73,18 @@ class GuideConfig:
     lr: float = 2e-3
     weight_decay: float = 0.02
     seed: int = 0
+    adversarial_radius: float = 0.0
+    adversarial_steps: int = 2
+    init: Path | None = None
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.adversarial_radius) and self.adversarial_radius >= 0):
+            raise ValueError(f"adversarial_radius={self.adversarial_radius}: accepted are 0 (off) and above")
+        if self.adversarial_steps < 1:
+            raise ValueError(f"adversarial_steps={self.adversarial_steps}: accepted are 1 and above")
+        if self.precision not in ("32-true", "bf16-mixed"):
+            raise ValueError(f"precision={self.precision!r}: accepted are '32-true' and 'bf16-mixed'")
 
 
 class Guide(nn.Module):
@@ -121,22 +146,33 @@ def in_fold(patient: str, fold: int, folds: int) -> bool:
 def train_guide(
     images: Tensor, targets: Sequence[int], config: GuideConfig, *, progress: bool = True
 ) -> Guide:
-    """Train a guide from scratch, with class-balanced batches.
+    """Train a guide, from scratch or from ``config.init``, with class-balanced batches.
+
+    The attack, where there is one, sees the guide in eval mode: then it is aimed at the function that will be used (running
+    statistics, no dropout), an image's attack does not depend on its batch, and the running statistics are
+    those of the images that are learned, not of every step on the way to them (Pang et al. 2021, "Bag of Tricks for
+    Adversarial Training", found it to cost no robustness).
 
     Args:
         images: (N, 1, S, S) uint8, 0 to 255 for [-1, 1] (see :func:`kecae_training.images.to_uint8`).
         targets: N indices into ``config.grades``.
         config: see :class:`GuideConfig`.
-        progress: show a progress bar.
+        progress: show a progress bar; its accuracy is that on attacked images, where there is an attack.
 
     Returns:
         The guide, frozen.
+
+    Raises:
+        ValueError: a grade without images; an ``init`` of another network.
+        FileNotFoundError: no guide in ``init``.
     """
     from kecae_training.images import to_float
 
     torch.manual_seed(config.seed)
     generator = torch.Generator().manual_seed(config.seed)
     guide = Guide(config).to(memory_format=torch.channels_last)
+    if config.init is not None:
+        _begin_with(guide, config.init)
     labels = torch.as_tensor(targets)
     counts = torch.bincount(labels, minlength=len(config.grades))
     if (counts == 0).any():
@@ -147,12 +183,23 @@ def train_guide(
     steps = max(1, len(labels) // config.batch_size)
     optimizer = torch.optim.AdamW(guide.parameters(), lr=config.lr, weight_decay=config.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.lr, total_steps=steps * config.epochs)
+    radius = radius_at(config.adversarial_radius, images.shape[-1])
+
+    def see(x: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "bf16-mixed"):
+            logits: Tensor = guide(x.contiguous(memory_format=torch.channels_last))
+        return logits.float()
+
     for _ in (bar := trange(config.epochs, desc=f"guide {config.network}", disable=not progress)):
         correct = seen = 0
         order = torch.multinomial(weights, steps * config.batch_size, replacement=True, generator=generator)
         for rows in order.split(config.batch_size):
             x, y = augment(to_float(images[rows]), generator), labels[rows]
-            logits = guide(x.contiguous(memory_format=torch.channels_last))
+            if radius:
+                guide.eval()
+                x = l2_attack(see, x, y, radius, config.adversarial_steps)
+                guide.train()
+            logits = see(x)
             loss = F.cross_entropy(logits, y, label_smoothing=0.05)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -163,13 +210,30 @@ def train_guide(
     return guide.freeze()
 
 
+def _begin_with(guide: Guide, folder: Path) -> None:
+    """Copy another guide's network into ``guide``, without the last layer where the grades differ; and its patients."""
+    other = load_guide(folder)
+    if other.config.network != guide.config.network:
+        raise ValueError(
+            f"init={str(folder)!r}: its network is {other.config.network!r}, not {guide.config.network!r}; give "
+            f"network={other.config.network!r}, or no init"
+        )
+    state = other.network.state_dict()
+    if other.config.grades != guide.config.grades:
+        last = [name for name, module in guide.network.named_modules() if isinstance(module, nn.Linear)][-1]
+        state |= {k: v for k, v in guide.network.state_dict().items() if k.startswith(f"{last}.")}
+    guide.network.load_state_dict(state)
+    guide.metadata = {"patients": other.metadata["patients"]}
+
+
 def save_guide(guide: Guide, folder: str | Path, *, patients: Sequence[str], data: dict[str, Any]) -> Path:
     """Write ``guide.safetensors`` with its config, its patients and its data in the metadata.
 
     Args:
         guide: what :func:`train_guide` returned.
         folder: made if need be; an existing guide there is not overwritten.
-        patients: ids of all that it has seen, so that a judge can be refused where it is not held out.
+        patients: ids of all that it has seen, so that a judge can be refused where it is not held out; those of
+            the guide it was started from are added.
         data: anything JSON-able that says what it was trained on.
     """
     path = Path(folder) / "guide.safetensors"
@@ -180,8 +244,8 @@ def save_guide(guide: Guide, folder: str | Path, *, patients: Sequence[str], dat
     path.parent.mkdir(parents=True, exist_ok=True)
     metadata = {
         "format": FORMAT,
-        "config": json.dumps(asdict(guide.config)),
-        "patients": json.dumps(sorted(set(patients))),
+        "config": json.dumps(asdict(guide.config), default=str),
+        "patients": json.dumps(sorted({*patients, *guide.metadata.get("patients", [])})),
         "data": json.dumps(data),
     }
     state = {k: v.contiguous() for k, v in guide.network.state_dict().items()}
@@ -211,7 +275,10 @@ def load_guide(folder: str | Path, classes: Sequence[str] | None = None) -> Guid
                 f"guide={str(path)!r}: format {metadata.get('format')!r}, accepted is {FORMAT!r}"
             )
         config = json.loads(metadata["config"])
-        guide = Guide(GuideConfig(**{**config, "grades": tuple(config["grades"])}), classes)
+        init = (
+            Path(config["init"]) if config.get("init") else None
+        )  # absent in files from before there was one
+        guide = Guide(GuideConfig(**{**config, "grades": tuple(config["grades"]), "init": init}), classes)
         guide.network.load_state_dict(load_file(path))
     except SafetensorError as error:
         raise ValueError(
@@ -241,7 +308,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_class_arguments(GuideConfig)
     args = parser.parse_args(argv)
     values = vars(parser.instantiate(args))
-    config = GuideConfig(**{k: values[k] for k in asdict(GuideConfig())})
+    try:
+        config = GuideConfig(**{k: values[k] for k in asdict(GuideConfig())})
+        if config.init is not None:
+            load_guide(config.init)  # a wrong folder is named before the images are read
+    except (ValueError, FileNotFoundError) as error:
+        raise SystemExit(f"kecae-aug guide: {error}") from None
     if (args.out / "guide.safetensors").exists():
         raise SystemExit(f"--out {args.out}: already holds a guide; choose another folder or remove it")
 
