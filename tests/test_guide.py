@@ -244,5 +244,5 @@ def test_command_line_names_what_is_wrong(tmp_path):
     given = ["--data", str(tmp_path / "no-data"), "--out", str(tmp_path / "out")]
     with pytest.raises(SystemExit, match="adversarial_radius=-1"):
         main([*given, "--adversarial_radius", "-1"])
-    with pytest.raises(SystemExit, match="no guide.safetensors"):
+    with pytest.raises(SystemExit, match=r"no guide\.safetensors"):
         main([*given, "--init", str(tmp_path / "none")])
