@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from kecae_aug.model import KECAE
 from kecae_aug.weights import load_weights
-from kecae_training.config import LossConfig, parse
+from kecae_training.config import LossConfig, OptimConfig, parse
 from kecae_training.exchange import KeyExchange
 from kecae_training.images import to_bytes
 from kecae_training.pairs import PairSampler
@@ -303,5 +303,6 @@ def test_paper_yaml_turns_every_deviation_off():
     assert paper.optim.schedule == "constant"
     assert paper.optim.gradient_clip is paper.optim.ema is None
     assert (paper.data.mirror_right, paper.data.fix_inverted, paper.data.contrast) == (False, False, None)
+    assert (paper.loss, paper.optim) == (LossConfig(), OptimConfig())  # what paper.yaml does not name is off
     default = parse(["--config", "default", "--guide", "somewhere"])
     assert min(default.loss.same_grade, default.loss.grade_free_non_key, default.loss.grade_in_key) > 0

@@ -37,10 +37,14 @@ def facts_table(model: KECAE, source: str = "") -> str:
     shape, facts = model.config, model.metadata
     stored, training, data = (facts.get(k) or {} for k in ("weights", "training", "data"))
     count = sum(p.numel() for p in model.parameters())
+    size = shape.latent_shape[-1]
+    latent = f"{shape.latent} latents of {shape.latent_channels} channels"
+    latent += f" of {size} x {size}" if size > 1 else ""
+    latent += f", a key of {shape.key_size} numbers" if shape.key_size else ""
     rows = [
         (
             "Network",
-            f"{shape.latent} latents of {shape.latent_channels} channels, {count:,} parameters"
+            f"{latent}, {count:,} parameters"
             + (f", stored as {stored['dtype']}" if "dtype" in stored else ""),
         ),
         (
@@ -55,7 +59,9 @@ def facts_table(model: KECAE, source: str = "") -> str:
         rows.append(
             (
                 "Trained on",
-                f"{data['images']:,} images of split `{data['split']}` ({listed(data['per_class'])}); "
+                f"{data['images']:,} images of split `{data['split']}` ({listed(data['per_class'])})"
+                + (f", part {data['fold']} of {data['folds']} of its patients" if "fold" in data else "")
+                + "; "
                 f"fingerprint `{data['fingerprint'][:16]}`",
             )
         )

@@ -54,6 +54,7 @@ class EvaluateConfig:
         train_split: subfolder that the weights were trained on: PSNR on its knees, and copies of them, are measured.
         robustness: judge again after 8-bit rounding, JPEG, blur and a shift.
         realism: distances and a two-sample classifier, with the first judge as extractor.
+        radiomics: with ``realism``, the Frechet radiomics distance too (extra ``[radiomics]``; minutes more).
         probes: what can be read from the latents.
         out: file to which one JSON line is appended.
         page: HTML file with figures and pictures, which show knees of ``data``; an existing page is replaced.
@@ -68,6 +69,7 @@ class EvaluateConfig:
     train_split: str | None = None
     robustness: bool = True
     realism: bool = False
+    radiomics: bool = False
     probes: bool = True
     out: Path | None = None
     page: Path | None = None
@@ -75,6 +77,8 @@ class EvaluateConfig:
 
     def check(self) -> None:
         """Raise ValueError for values that make no evaluation."""
+        if self.radiomics and not self.realism:
+            raise ValueError("radiomics=true is a part of realism: give --realism true as well")
         if not self.strengths or any(s < 0 for s in self.strengths):
             raise ValueError(f"strengths={self.strengths}: one or more numbers of 0 or above")
 
@@ -95,6 +99,7 @@ def evaluate(
     seed: int = 0,
     robustness: bool = True,
     realism: bool = False,
+    radiomics: bool = False,
     with_probes: bool = True,
     training: Mapping[str, Training] | None = None,
     truths: Truths | None = None,
@@ -109,6 +114,7 @@ def evaluate(
         seed: of donors, samples and bootstrap.
         robustness: whether the judges look again after small degradations.
         realism: whether distances and a two-sample classifier are measured.
+        radiomics: and the Frechet radiomics distance.
         with_probes: whether the latents are probed.
         training: by name of the entrant, images that its weights were trained on.
         truths: of the knees, where they are phantoms.
@@ -134,6 +140,7 @@ def evaluate(
             list(kinds.values()),
             robustness=robustness,
             realism=realism,
+            radiomics=radiomics,
             with_probes=with_probes,
             training=(training or {}).get(name),
             truths=truths,
@@ -242,6 +249,7 @@ def run(
         seed=config.seed,
         robustness=config.robustness,
         realism=config.realism,
+        radiomics=config.radiomics,
         with_probes=config.probes,
         training=training,
         truths=open_truths(config.data, config.split, knees.files, Preparation.of(first)),

@@ -123,6 +123,7 @@ class Evaluation:
         *,
         robustness: bool = True,
         realism: bool = False,
+        radiomics: bool = False,
         with_probes: bool = True,
         training: Training | None = None,
         truths: Truths | None = None,
@@ -133,6 +134,7 @@ class Evaluation:
             kinds: of X'.
             robustness: whether the judges look again after small degradations.
             realism: whether distances and a two-sample classifier are measured.
+            radiomics: and the Frechet radiomics distance.
             with_probes: whether the latents are probed.
             training: images that the weights were trained on.
             truths: of the knees, where they are phantoms.
@@ -182,7 +184,13 @@ class Evaluation:
             extractor = next(iter(self.entrant.judges.values()))
             named = {str(kind): x for kind, x in images.items()}
             result["realism"] = measured_realism(
-                knees.images, self.exchanges.reconstruction, named, extractor, knees.patients, self.seed
+                knees.images,
+                self.exchanges.reconstruction,
+                named,
+                extractor,
+                knees.patients,
+                self.seed,
+                radiomics=radiomics,
             )
         steps.close()
         return result
