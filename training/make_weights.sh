@@ -24,7 +24,7 @@ half() { # 0 or 1, then flags: guides and judges of a half, and its weights
     for net in $networks; do guide "$net-$1" "$1" "$net" "${seed[$net]}" "${classifier[@]}"; done
     [ -f "$out/kecae-$1/weights/model.safetensors" ] ||
         kecae-aug train --config default --data.root "$data" --data.folds 2 --data.fold "$1" --out "$out/kecae-$1" \
-            --guide "[\"$out/vgg-$1\", \"$out/resnet-$1\"]" "${@:2}"
+            --guide "$(json "vgg-$1" "resnet-$1" "siamese-$1")" "${@:2}"
 }
 json() { # names of folders -> a JSON list of paths
     printf '['; for name in "$@"; do printf '%s"%s/%s"' "$comma" "$out" "$name"; comma=', '; done; printf ']'; comma=
@@ -58,7 +58,7 @@ kl04)
     data=$2 out=$3 name=knee-kl04 license=cc-by-4.0 source=$cite
     about="Exchanges any two Kellgren-Lawrence grades of knee radiographs cropped to the joint."
     classifier=(--epochs 14 --grades '["0","1","2","3","4"]')
-    networks="vgg resnet"
+    networks="vgg resnet siamese"
     half 0 --model.classes '["0","1","2","3","4"]' "${bf16[@]}"
     for net in vgg densenet siamese; do guide "$net-1" 1 $net "${seed[$net]}" "${classifier[@]}"; done
     ;;
