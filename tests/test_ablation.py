@@ -31,7 +31,9 @@ def test_base_has_the_terms_of_the_default_and_paper_those_of_the_paper():
     table = Table.read("phantom")
     of = {name: parse(table.flags(name, 600)).loss for name in ("base", "paper")}
     default = parse(["--config", "default", "--guide", "g"]).loss
-    assert of["base"] == replace(default, guide_from=of["base"].guide_from)  # a short run has its guide sooner
+    assert of["base"] == replace(
+        default, guide_from=of["base"].guide_from
+    )  # a short run has its guide sooner
     assert of["paper"] == parse(["--config", "paper", "--guide", "g"]).loss
 
 
