@@ -144,7 +144,9 @@ class RunFolder:
         folder = self.path / "weights"
         if self.fabric.is_global_zero:
             config = self.config.to_dict()
-            preparation = {k: config["data"][k] for k in ("mirror_right", "fix_inverted", "contrast")}
+            preparation = {
+                k: config["data"][k] for k in ("mirror_right", "fix_inverted", "contrast", "align")
+            }
             metadata = {
                 "preparation": {"image_size": model.config.image_size, **preparation},
                 "training": {key: config[key] for key in ("init", "loss", "optim")}

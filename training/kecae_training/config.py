@@ -29,6 +29,8 @@ class DataConfig:
         folds: into how many parts the patients are divided (by a hash of the id, as for guides); 1 takes all.
         fold: the part that is trained on. For judges that have seen no patient of the weights.
         fix_inverted: detect negatives (bone dark) and turn them.
+        align: turn and move each knee until its joint line is level and in one place (`kecae_aug.data.alignment`); needs
+            ``fix_inverted`` and 48 px.
         contrast: percentiles mapped to -1 and 1, none for the plain range of the file.
     """
 
@@ -39,6 +41,7 @@ class DataConfig:
     contrast: tuple[float, float] | None = None
     folds: int = 1
     fold: int = 0
+    align: bool = False
 
 
 @dataclass
@@ -231,6 +234,8 @@ class TrainConfig:
         if optim["schedule"] == "constant":  # only then is a longer run the same run
             optim = {k: v for k, v in optim.items() if k not in ("max_steps", "epochs")}
         data = {k: v for k, v in values["data"].items() if k != "root"}  # the fingerprint stands for it
+        if not data["align"]:
+            del data["align"]  # runs begun before there was the option go on
         return {
             "init": values["init"],
             "data": data,

@@ -193,7 +193,7 @@ def folder_study(
         raise ValueError(
             "judges: none given; train one on other patients with `kecae-aug guide --data DIR --fold 1 --out DIR`"
         )
-    preparation = Preparation(size, data.mirror_right, data.fix_inverted, data.contrast)
+    preparation = Preparation(size, data.mirror_right, data.fix_inverted, data.contrast, data.align)
 
     def read(split: str | None) -> Images:
         folder = RadiographFolder(data.root or "", split, grades=list(classes), preparation=preparation)

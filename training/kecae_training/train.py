@@ -66,7 +66,7 @@ def open_data(config: TrainConfig, size: int) -> RadiographFolder:
     data = config.data
     if data.root is None:
         raise SystemExit("data.root is missing: give --data.root DIR or set KECAE_KNEE_DATA")
-    preparation = Preparation(size, data.mirror_right, data.fix_inverted, data.contrast)
+    preparation = Preparation(size, data.mirror_right, data.fix_inverted, data.contrast, data.align)
     folder = RadiographFolder(
         data.root, data.split, grades=list(config.model.classes), preparation=preparation
     )
