@@ -129,6 +129,18 @@ def train(config: TrainConfig, dataset: Any = None) -> Path:
     total = sampler.steps_per_epoch * optim.epochs
     total = min(total, optim.max_steps) if optim.max_steps else total
 
+    data = {
+        "fingerprint": fingerprint(images, dataset.targets),
+        "images": len(images),
+        "split": config.data.split,
+        **({"folds": config.data.folds, "fold": config.data.fold} if config.data.folds > 1 else {}),
+        "per_class": dict(
+            zip(shape.classes, torch.bincount(torch.as_tensor(dataset.targets)).tolist(), strict=True)
+        ),
+    }
+    files = dataset.file_hashes() if fabric.is_global_zero and hasattr(dataset, "file_hashes") else None
+    folder = RunFolder(config, fabric, data, files)
+
     modules = KeyExchange(kecae, config.loss).to(memory_format=torch.channels_last)
     resumed = (config.out / "checkpoint.pt").exists()
     if optim.key_warmup and not resumed:
@@ -159,17 +171,6 @@ def train(config: TrainConfig, dataset: Any = None) -> Path:
     if averaged is not None:
         averaged = averaged.to(fabric.device)
 
-    data = {
-        "fingerprint": fingerprint(images, dataset.targets),
-        "images": len(images),
-        "split": config.data.split,
-        **({"folds": config.data.folds, "fold": config.data.fold} if config.data.folds > 1 else {}),
-        "per_class": dict(
-            zip(shape.classes, torch.bincount(torch.as_tensor(dataset.targets)).tolist(), strict=True)
-        ),
-    }
-    files = dataset.file_hashes() if fabric.is_global_zero and hasattr(dataset, "file_hashes") else None
-    folder = RunFolder(config, fabric, data, files)
     state: dict[str, Any] = {"modules": step_modules, "optimizer": adam, "step": 0, "skipped": 0}
     if averaged is not None:
         state["averaged"] = averaged
