@@ -35,7 +35,8 @@ def test_rejected_rows_are_the_originals():
     assert gate.counts["rejected by the judges"] == 6
     assert "6 of 12 accepted (as 0 0/6, as 2 6/6)" in gate.report()
     again, _ = augment.replay(images, labels, params=augment.params)
-    assert torch.equal(again, new)
+    torch.testing.assert_close(again, new, atol=1e-5, rtol=0)  # 6 rows round other than 12 on some processors
+    assert torch.equal(again[labels == 1], images[labels == 1])
     assert gate.counts["offered"] == 12  # a replay is not offered anew
 
 
