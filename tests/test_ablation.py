@@ -57,6 +57,7 @@ def test_rows_share_their_data():
         Table("knee", "tiny", {}, {"half": {"data.folds": 2}}).resolve("half", 5)
 
 
+@pytest.mark.slow
 def test_study_goes_on_and_makes_its_table(tmp_path, capsys):
     """Two rows, cut off after the first: the second call does the second, the third nothing; then the table."""
     argv = ["--rows", "base", "lambda1 0", "--seeds", "0", "--steps", "2", "--patients", "16"]

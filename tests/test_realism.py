@@ -46,6 +46,7 @@ def measured(hosts, extractor):
         return realism(real, blur(real, 1.5), others, extractor, patients)
 
 
+@pytest.mark.slow
 def test_the_same_images_are_at_the_floor_and_cannot_be_told_apart(measured):
     assert measured["distances"]["same"] == measured["distances"]["real"]
     for by in ("features", "network"):

@@ -40,6 +40,7 @@ def score(c, study):
     return {"svm_key": 1 / (1 + abs(l1 - 0.01)), "decoder": l1, "host_share": 1 - l1, "psnr": 20.0 - l2}
 
 
+@pytest.mark.slow
 def test_grid_cut_off_goes_on(study, tmp_path, monkeypatch):
     """A 2x2 grid of real trainings, interrupted in the third: done once each, the first two as they were."""
     calls = []
@@ -105,6 +106,7 @@ def test_cut_off_evolution_does_the_same_trial_again(study, tmp_path, monkeypatc
     assert folders[3] == folders[4]
 
 
+@pytest.mark.slow
 def test_evolution_finds_what_it_is_asked_for(study, tmp_path, monkeypatch):
     """CMA-ES ends where flip is as large as the bar on identity lets it; NSGA-II gives a front."""
     monkeypatch.setattr(module, "run", score)
