@@ -32,7 +32,7 @@ json() { # names of folders -> a JSON list of paths
 
 declare -A seed=([resnet]=0 [vgg]=1 [densenet]=2 [siamese]=3)
 networks="vgg resnet densenet siamese" comma=
-bf16=(--run.precision bf16-mixed) # twice as fast where the CPU has AVX-512 BF16, slower where it has not
+bf16=(--run.precision bf16-mixed) # for CPUs with AVX-512 BF16; leave it out where there is none
 cite="P. Chen, Knee Osteoarthritis Severity Grading Dataset, Mendeley Data 2018, doi 10.17632/56rmx5bjcr (CC BY 4.0), \
 made from the Osteoarthritis Initiative"
 case ${1:-} in
