@@ -41,8 +41,8 @@ from kecae_aug.weights import weights_sha256
 from kecae_training.augment import augment
 from kecae_training.checkpoint import environment, fingerprint
 from kecae_training.images import to_float, to_uint8
-from kecae_training.measures import psnr
 from kecae_training.networks import NETWORKS, build
+from kecae_training.validity.measures import psnr
 from paired import METRICS, Log, Scores, compared, table
 from record import PROJECT
 

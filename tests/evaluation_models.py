@@ -8,8 +8,8 @@ from torch import nn
 
 from kecae_aug.data.phantom import KneeKey, PhantomKnees, render
 from kecae_aug.model import KECAE, Latents
-from kecae_training.measures import Knees
-from kecae_training.phantom_truth import Truths
+from kecae_training.validity.measures import Knees
+from kecae_training.validity.phantom_truth import Truths
 
 
 class Bar(nn.Module):

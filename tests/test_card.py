@@ -9,7 +9,7 @@ from evaluation_models import Bar, Swap, knees
 
 from kecae_training.card import main
 from kecae_training.evaluate import evaluate
-from kecae_training.evaluation import Entrant
+from kecae_training.validity.evaluation import Entrant
 
 JUDGE = {"network": "vgg", "patients": 9, "shared_with_weights": 3, "shared_with_guide": None}
 

@@ -9,12 +9,12 @@ from torch import nn
 
 from kecae_aug.model import KECAE
 from kecae_training.evaluate import evaluate
-from kecae_training.evaluation import Entrant
-from kecae_training.exchanged import Exchanges, Kind
-from kecae_training.grades import confusions, kappa
-from kecae_training.judging import Bench, aurocs, balanced_threshold
-from kecae_training.measures import Bootstrap, pool, psnr, ssim, stratified, summary, with_interval
-from kecae_training.tables import table
+from kecae_training.validity.evaluation import Entrant
+from kecae_training.validity.exchanged import Exchanges, Kind
+from kecae_training.validity.grades import confusions, kappa
+from kecae_training.validity.judging import Bench, aurocs, balanced_threshold
+from kecae_training.validity.measures import Bootstrap, pool, psnr, ssim, stratified, summary, with_interval
+from kecae_training.validity.tables import table
 
 
 def figures_of(model, data=None, **options):

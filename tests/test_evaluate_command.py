@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from kecae_aug.data.phantom import write_phantoms
-from kecae_training.bars import Bar
 from kecae_training.evaluate import main
 from kecae_training.guide import Guide, GuideConfig, save_guide
-from kecae_training.provenance import training_patients, warnings_of
+from kecae_training.validity.bars import Bar
+from kecae_training.validity.provenance import training_patients, warnings_of
 
 
 @pytest.fixture(scope="module")

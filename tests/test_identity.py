@@ -7,10 +7,18 @@ from evaluation_models import Swap, knees, phantoms
 
 from kecae_aug.data.phantom import joint_region
 from kecae_aug.data.ruler import JointSpace
-from kecae_training.anatomy import read
-from kecae_training.exchanged import Exchanges
-from kecae_training.identity import Album, follows, identity, joint_band, nearest_knee, psnr_outside, shrink
-from kecae_training.measures import Bootstrap, Knees, summarise
+from kecae_training.validity.anatomy import read
+from kecae_training.validity.exchanged import Exchanges
+from kecae_training.validity.identity import (
+    Album,
+    follows,
+    identity,
+    joint_band,
+    nearest_knee,
+    psnr_outside,
+    shrink,
+)
+from kecae_training.validity.measures import Bootstrap, Knees, summarise
 
 
 def test_the_band_holds_what_a_key_may_change():

@@ -15,7 +15,7 @@ from kecae_aug.data.phantom import PhantomKnees, write_phantoms
 from kecae_aug.inference import FastKECAE
 from kecae_aug.weights import save_weights
 from kecae_training.images import to_float, to_uint8
-from kecae_training.measures import psnr
+from kecae_training.validity.measures import psnr
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))

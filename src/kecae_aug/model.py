@@ -256,6 +256,11 @@ class KECAE(nn.Module, HubModel, library_name=LIBRARY, tags=list(TAGS)):
             raise ValueError(f"preset={preset!r}: accepted are {', '.join(map(repr, PRESETS))}")
         return cls(replace(PRESETS[preset], **overrides))
 
+    @property
+    def key_layers(self) -> list[nn.Module]:
+        """What makes the numbers of a key: all of it but a narrow key's map over the latent, which is the decoder's too."""
+        return [self.key_encoder, *list(self.spread.children())[:-2]]
+
     def encode(self, images: Tensor) -> Latents:
         """Key and non-key of (B, 1, S, S) images."""
         size = self.config.image_size

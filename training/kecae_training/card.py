@@ -20,7 +20,7 @@ import numpy as np
 
 from kecae_aug.card import CARD, facts_table, front_matter, usage
 from kecae_aug.weights import load_weights
-from kecae_training import tables
+from kecae_training.validity import tables
 
 
 @dataclass

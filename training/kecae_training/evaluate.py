@@ -25,17 +25,17 @@ import torch
 from kecae_aug.data import Preparation, RadiographFolder
 from kecae_aug.pairing import random_donors
 from kecae_aug.weights import load_weights
-from kecae_training.bars import bars, not_measured
 from kecae_training.checkpoint import environment
-from kecae_training.evaluation import Entrant, Evaluation, Training, kinds_to_look_at
-from kecae_training.exchanged import Kind
 from kecae_training.guide import in_fold, load_guide
-from kecae_training.identity import Album, shrink
 from kecae_training.images import to_float, to_uint8
-from kecae_training.measures import Knees, open_knees, pool, stratified, summarise
-from kecae_training.phantom_truth import Truths, open_truths
-from kecae_training.provenance import check_judges, check_weights, training_patients, warnings_of
-from kecae_training.tables import table
+from kecae_training.validity.bars import bars, not_measured
+from kecae_training.validity.evaluation import Entrant, Evaluation, Training, kinds_to_look_at
+from kecae_training.validity.exchanged import Kind
+from kecae_training.validity.identity import Album, shrink
+from kecae_training.validity.measures import Knees, open_knees, pool, stratified, summarise
+from kecae_training.validity.phantom_truth import Truths, open_truths
+from kecae_training.validity.provenance import check_judges, check_weights, training_patients, warnings_of
+from kecae_training.validity.tables import table
 
 STRENGTHS = (0.0, 0.5, 1.0, 1.5, 2.0)
 TRAINING_SAMPLE = 500  # training images whose reconstruction is measured
@@ -275,7 +275,7 @@ def run(
         with config.out.open("a") as file:
             file.write(json.dumps(line) + "\n")
     if config.page:
-        from kecae_training.page import write_page
+        from kecae_training.validity.page import write_page
 
         write_page(line, evaluated.evaluations, evaluated.kinds, config.page, config.page_rows)
     return line

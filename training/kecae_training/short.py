@@ -12,11 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
-from sklearn.svm import SVC
 from torch import Tensor
 
 from kecae_aug.data.ruler import joint_space_width
@@ -25,10 +21,11 @@ from kecae_aug.weights import load_weights
 from kecae_training.config import TrainConfig
 from kecae_training.guide import Guide, load_guide, predict
 from kecae_training.images import to_float
-from kecae_training.judging import auroc
-from kecae_training.measures import psnr, ssim
 from kecae_training.study import Study
 from kecae_training.train import train
+from kecae_training.validity.judging import auroc
+from kecae_training.validity.measures import psnr, ssim
+from kecae_training.validity.probes import classifier
 
 Figures = dict[str, float]
 PROBED = 800  # knees that a classifier of latents is fitted on, at most
@@ -158,7 +155,8 @@ def probes(model: KECAE, study: Study) -> Figures:
     """Balanced accuracy of the grade on held-out knees, read from latents by a classifier fitted on ``probe`` knees.
 
     Chance is 0.5, whatever the mixture of grades. ``key`` and ``non_key``: logistic regression; ``svm_key``: SVM with a
-    radial basis function (C = 1, gamma "scale"), the paper's figure for lambda_1 and lambda_2 (Section IV-A).
+    radial basis function (C = 1, gamma "scale"), the paper's figure for lambda_1 and lambda_2 (Section IV-A); both as
+    in :func:`kecae_training.validity.probes.classifier`.
     """
     # evenly over all, since the rows of a folder come grade by grade
     rows = torch.linspace(0, len(study.probe) - 1, min(PROBED, len(study.probe))).long()
@@ -166,15 +164,11 @@ def probes(model: KECAE, study: Study) -> Figures:
     held_out = [t.flatten(1).numpy() for t in _encode(model, to_float(study.test.pixels))]
     targets, truth = study.probe.labels[rows].numpy(), study.test.labels.numpy()
 
-    def accuracy(classifier: Any, of: int) -> float:
-        pipeline = make_pipeline(StandardScaler(), classifier).fit(fitted[of], targets)
-        return float(balanced_accuracy_score(truth, pipeline.predict(held_out[of])))
+    def accuracy(kind: str, of: int) -> float:
+        probe = classifier(kind, *fitted[of].shape).fit(fitted[of], targets)
+        return float(balanced_accuracy_score(truth, probe.predict(held_out[of])))
 
-    return {
-        "key": accuracy(LogisticRegression(C=0.1, max_iter=200, class_weight="balanced"), 0),
-        "non_key": accuracy(LogisticRegression(C=0.1, max_iter=200, class_weight="balanced"), 1),
-        "svm_key": accuracy(SVC(class_weight="balanced"), 0),
-    }
+    return {"key": accuracy("linear", 0), "non_key": accuracy("linear", 1), "svm_key": accuracy("svm", 0)}
 
 
 def beside_defaults(config: TrainConfig) -> dict[str, Any]:

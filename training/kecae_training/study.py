@@ -28,9 +28,11 @@ from kecae_aug.pairing import random_donors
 from kecae_training.config import TrainConfig
 from kecae_training.guide import Guide, GuideConfig, in_fold, load_guide, save_guide, train_guide
 from kecae_training.images import to_bytes, to_float, to_uint8
-from kecae_training.judging import Bench
+from kecae_training.validity.judging import Bench
 
 JUDGES = ("resnet", "vgg", "densenet")
+ROBUST = "-robust"  # after a network's name: its guide is trained against attacks
+RADIUS = 0.2  # of these attacks, as GuideConfig.adversarial_radius
 
 
 @dataclass
@@ -72,8 +74,8 @@ class Study:
         bench: held-out judges, with what they say of the real ``test`` knees.
         truth: (N, 1, S, S) what the right exchange changes, on phantoms: the host drawn with the donor's key,
             less the host as it is, in units of [-1, 1].
-        guide_of: network -> folder of a guide of that architecture, trained at its first use; None where guides are
-            given.
+        guide_of: network -> folder of a guide of that architecture, trained at its first use, against attacks where the
+            name ends in :data:`ROBUST`; None where guides are given.
     """
 
     name: str
@@ -142,7 +144,15 @@ def phantom_study(
         path = folder / f"{kind}-{network}-{epochs}"
         if not (path / "guide.safetensors").exists():
             say(f"training {kind} {network}")
-            config = GuideConfig(network, size, ("0", "2"), 1, 0, epochs, seed=of_seed)
+            config = GuideConfig(
+                network.removesuffix(ROBUST),
+                size,
+                ("0", "2"),
+                folds=1,
+                epochs=epochs,
+                seed=of_seed,
+                adversarial_radius=RADIUS if network.endswith(ROBUST) else 0.0,
+            )
             guide = train_guide(knees.pixels, knees.targets, config, progress=False)
             save_guide(guide, path, patients=knees.patients, data={"phantoms": name})
         return path

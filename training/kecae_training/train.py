@@ -153,8 +153,8 @@ def train(config: TrainConfig, dataset: Any = None) -> Path:
             seed=run.seed,
             progress=run.progress and fabric.is_global_zero,
         )
-    frozen = [kecae.key_encoder, *list(kecae.spread.children())[:-2]] if optim.freeze_key else []
-    for part in frozen:  # all but the linear map over the latent, which the decoder and hK agree upon
+    frozen = kecae.key_layers if optim.freeze_key else []
+    for part in frozen:
         part.requires_grad_(False)
     averaged = (
         AveragedModel(kecae, multi_avg_fn=get_ema_multi_avg_fn(optim.ema), use_buffers=True)

@@ -60,8 +60,22 @@ def align(image: Tensor) -> Aligned:
     found = torch.tensor([pose is not None for pose in poses], device=image.device)
     rows = np.stack([np.eye(2, 3) if pose is None else pose for pose in poses])
     matrix = torch.from_numpy(rows).to(image.device, torch.float32)
-    moved = torch.where(found.view(-1, 1, 1, 1), _sample(batch, matrix), batch)
-    return Aligned(moved, matrix, found) if image.ndim == 4 else Aligned(moved[0], matrix[0], found[0])
+    if image.ndim == 3:
+        matrix, found = matrix[0], found[0]
+    return Aligned(place(image, matrix), matrix, found)
+
+
+def place(image: Tensor, matrix: Tensor) -> Tensor:
+    """Turn and move knees as other images of them were by :func:`align`, whose ``matrix`` this is.
+
+    Args:
+        image: (1, S, S) or (B, 1, S, S), as for :func:`align`.
+        matrix: (2, 3) or (B, 2, 3); the identity leaves an image as it is, to the bit.
+    """
+    batch = _as_batch(image, "image")
+    matrices = matrix.reshape(-1, 2, 3)
+    moved = torch.where(_is_identity(matrices), batch, _sample(batch, matrices))
+    return moved if image.ndim == 4 else moved[0]
 
 
 def undo(aligned: Tensor, matrix: Tensor, original: Tensor) -> Tensor:
@@ -91,8 +105,7 @@ def undo(aligned: Tensor, matrix: Tensor, original: Tensor) -> Tensor:
         torch.ones_like(batch, dtype=torch.float32), _grid(back, batch), align_corners=False
     ).to(batch.dtype)
     image = behind + reach * (_sample(batch, back) - behind)
-    identity = (matrices == torch.eye(2, 3).to(matrices)).flatten(1).all(1)
-    image = torch.where(identity.view(-1, 1, 1, 1), batch, image)
+    image = torch.where(_is_identity(matrices), batch, image)
     return image if aligned.ndim == 4 else image[0]
 
 
@@ -123,6 +136,11 @@ def _pose(image: npt.NDArray[Any]) -> npt.NDArray[Any] | None:
     turn = np.array([[math.cos(tilt), -math.sin(tilt)], [math.sin(tilt), math.cos(tilt)]])
     here, there = 2 * np.array([column, row]) - 1, 2 * np.array([COLUMN, ROW]) - 1
     return np.column_stack([turn, here - turn @ there])
+
+
+def _is_identity(matrices: Tensor) -> Tensor:
+    """(B, 1, 1, 1) bool."""
+    return (matrices == torch.eye(2, 3).to(matrices)).flatten(1).all(1).view(-1, 1, 1, 1)
 
 
 def _grid(matrix: Tensor, images: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 from torch import Tensor
 
-from kecae_training.measures import Bootstrap, Draws, Knees
+from kecae_training.validity.measures import Bootstrap, Draws, Knees
 
 COMPONENTS = 64  # of the PCA before each probe
 FOLDS = 5

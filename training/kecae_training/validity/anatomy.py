@@ -3,7 +3,8 @@
 "Moved" is the mean change of the medial joint-space width over the gap between the two grades, which the same ruler
 measures on the real knees: 0 is nothing, 1 exactly right, above 1 too much. The change is measured against
 what X' would be without an exchange (X^ for ``detail="decoder"``, the host for ``detail="host"``).
-On real knees the ruler is a proxy that no reader has checked; on phantoms :mod:`kecae_training.phantom_truth` knows better.
+On real knees the ruler is a proxy that no reader has checked; on phantoms
+:mod:`~kecae_training.validity.phantom_truth` knows better.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from torch import Tensor
 
 from kecae_aug.data.phantom.truth import Side
 from kecae_aug.data.ruler import JointSpace, measure
-from kecae_training.exchanged import Kind
-from kecae_training.measures import Bools, Bootstrap, Draws, ratio
+from kecae_training.validity.exchanged import Kind
+from kecae_training.validity.measures import Bools, Bootstrap, Draws, ratio
 
 Floats = NDArray[np.float64]
 

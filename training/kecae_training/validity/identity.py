@@ -18,8 +18,8 @@ from torch.nn.functional import adaptive_avg_pool2d
 
 from kecae_aug.data.ruler import JointSpace
 from kecae_aug.pairing import patient_ids
-from kecae_training.exchanged import BATCH, Exchanges
-from kecae_training.measures import Bootstrap, Knees, ratio, ssim_map
+from kecae_training.validity.exchanged import BATCH, Exchanges
+from kecae_training.validity.measures import Bootstrap, Knees, ratio, ssim_map
 
 SIZE = 64  # px, of retrieval and copies
 GALLERY = 500  # knees that a host is told apart from

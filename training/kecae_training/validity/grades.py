@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from kecae_training.measures import Draws, ratio
+from kecae_training.validity.measures import Draws, ratio
 
 Ints = NDArray[np.int64]
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kecae_aug.data.phantom import KneeTruth, render
-from kecae_training.anatomy import Floats
-from kecae_training.exchanged import Kind
-from kecae_training.measures import Bools, Bootstrap, ratio
+from kecae_aug.data import Preparation
+from kecae_aug.data.alignment import align, place
+from kecae_aug.data.phantom import KneeNuisance, KneeTruth, render
+from kecae_training.validity.anatomy import Floats
+from kecae_training.validity.exchanged import Kind
+from kecae_training.validity.measures import Bools, Bootstrap, ratio
 
 SPURS = ("medial_femur", "lateral_femur", "medial_tibia", "lateral_tibia")
 Draw = Callable[[KneeTruth], Tensor]
@@ -57,14 +60,17 @@ class Truths:
         return list(zip(self.truths, donors.tolist(), strict=True))
 
 
-def open_truths(data: Path, split: str | None, files: Sequence[str], preparation: Any) -> Truths | None:
+def open_truths(
+    data: Path, split: str | None, files: Sequence[str], preparation: Preparation
+) -> Truths | None:
     """The truths of a folder of `kecae-aug phantoms`, in the order of ``files``; None for any other folder.
 
     Args:
         data: the folder.
         split: of it.
         files: names below ``data``.
-        preparation: of the weights; the truth is drawn at the files' size and then prepared as the files are.
+        preparation: of the weights; the truth is drawn at the files' size and then prepared as the files are. With
+            ``align`` a host with another key goes where the host went, not where its new joint line would take it.
 
     Raises:
         ValueError: a truth file that does not know one of the files.
@@ -85,11 +91,22 @@ def open_truths(data: Path, split: str | None, files: Sequence[str], preparation
     with Image.open(data / files[0]) as image:
         size = image.size[0]
 
-    def draw(truth: KneeTruth) -> Tensor:
-        prepared: Tensor = preparation(render(truth, size), truth.nuisance.side)
-        return prepared
+    truths = [known[name] for name in files]
+    hosts = {truth.nuisance: truth for truth in truths}  # with_key keeps the nuisance
+    unaligned = replace(preparation, align=False)
 
-    return Truths([known[name] for name in files], draw)
+    def in_its_place(truth: KneeTruth) -> Tensor:
+        return unaligned(render(truth, size), truth.nuisance.side)
+
+    @cache
+    def pose(nuisance: KneeNuisance) -> Tensor:
+        return align(in_its_place(hosts[nuisance])).matrix
+
+    def draw(truth: KneeTruth) -> Tensor:
+        image = in_its_place(truth)
+        return place(image, pose(truth.nuisance)) if preparation.align else image
+
+    return Truths(truths, draw)
 
 
 def projections(change: Tensor, spurs: Tensor, rest: Tensor) -> NDArray[np.float64]:

@@ -22,10 +22,10 @@ from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
 
-from kecae_training.frd import radiomic_features, standardised
 from kecae_training.guide import Guide
-from kecae_training.robustness import eight_bits
-from kecae_training.two_sample import accuracy, by_features, by_network, halves
+from kecae_training.validity.frd import radiomic_features, standardised
+from kecae_training.validity.robustness import eight_bits
+from kecae_training.validity.two_sample import accuracy, by_features, by_network, halves
 
 DIVISIONS = 5  # of the patients into halves, for every distance
 Features = NDArray[np.float64]

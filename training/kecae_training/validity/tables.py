@@ -1,11 +1,11 @@
-"""Figures as Markdown tables, for the card and the terminal; :mod:`kecae_training.page` has the same as HTML."""
+"""Figures as Markdown tables, for the card and the terminal; :mod:`kecae_training.validity.page` has the same as HTML."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from kecae_training.bars import at
+from kecae_training.validity.bars import at
 
 Row = tuple[str, ...]
 

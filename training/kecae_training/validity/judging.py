@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kecae_training.grades import confusions, kappa, shares
 from kecae_training.guide import Guide, predict
-from kecae_training.measures import Bootstrap, Draws, ratio, summarise, summary
+from kecae_training.validity.grades import confusions, kappa, shares
+from kecae_training.validity.measures import Bootstrap, Draws, ratio, summarise, summary
 
 Probabilities = NDArray[np.float32]
 Seen = dict[str, Probabilities]  # by judge, (N, K)

@@ -16,7 +16,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
 from kecae_training.images import to_bytes, to_float
-from kecae_training.judging import Bench, mean_of
+from kecae_training.validity.judging import Bench, mean_of
 
 
 def eight_bits(images: Tensor) -> Tensor:

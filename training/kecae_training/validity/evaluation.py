@@ -1,7 +1,7 @@
 """One weights file on one set of knees: every measurement of an evaluation, in two passes.
 
 First the curve (judges and ruler at every strength), then a closer look at few kinds of X' (identity, robustness, truth,
-realism), which costs more. Both return trees of draws (:mod:`kecae_training.measures`).
+realism), which costs more. Both return trees of draws (:mod:`kecae_training.validity.measures`).
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from torch import Tensor
 from tqdm import tqdm
 
 from kecae_aug.model import KECAE
-from kecae_training.anatomy import Floats, anatomy, read, widths
-from kecae_training.exchanged import DETAILS, Exchanges, Kind
 from kecae_training.guide import Guide
-from kecae_training.identity import Album, follows, identity, joint_band
-from kecae_training.judging import Bench, guide_gap
-from kecae_training.measures import Bootstrap, Knees, directions, psnr, ssim
-from kecae_training.phantom_truth import Truths, phantom_anatomy
-from kecae_training.probes import probes
-from kecae_training.robustness import after_degradation
+from kecae_training.validity.anatomy import Floats, anatomy, read, widths
+from kecae_training.validity.exchanged import DETAILS, Exchanges, Kind
+from kecae_training.validity.identity import Album, follows, identity, joint_band
+from kecae_training.validity.judging import Bench, guide_gap
+from kecae_training.validity.measures import Bootstrap, Knees, directions, psnr, ssim
+from kecae_training.validity.phantom_truth import Truths, phantom_anatomy
+from kecae_training.validity.probes import probes
+from kecae_training.validity.robustness import after_degradation
 
 GUIDE = "guide (certifies itself)"
 
@@ -179,7 +179,7 @@ class Evaluation:
                 self.boot, truths, self.exchanges.donors, self.directions, changes, self.ruler
             )
         if realism:
-            from kecae_training.realism import realism as measured_realism
+            from kecae_training.validity.realism import realism as measured_realism
 
             extractor = next(iter(self.entrant.judges.values()))
             named = {str(kind): x for kind, x in images.items()}

@@ -18,8 +18,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
-from kecae_training.measures import with_interval
 from kecae_training.networks import build
+from kecae_training.validity.measures import with_interval
 
 Rows = NDArray[np.intp]
 Judge = Callable[[Rows, Rows], NDArray[np.float64]]  # trained on the first rows, scores (2, n) of the second

@@ -10,10 +10,10 @@ from PIL import Image
 from torch import Tensor
 
 from kecae_aug.sheet import contact_sheet
-from kecae_training.evaluation import Evaluation
-from kecae_training.exchanged import Kind
-from kecae_training.identity import psnr_outside
-from kecae_training.measures import psnr
+from kecae_training.validity.evaluation import Evaluation
+from kecae_training.validity.exchanged import Kind
+from kecae_training.validity.identity import psnr_outside
+from kecae_training.validity.measures import psnr
 
 GAIN = 3.0  # of differences, so that a change of a tenth of the range can be seen
 

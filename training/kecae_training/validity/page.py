@@ -14,12 +14,12 @@ from PIL import Image
 
 from kecae_aug._files import replacing
 from kecae_aug.report import _STYLE
-from kecae_training import tables
-from kecae_training.bars import at
-from kecae_training.charts import line_chart
-from kecae_training.evaluation import Evaluation
-from kecae_training.exchanged import DETAILS, Kind
-from kecae_training.pictures import Sheet, sheets
+from kecae_training.validity import tables
+from kecae_training.validity.bars import at
+from kecae_training.validity.charts import line_chart
+from kecae_training.validity.evaluation import Evaluation
+from kecae_training.validity.exchanged import DETAILS, Kind
+from kecae_training.validity.pictures import Sheet, sheets
 
 MORE_STYLE = """
 body { max-width: 76rem; } table { display: block; overflow-x: auto; font-size: .85rem; }
