@@ -2,11 +2,11 @@
 
     python benchmarks/ablation.py                                  # phantoms: all rows, seeds 0 1 2
     python benchmarks/ablation.py --rows base paper --seeds 0 --steps 300
-    python benchmarks/ablation.py --data DIR --guide runs/guide --judges runs/judge-vgg runs/judge-densenet --seeds 0
+    python benchmarks/ablation.py --study knee --data DIR --guide runs/guide --judges runs/judge-vgg runs/judge-densenet
     python benchmarks/ablation.py table                            # docs/ablation.md from the results
     python benchmarks/ablation.py --list
 
-Rows: benchmarks/ablation_rows.yaml. One JSON line a run in benchmarks/results/ablation-phantom.jsonl or -knee.jsonl;
+Studies and their rows: benchmarks/ablation_rows.yaml. One JSON line a run in benchmarks/results/ablation-STUDY.jsonl;
 what is there is not run again, and a run that was cut off goes on from its checkpoint. Figures:
 kecae_training.short.figures, and docs/ablation.md.
 """
@@ -36,7 +36,8 @@ from record import PROJECT, _git
 ROWS = Path(__file__).with_name("ablation_rows.yaml")
 RESULTS = PROJECT / "benchmarks" / "results"
 GUIDE = re.compile(r"\{guide:([^}]+)\}")
-STEPS = {"phantom": 600, "knee": 1500}
+STUDIES = list(yaml.safe_load(ROWS.read_text()))
+PHANTOM = "phantom"
 Overrides = dict[str, Any]
 
 
@@ -122,10 +123,10 @@ def train_row(table: Table, row: Row, seed: int, study: Study, args: argparse.Na
 
 
 def open_study(args: argparse.Namespace, table: Table) -> Study:
-    if table.kind == "phantom":
+    if table.kind == PHANTOM:
         return phantom_study(args.work, args.patients, args.test_patients)
     config = parse([*table.flags("base", args.steps), "--data.root", str(args.data)])
-    config.guide = list(args.guides.values())  # none of them may have seen a held-out patient
+    config.guide = list(args.guides.values())  # of all rows: none of them may have seen a held-out patient
     return folder_study(args.work, config, model_config(config).image_size, args.judges)
 
 
@@ -136,13 +137,16 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("what", nargs="?", choices=["run", "table"], default="run")
     parser.add_argument("--rows", nargs="+", metavar="ROW", help="names of the rows file; all by default")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, help=f"of each training; by default {STEPS}")
+    parser.add_argument(
+        "--study", choices=STUDIES, default=PHANTOM, help="of the rows file (default: %(default)s)"
+    )
+    parser.add_argument("--steps", type=int, default=300, help="of each training (default: %(default)s)")
     parser.add_argument("--list", action="store_true", help="rows and what they change")
     parser.add_argument(
-        "--data", type=Path, help="radiographs as DIR/split/grade/name.png, for the knee rows"
+        "--data", type=Path, help="radiographs as DIR/split/grade/name.png, for studies of knees"
     )
     parser.add_argument(
-        "--guide", type=Path, nargs="+", default=[], help="with --data: guides, the first is base's"
+        "--guide", type=Path, nargs="+", default=[], help="with --data: guides, the base has all of them"
     )
     parser.add_argument("--judges", type=Path, nargs="+", default=[], help="with --data: held-out judges")
     parser.add_argument("--patients", type=int, default=800, help="phantoms of the trainings, and of judges")
@@ -153,12 +157,11 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--results", type=Path, help="by default benchmarks/results/ablation-<study>.jsonl")
     parser.add_argument("--doc", type=Path, default=PROJECT / "docs" / "ablation.md", help="of the table")
     args = parser.parse_args(argv)
-    kind = "knee" if args.data else "phantom"
     if args.what == "table":
-        for study in ("phantom", "knee") if args.results is None else (kind,):
+        for study in STUDIES if args.results is None else [args.study]:
             write_table(args.results or RESULTS / f"ablation-{study}.jsonl", args.doc, study)
         return
-    table = Table.read(kind)
+    table = Table.read(args.study)
     names = args.rows or list(table.rows)
     unknown = [name for name in names if name not in table.rows]
     if unknown:
@@ -166,16 +169,15 @@ def main(argv: list[str] | None = None) -> None:
     if args.list:
         print("\n".join(f"{name:<22} {table.rows[name]}" for name in table.rows))
         return
-    if kind == "knee" and not (args.guide and args.judges):
-        parser.error("--data needs --guide and --judges, folders made by `kecae-aug guide`")
-    args.steps = args.steps or STEPS[kind]
     args.guides = {path.name: path for path in args.guide}
-    if kind == "knee":
-        table = replace(table, base={"guide": f"{{guide:{args.guide[0].name}}}", **table.base})
+    if args.study != PHANTOM:
+        if not (args.data and args.guide and args.judges):
+            parser.error("--study knee needs --data, and --guide and --judges made by `kecae-aug guide`")
+        table = replace(table, base={"guide": [f"{{guide:{name}}}" for name in args.guides], **table.base})
         named = set(GUIDE.findall(json.dumps([table.base, *(table.rows[name] for name in names)])))
         if named - set(args.guides):
             parser.error(f"--guide: rows name {sorted(named)}, given are {sorted(args.guides)}")
-    results = args.results or RESULTS / f"ablation-{kind}.jsonl"
+    results = args.results or RESULTS / f"ablation-{args.study}.jsonl"
     rows = [table.resolve(name, args.steps) for name in names]  # all, before the first is trained
     args.base = table.resolve("base", args.steps)
     try:

@@ -8,12 +8,13 @@ import torch
 from evaluation_models import Copy, Nothing, Oracle, phantoms
 
 from kecae_aug.data import Preparation
+from kecae_aug.data.alignment import align, place
 from kecae_aug.data.phantom import write_phantoms
 from kecae_aug.pairing import random_donors
-from kecae_training.anatomy import anatomy, follows_strength, read, widths
-from kecae_training.exchanged import Exchanges, Kind
-from kecae_training.measures import Bootstrap, directions, open_knees, summarise
-from kecae_training.phantom_truth import open_truths, phantom_anatomy
+from kecae_training.validity.anatomy import anatomy, follows_strength, read, widths
+from kecae_training.validity.exchanged import Exchanges, Kind
+from kecae_training.validity.measures import Bootstrap, directions, open_knees, summarise
+from kecae_training.validity.phantom_truth import open_truths, phantom_anatomy
 
 
 def figures_of(model_of, n_patients=8):
@@ -91,3 +92,21 @@ def test_the_truth_of_a_folder_of_phantoms(tmp_path):
     assert json.loads(path.read_text().splitlines()[0])["file"].startswith("val/")
     with pytest.raises(ValueError, match="no truth of 1 files"):
         open_truths(tmp_path / "p", "val", data.files, Preparation.of(model))
+
+
+def test_an_aligned_truth_stays_in_its_host_s_place(tmp_path):
+    """A donor's joint line is part of its key: aligning by it would move the knee, and every pixel would look wrong."""
+    write_phantoms(tmp_path / "p", train_patients=1, val_patients=4, image_size=64, seed=2)
+    files = [
+        p.relative_to(tmp_path / "p").as_posix() for p in sorted((tmp_path / "p" / "val").rglob("*.png"))
+    ]
+    donors = torch.arange(len(files)).flip(0)
+    plain, aligned = (
+        open_truths(tmp_path / "p", "val", files, Preparation(64, mirror_right=True, align=on))
+        for on in (False, True)
+    )
+    moved = align(plain.own())
+    assert moved.found.all()
+    torch.testing.assert_close(aligned.own(), moved.image)
+    torch.testing.assert_close(aligned.wanted(donors), place(plain.wanted(donors), moved.matrix))
+    assert not torch.allclose(aligned.wanted(donors), align(plain.wanted(donors)).image)
