@@ -154,6 +154,19 @@ def test_a_frozen_key_is_the_warm_one_to_the_end(tmp_path):
         config(tmp_path, "--optim.freeze_key", "true")
 
 
+def test_remembered_keys_are_those_that_would_be_warmed_up_again(tmp_path):
+    """Many short trainings share a warm-up: the weights are the same to the bit, and another seed warms up its own."""
+    flags = ("--optim.key_warmup", "3", "--optim.max_steps", "2", "--model.key_size", "5")
+    remembered = {}
+    states = []
+    for n, (keys, seed) in enumerate([(None, 1), (remembered, 1), (remembered, 1), (remembered, 2)]):
+        made = config(tmp_path / str(n), *flags, "--run.seed", str(seed))
+        states.append(load_weights(str(train(made, Tensors(), keys))).state_dict())
+    assert len(remembered) == 2
+    for state in states[1:3]:
+        assert all(torch.equal(state[k], v) for k, v in states[0].items())
+
+
 def test_run_leaves_what_is_needed_to_repeat_it(blob_data, tmp_path):
     """Resolved config, file hashes, environment and fingerprint stand beside and inside the weights."""
     out = tmp_path / "run"

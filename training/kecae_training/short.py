@@ -43,7 +43,7 @@ def run(config: TrainConfig, study: Study) -> Figures:
         DivergedError: a gradient or an output is not finite.
     """
     try:
-        model = load_weights(str(train(config, study.train))).eval()
+        model = load_weights(str(train(config, study.train, study.warm_keys))).eval()
     except ValueError as error:
         if "gradient was not finite" in str(error):  # what train says of it
             raise DivergedError(str(error)) from None

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -29,6 +29,7 @@ from kecae_training.config import TrainConfig
 from kecae_training.guide import Guide, GuideConfig, in_fold, load_guide, save_guide, train_guide
 from kecae_training.images import to_bytes, to_float, to_uint8
 from kecae_training.validity.judging import Bench
+from kecae_training.warmup import Remembered
 
 JUDGES = ("resnet", "vgg", "densenet")
 ROBUST = "-robust"  # after a network's name: its guide is trained against attacks
@@ -76,6 +77,7 @@ class Study:
             less the host as it is, in units of [-1, 1].
         guide_of: network -> folder of a guide of that architecture, trained at its first use, against attacks where the
             name ends in :data:`ROBUST`; None where guides are given.
+        warm_keys: warmed up once, where trainings differ in what comes after.
     """
 
     name: str
@@ -86,6 +88,7 @@ class Study:
     bench: Bench
     truth: Tensor | None = None
     guide_of: Callable[[str], Path] | None = None
+    warm_keys: Remembered = field(default_factory=dict)
 
     @cached_property
     def real_widths(self) -> NDArray[np.float64]:

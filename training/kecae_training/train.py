@@ -37,7 +37,7 @@ from kecae_training.guide import in_fold, load_guide
 from kecae_training.images import to_float, to_uint8
 from kecae_training.losses import same_grade_permutation
 from kecae_training.pairs import PairSampler
-from kecae_training.warmup import warm_up_keys
+from kecae_training.warmup import Remembered, warm_up_keys
 
 WARMUP = 100  # steps, for the cosine schedule
 PATIENCE = 20  # steps in a row whose gradient is not finite
@@ -95,13 +95,14 @@ def begin(config: TrainConfig) -> KECAE:
     return loaded.train().requires_grad_(True)
 
 
-def train(config: TrainConfig, dataset: Any = None) -> Path:
+def train(config: TrainConfig, dataset: Any = None, warm_keys: Remembered | None = None) -> Path:
     """Run or resume a training.
 
     Args:
         config: see :class:`TrainConfig`; ``config.check()`` has passed.
         dataset: anything with ``.targets`` (indices into the classes) and (image (1, S, S) in [-1, 1],
             target) items, in place of the config's folder; phantoms, for one.
+        warm_keys: what ``optim.key_warmup`` came to in earlier trainings on this dataset; made here if not there.
 
     Returns:
         The folder of the exported weights.
@@ -152,6 +153,7 @@ def train(config: TrainConfig, dataset: Any = None) -> Path:
             fabric=fabric,
             seed=run.seed,
             progress=run.progress and fabric.is_global_zero,
+            remembered=warm_keys,
         )
     frozen = kecae.key_layers if optim.freeze_key else []
     for part in frozen:

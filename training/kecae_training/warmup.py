@@ -6,6 +6,8 @@ and a guide in every step; the key's encoder with its head alone is a small clas
 
 from __future__ import annotations
 
+from copy import deepcopy
+
 import torch
 import torch.nn.functional as F
 from lightning_fabric import Fabric
@@ -16,6 +18,7 @@ from kecae_training.augment import augment
 from kecae_training.exchange import KeyExchange
 from kecae_training.images import to_float
 
+Remembered = dict[str, list[dict[str, Tensor]]]
 BATCH = 64
 LR = 2e-3
 
@@ -29,6 +32,7 @@ def warm_up_keys(
     fabric: Fabric,
     seed: int,
     progress: bool,
+    remembered: Remembered | None = None,
 ) -> None:
     """Train the key's encoder and its head as a classifier, in place.
 
@@ -42,11 +46,18 @@ def warm_up_keys(
         fabric: for the device and the precision.
         seed: of the batches and their augmentation.
         progress: show a progress bar.
+        remembered: warm keys of earlier trainings on these images, in this process: taken from here, or added.
     """
     model, head = modules.model, modules.key_head
     assert head is not None
+    parts = (model.key_encoder, model.spread, head)
+    same = f"{model.config} {steps} {seed} {fabric.strategy.precision.precision}"
+    if remembered is not None and same in remembered:
+        for part, state in zip(parts, remembered[same], strict=True):
+            part.load_state_dict(state)
+        return
     modules.to(fabric.device).train()
-    learned = [*model.key_encoder.parameters(), *model.spread.parameters(), *head.parameters()]
+    learned = [parameter for part in parts for parameter in part.parameters()]
     optimizer = torch.optim.AdamW(learned, lr=LR, weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LR, total_steps=steps)
     generator = torch.Generator().manual_seed(seed)
@@ -66,3 +77,5 @@ def warm_up_keys(
         schedule.step()
         bar.set_postfix(loss=f"{float(loss.detach()):.3f}")
     optimizer.zero_grad(set_to_none=True)
+    if remembered is not None:
+        remembered[same] = [deepcopy(part.state_dict()) for part in parts]
