@@ -29,7 +29,7 @@ from ablation_table import write_table
 from kecae_training.checkpoint import environment
 from kecae_training.config import parse
 from kecae_training.short import DivergedError, beside_defaults, run
-from kecae_training.study import Study, folder_study, phantom_study
+from kecae_training.study import ROBUST, Study, folder_study, phantom_study
 from kecae_training.train import model_config
 from record import PROJECT, _git
 
@@ -146,7 +146,11 @@ def main(argv: list[str] | None = None) -> None:
         "--data", type=Path, help="radiographs as DIR/split/grade/name.png, for studies of knees"
     )
     parser.add_argument(
-        "--guide", type=Path, nargs="+", default=[], help="with --data: guides, the base has all of them"
+        "--guide",
+        type=Path,
+        nargs="+",
+        default=[],
+        help=f"with --data: guides; the base has all but *{ROBUST}",
     )
     parser.add_argument("--judges", type=Path, nargs="+", default=[], help="with --data: held-out judges")
     parser.add_argument("--patients", type=int, default=800, help="phantoms of the trainings, and of judges")
@@ -173,7 +177,10 @@ def main(argv: list[str] | None = None) -> None:
     if args.study != PHANTOM:
         if not (args.data and args.guide and args.judges):
             parser.error("--study knee needs --data, and --guide and --judges made by `kecae-aug guide`")
-        table = replace(table, base={"guide": [f"{{guide:{name}}}" for name in args.guides], **table.base})
+        plain = [
+            name for name in args.guides if not name.endswith(ROBUST)
+        ]  # the others are for rows that name them
+        table = replace(table, base={"guide": [f"{{guide:{name}}}" for name in plain], **table.base})
         named = set(GUIDE.findall(json.dumps([table.base, *(table.rows[name] for name in names)])))
         if named - set(args.guides):
             parser.error(f"--guide: rows name {sorted(named)}, given are {sorted(args.guides)}")

@@ -7,6 +7,7 @@ from importlib.resources import files
 import pytest
 from evaluation_models import Bar, Swap, knees
 
+from kecae_aug.weights import bundled_weights
 from kecae_training.card import main
 from kecae_training.evaluate import evaluate
 from kecae_training.validity.evaluation import Entrant
@@ -96,7 +97,7 @@ def test_figures_of_an_older_evaluate_are_refused(weights, measured, tmp_path):
         write(weights, save(line, tmp_path / "f.jsonl"))
 
 
-@pytest.mark.parametrize("name", ["phantom", "knee-kl02"])
+@pytest.mark.parametrize("name", bundled_weights())
 def test_bundled_cards_are_those_of_the_bundled_weights(name):
     """Weights replaced without their card would keep the old figures."""
     folder = files("kecae_aug") / "bundled" / name

@@ -162,12 +162,12 @@ def test_mistyped_names_and_paths(saved, monkeypatch):
         load_weights("nobody/nothing", local_files_only=True)
 
 
-@pytest.mark.parametrize("name", ["phantom", "knee-kl02"])
-def test_bundled_weights_know_what_they_are(name):
+@pytest.mark.parametrize(("name", "grades"), [("knee-kl02", "02"), ("knee-kl04", "01234"), ("phantom", "02")])
+def test_bundled_weights_know_what_they_are(name, grades):
     """They load offline, and say range, classes, data and losses."""
     assert name in bundled_weights()
     model = load_weights(name)
-    assert model.config.classes == ("0", "2")
+    assert model.config.classes == tuple(grades)
     assert {"preparation", "training", "data", "environment"} <= set(model.metadata)
     assert model.metadata["data"]["split"] == "train"
     x = torch.zeros(2, 1, model.config.image_size, model.config.image_size)
