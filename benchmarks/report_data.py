@@ -94,7 +94,7 @@ def cells(lines: Iterable[Line]) -> list[Cell]:
 def base_of(cell: Cell, among: Sequence[Cell], arm: str | None = None) -> Cell | None:
     """The cell of another arm that differs in nothing else: by default T, with classical augmentation if it has it.
 
-    Of several (two sets of options of a control) the one with the most runs in common.
+    Of several (two sets of options of a control) the one with the most options, then runs, in common.
     """
     wanted = (arm or "T") + (CLASSICAL if cell.classical else "")
     if cell.arm == "T" + CLASSICAL and arm is None:
@@ -108,7 +108,12 @@ def base_of(cell: Cell, among: Sequence[Cell], arm: str | None = None) -> Cell |
         and other.settings == cell.settings
         and other.runs.keys() & cell.runs.keys()
     ]
-    return max(same, key=lambda other: len(other.runs.keys() & cell.runs.keys()), default=None)
+
+    def likeness(other: Cell) -> tuple[int, int]:
+        options = sum(other.variant.get(k) == v for k, v in cell.variant.items() if v is not None)
+        return options, len(other.runs.keys() & cell.runs.keys())
+
+    return max(same, key=likeness, default=None)
 
 
 def mean_sd(values: Sequence[float | None]) -> tuple[float, float]:

@@ -149,8 +149,9 @@ def _missing(found: Difference) -> str:
 
 
 def points(value: float) -> str:
-    """A share as percentage points with its sign; no minus before a zero."""
-    return f"{round(100 * value, 1) + 0.0:+.1f}"
+    """A share as percentage points with its sign: one digit, and as many more as it takes to see on which side of 0."""
+    digits = next((n for n in (1, 2, 3) if round(100 * value, n)), 1)
+    return f"{round(100 * value, digits) + 0.0:+.{digits}f}"
 
 
 def rounded(count: int) -> int:
