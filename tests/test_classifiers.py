@@ -19,6 +19,7 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 import classifiers  # noqa: E402
 from classifiers import CLASSIFIERS, build, cross_entropy, training_loss  # noqa: E402
+from classifiers.siamese_gap import Attention  # noqa: E402
 from classifiers.sspe_vit import jensen_shannon, key_patches  # noqa: E402
 from classifiers.views import compartments  # noqa: E402
 
@@ -26,11 +27,15 @@ NAMES = list(CLASSIFIERS)
 OWN = ["antony", "tiulpin", "siamese_gap", "sspe_vit"]  # written here, not torchvision's
 
 
-@functools.cache
-def network(name: str, image_size: int = 64, classes: int = 3) -> nn.Module:
-    """One of each, in eval mode; who changes it builds his own."""
+def fresh(name: str, image_size: int = 64, classes: int = 3) -> nn.Module:
+    """A network of a known seed, in eval mode."""
     torch.manual_seed(0)
     return build(name, classes, image_size).eval()
+
+
+network = functools.cache(
+    fresh
+)  # for tests that leave it as it is; at 64 px only, since VGG-11 takes half a GB
 
 
 def outline(name: str, image_size: int = 299, classes: int = 2) -> nn.Module:
@@ -114,6 +119,30 @@ def test_maps_have_the_published_sizes_whatever_the_images(name, side):
     assert seen == [size if isinstance(size, tuple) else (size, size) for size in SIZES[name]]
 
 
+def test_siamese_gap_averages_each_block_before_its_attention_and_adds_the_compartments():
+    model, outputs, vectors = fresh("siamese_gap"), [], []
+    for block in model.blocks:
+        block.register_forward_hook(lambda _m, _x, out: outputs.append(out))
+    model.head.register_forward_pre_hook(lambda _m, x: vectors.append(x[0]))
+    with torch.no_grad():
+        model(images(2, 64))
+    wanted = torch.cat([out[:2].mean((2, 3)) + out[2:].mean((2, 3)) for out in outputs], 1)
+    assert wanted.shape == (2, 480)
+    torch.testing.assert_close(vectors[0], wanted)
+
+
+def test_attention_adds_a_share_of_each_channel():
+    attention, x = Attention(16), torch.rand(2, 16, 3, 3)
+    with torch.no_grad():
+        for p in attention.parameters():
+            p.zero_()
+        torch.testing.assert_close(attention(x), 1.5 * x)  # sigmoid(0) of it
+        first, second = attention.mlp[0].weight, attention.mlp[2].weight
+        first[0, 0], second[5, 0] = 1, 1  # channel 5 heeds channel 0
+        share = torch.sigmoid(x[:, 0].mean((1, 2)) + x[:, 0].amax((1, 2)))
+        torch.testing.assert_close(attention(x)[:, 5], (1 + share[:, None, None]) * x[:, 5])
+
+
 # ---- what goes in and out
 
 
@@ -121,7 +150,7 @@ def test_maps_have_the_published_sizes_whatever_the_images(name, side):
 @pytest.mark.parametrize("side", [128, 299])
 def test_images_of_either_size_give_finite_logits_that_depend_on_the_image(name, side):
     with torch.no_grad():
-        out = network(name, side)(images(2, side))
+        out = fresh(name, side)(images(2, side))
     assert out.shape == (2, 3)
     assert out.dtype == torch.float32
     assert out.isfinite().all()
@@ -156,8 +185,7 @@ def test_gradients_reach_every_parameter(name):
 
 @pytest.mark.parametrize("name", OWN)
 def test_a_few_steps_of_its_recipe_lower_its_loss(name):
-    torch.manual_seed(0)
-    model = build(name, 2, 64).train()
+    model = fresh(name, classes=2).train()
     recipe = CLASSIFIERS[name].recipe
     optimiser = replace(recipe, lr=recipe.lr / 10).make(model.parameters())  # as where a schedule begins
     x, y, losses = images(3, 64), torch.tensor([0, 1, 1]), []
@@ -201,8 +229,7 @@ def test_crops_show_the_same_part_of_the_knee_at_any_size(side):
 
 @pytest.mark.parametrize("side", [64, 128, 299])
 def test_a_mirrored_knee_has_the_same_logits_in_siamese_gap(side):
-    torch.manual_seed(0)
-    model, x = build("siamese_gap", 2, side).double().eval(), images(2, side).double()
+    model, x = fresh("siamese_gap", side).double(), images(2, side).double()
     with torch.no_grad():
         out = model(x)
         torch.testing.assert_close(model(x.flip(-1)), out, rtol=0, atol=1e-6)
@@ -210,8 +237,7 @@ def test_a_mirrored_knee_has_the_same_logits_in_siamese_gap(side):
 
 
 def test_a_mirrored_knee_swaps_the_halves_of_tiulpins_vector():
-    torch.manual_seed(0)
-    model, x = build("tiulpin", 2, 64).double().eval(), images(1, 64).double()
+    model, x = fresh("tiulpin").double(), images(1, 64).double()
     linear = model.head[1]
     with torch.no_grad():
         before, mirrored = model(x), model(x.flip(-1))
@@ -276,8 +302,7 @@ def test_a_module_from_elsewhere_is_trained_by_cross_entropy():
 
 
 def test_antony_adds_the_squared_error_of_the_grade():
-    torch.manual_seed(0)
-    model, x = build("antony", 3, 64).eval(), images(2, 64)
+    model, x = fresh("antony"), images(2, 64)
     with torch.no_grad():
         model.regress.weight.zero_()
         model.regress.bias.fill_(1.5)  # the grade it says of every knee
@@ -303,8 +328,7 @@ def test_key_patches_are_the_rows_of_the_joint():
 
 
 def test_only_patches_outside_the_joint_change_places_and_only_in_training():
-    torch.manual_seed(0)
-    model = build("sspe_vit", 2, 64).train()
+    model = fresh("sspe_vit").train()
     order, still = model.order(3), torch.arange(196)
     assert torch.equal(order[:, key_patches()], still[key_patches()].expand(3, -1))
     assert torch.equal(order.sort(1).values, still.expand(3, -1))  # every position once
@@ -315,8 +339,7 @@ def test_only_patches_outside_the_joint_change_places_and_only_in_training():
 
 def test_exchanged_key_patches_are_the_joint_of_the_partner_with_its_label(monkeypatch):
     """The loss from sequences equals the loss from pictures whose joints were pasted by hand."""
-    torch.manual_seed(0)
-    model, x, y = build("sspe_vit", 2, 224).eval(), images(2, 224), torch.tensor([0, 1])
+    model, x, y = fresh("sspe_vit", 224), images(2, 224), torch.tensor([0, 1])
     monkeypatch.setattr(torch, "randperm", lambda n: torch.arange(n).flip(0))
     pasted = x.clone()
     pasted[:, :, 80:176] = x.flip(0)[:, :, 80:176]
