@@ -34,8 +34,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add_arguments(parser)
     args = parser.parse_args(argv)
     check_names(parser, args)
-    if any(n < 0 for n in args.numbers):
-        parser.error(f"--numbers {args.numbers}: accepted are 0 and more")
+    if any(n < 0 or n == 1 for n in args.numbers):
+        parser.error(f"--numbers {args.numbers}: accepted are 0, and 2 and more, one a direction")
     return args
 
 

@@ -70,6 +70,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.error("--export-folds: how many? give --folds")
     if args.fold and (not args.folds or not set(args.fold) <= set(range(args.folds))):
         parser.error(f"--fold {args.fold}: accepted are 0 to --folds - 1, with --folds {args.folds}")
+    if args.n_pairs < 2:
+        parser.error(f"--n-pairs {args.n_pairs}: accepted are 2 and more, one a direction")
     if any(not 0 < f <= 1 for f in args.fractions):
         parser.error(f"--fractions {args.fractions}: accepted are numbers above 0, up to 1")
     return args

@@ -63,7 +63,7 @@ _PARTS: dict[str, dict[str, str]] = {
     "paper": {"added": "paper"},
 }
 ARMS: dict[str, Arm] = {
-    name + suffix: Arm(name + suffix, classical=bool(suffix), **parts)  # type: ignore[arg-type]
+    name + suffix: Arm(name + suffix, classical=bool(suffix), **parts)
     for suffix in ("", " + classical")
     for name, parts in _PARTS.items()
 }

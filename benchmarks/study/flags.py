@@ -49,7 +49,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     data.add_argument(
         "--trust-weights", action="store_true", help="take weights of unknown training patients for clean"
     )
-    data.add_argument("--judges", type=Path, nargs="+", default=[], help="held-out judges (kecae-aug guide)")
+    data.add_argument(
+        "--judges",
+        type=Path,
+        nargs="+",
+        default=[],
+        help="held-out judges (kecae-aug guide); {fold} is the fold",
+    )
     data.add_argument(
         "--image-size", type=int, default=128, help="of the classifiers' images; the paper's is 299"
     )
@@ -91,6 +97,8 @@ def options_of(args: argparse.Namespace) -> ExchangeOptions:
     """How X' is used, from the flags."""
     if len(args.strength) > 2:
         raise ValueError(f"strength={args.strength}: accepted is a number, or low and high")
+    if args.labels == "judges" and not args.judges:
+        raise ValueError("labels='judges': needs --judges")  # now, and not after hours of T
     strength = args.strength[0] if len(args.strength) == 1 else tuple(args.strength)
     names = ("added", "p", "detail", "labels", "smoothing", "early", "donors")
     names += ("min_probability", "min_agreement", "max_distance")  # type: ignore[assignment]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -75,22 +75,28 @@ def open_grounds(
             f"weights: they differ in preparation or classes ({preparations}, {classes}); give like ones"
         )
     grades = [str(c) for c in models[0].config.classes]
-    judges = {str(path): load_guide(path, grades) for path in args.judges}
+    judges = {fold: _judges(args.judges, fold, grades) for fold in numbers}
     preparation = replace(preparations.pop(), image_size=args.image_size)
     knees, test = read_folder(args.data, grades, preparation, progress=progress)
     grounds: dict[int | None, Ground] = {}
     for fold, model, name in zip(numbers, models, args.weights, strict=True):
         seen = by_weights(model, name, [args.data, *args.weights_data], trust=args.trust_weights)
-        everybody = [seen, *(by_judge(judge, path) for path, judge in judges.items())]
+        everybody = [seen, *(by_judge(judge, path) for path, judge in judges[fold].items())]
         how: dict[str, Any] = {"share": args.validation_share}
         split = (
             fixed_split(knees, test, everybody, **how)
             if fold is None or folds is None
             else k_fold_split(knees, fold, folds, everybody, **how)
         )
-        grounds[fold] = Ground(knees, split, model, name, seen, judges)
+        grounds[fold] = Ground(knees, split, model, name, seen, judges[fold])
         told(grounds[fold])
     return grounds
+
+
+def _judges(paths: Sequence[Path], fold: int | None, grades: Sequence[str]) -> dict[str, Guide]:
+    """Judges of a fold: ``{fold}`` in a path is its number."""
+    named = [str(path).replace("{fold}", str(fold)) for path in paths]
+    return {name: load_guide(name, grades) for name in named}
 
 
 def told(ground: Ground) -> None:

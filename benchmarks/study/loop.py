@@ -25,10 +25,14 @@ def run_all(
 ) -> int:
     """Run what is not in the store yet; a line and the remaining time after each run.
 
+    The line shows validation figures only: whoever tunes while it runs has seen no test figure.
+
     Returns:
         How many runs failed; the others are not stopped by them.
     """
-    print(f"{len(specs)} runs in the plan, results in {store.path}", flush=True)
+    ids = [id_of(identity(spec, grounds[spec.fold], protocol)) for spec in specs]
+    done = store.finished()
+    print(f"{len(specs)} runs in the plan, {sum(i in done for i in ids)} are there: {store.path}", flush=True)
     warned = failed = 0
     for number, spec in enumerate(specs, 1):
         ground = grounds[spec.fold]
@@ -39,9 +43,9 @@ def run_all(
             failed += 1
             print(f"[{number}/{len(specs)}] {spec}: FAILED, not stored: {error}", flush=True)
             continue
-        test = ", ".join(f"{name} {value:.3f}" for name, value in line["test"].items())
+        said = ", ".join(f"{name} {line['validation'][name]:.3f}" for name in ("accuracy", "auroc"))
         seconds = f"{time.perf_counter() - start:.0f} s" if now else "was there"
-        print(f"[{number}/{len(specs)}] {spec}: {test} ({seconds})", flush=True)
+        print(f"[{number}/{len(specs)}] {spec}: validation {said} ({seconds})", flush=True)
         if now and spec.fraction < 1 and (line["weights"] or {}).get("patients_outside_T") and not warned:
             warned = 1
             print(
@@ -49,8 +53,10 @@ def run_all(
                 "run's training patients: the gain is not one of scarce labels alone (patients_outside_T in the line)",
                 flush=True,
             )
-        left = remaining(specs[number:], protocol, store, ground)
-        if left is not None and number < len(specs):
+        done = store.finished()
+        rest = [other for other, ident in zip(specs[number:], ids[number:], strict=True) if ident not in done]
+        left = remaining(rest, protocol, store, ground)
+        if left is not None and rest:
             print(f"    about {duration(left)} left", flush=True)
     return failed
 
@@ -91,9 +97,9 @@ def dry_run(
     specs: Sequence[RunSpec], grounds: dict[int | None, Ground], protocol: Protocol, store: Store
 ) -> None:
     """Print every run, whether it is there, and an estimate of the rest, from two timed steps a classifier."""
-    left = []
+    left, done = [], store.finished()
     for spec in specs:
-        there = store.has(id_of(identity(spec, grounds[spec.fold], protocol)))
+        there = id_of(identity(spec, grounds[spec.fold], protocol)) in done
         print(f"{'done' if there else 'to do'}  {spec}")
         left += [] if there else [spec]
     first = next(iter(grounds.values()))

@@ -55,7 +55,7 @@ def fixed_split(
         knees: all.
         test: rows of the test set.
         seen: whom weights and judges were trained on.
-        share: of the other patients, for validation; down to half of it where weights and judges leave no more.
+        share: of the other patients, for validation.
         seed: of the draw; not that of a run, so that all seeds choose by the same patients.
 
     Raises:
@@ -91,22 +91,7 @@ def _with_validation(
     refuse_seen("test", {knees.patients[row] for row in test}, seen)
     of_test = set(test)
     rest = [row for row in range(len(knees)) if row not in of_test]
-    known = frozenset().union(*(s.patients or frozenset() for s in seen))
-    free = [row for row in rest if knees.patients[row] not in known]
-    n_rest, n_free = (len({knees.patients[row] for row in rows}) for rows in (rest, free))
-    wanted = max(_FEWEST, round(share * n_rest))
-    if n_free < max(_FEWEST, wanted / 2):
-        counts = ", ".join(f"{s.name} {len(s.patients or ())}" for s in seen)
-        raise SplitError(
-            f"validation: {wanted} patients are wanted ({share:.0%} of {n_rest}), and {n_free} of the training patients "
-            f"have been seen by neither weights nor judges ({counts}). Train those on fewer patients (`--data.folds` of "
-            "kecae-aug train, `--folds` of kecae-aug guide), on the same half; or ask for a smaller --validation-share"
-        )
-    part: Iterable[int] = range(len(free))  # all of them, where no more than that have been left for it
-    if wanted < n_free:
-        targets, patients = ([of[row] for row in free] for of in (knees.targets, knees.patients))
-        part = split_patients(targets, patients, [wanted / n_free, 1 - wanted / n_free], seed)[0]  # type: ignore[arg-type]
-    validation = {free[i] for i in part}
+    validation = _drawn(knees, rest, seen, share, seed)
     split = Split(
         tuple(row for row in rest if row not in validation),
         tuple(sorted(validation)),
@@ -115,6 +100,37 @@ def _with_validation(
     )
     check_split(knees, split, seen)
     return split
+
+
+def _drawn(knees: Knees, rest: Sequence[int], seen: Sequence[Seen], share: float, seed: int) -> set[int]:
+    """Rows of the validation patients.
+
+    Those whom anybody would draw, where nobody has seen them: so weights that were trained inside an exported fold keep
+    its validation patients. Otherwise drawn among those whom nobody has seen.
+    """
+
+    def draw(rows: Sequence[int], part: float) -> set[int]:
+        if part >= 1:
+            return set(rows)
+        targets = [knees.targets[row] for row in rows]
+        patients = [knees.patients[row] for row in rows]
+        return {rows[i] for i in split_patients(targets, patients, [part, 1 - part], seed)[0]}
+
+    known = frozenset().union(*(s.patients or frozenset() for s in seen))
+    first = draw(rest, share)
+    if not known & {knees.patients[row] for row in first}:
+        return first
+    free = [row for row in rest if knees.patients[row] not in known]
+    n_rest, n_free = (len({knees.patients[row] for row in rows}) for rows in (rest, free))
+    wanted = max(_FEWEST, round(share * n_rest))
+    if n_free < wanted:
+        counts = ", ".join(f"{s.name} {len(s.patients or ())}" for s in seen)
+        raise SplitError(
+            f"validation: {wanted} patients are wanted ({share:.0%} of {n_rest}), and {n_free} of the training patients "
+            f"have been seen by neither weights nor judges ({counts}). Train those on fewer patients (`--data.folds` of "
+            "kecae-aug train, `--folds` of kecae-aug guide), on the same half; or ask for a smaller --validation-share"
+        )
+    return draw(free, wanted / n_free)
 
 
 def check_split(knees: Knees, split: Split, seen: Sequence[Seen]) -> None:

@@ -43,16 +43,16 @@ class Store:
         A run that another study of the same file has made (T at 100 % of the patients is a run of the main study and of
         the scarcity curve) gets a line in this study, without being run again.
         """
-        there = self._finished(ident)
+        there = [line for line in self._finished() if line["id"] == ident]
         own = next((line for line in there if line["study"] == study), None)
         if own is None and there:
             own = {**there[0], "study": study, "of_study": there[0]["study"]}
             Log(self.path).append(own)
         return own
 
-    def has(self, ident: str) -> bool:
-        """Whether a run is finished, in whatever study."""
-        return bool(self._finished(ident))
+    def finished(self) -> set[str]:
+        """Ids of all finished runs, of whatever study."""
+        return {line["id"] for line in self._finished()}
 
     def add(self, line: Line, predictions: dict[str, NDArray[Any]]) -> Line:
         """Write a run: predictions first, so that a line always has them.
@@ -81,9 +81,9 @@ class Store:
         ]
         return float(np.median(found)) if found else None
 
-    def _finished(self, ident: str) -> list[Line]:
-        same = [line for line in self.lines() if line.get("kind") == "run" and line["id"] == ident]
-        return [line for line in same if (self.path.parent / line["predictions"]).is_file()]
+    def _finished(self) -> list[Line]:
+        runs = [line for line in self.lines() if line.get("kind") == "run" and "predictions" in line]
+        return [line for line in runs if (self.path.parent / line["predictions"]).is_file()]
 
     def _predictions(self, ident: str) -> Path:
         return self.path.parent / "predictions" / f"{ident}.npz"

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -142,6 +143,10 @@ def train(
             schedule.step()
             if step in looks:
                 scores = scores_of(model, validation.images, loop)
+                if not np.isfinite(scores).all():
+                    raise DivergedError(
+                        f"{name}: no finite scores after step {step}; a smaller --lr may help"
+                    )
                 found = measured(scores, validation.labels.numpy())
                 mean = round(sum(losses) / len(losses), 6)
                 curve.append([step, mean, found["accuracy"], found["auroc"]])
