@@ -4,9 +4,12 @@ r"""Does T' beat T? Classifiers on real knees alone, and with exchanged ones, on
     python benchmarks/t_vs_tprime.py --data DIR --weights W --plan budget --precision bfloat16 --dry-run
     python benchmarks/t_vs_tprime.py --data DIR --weights W --arms "T + classical" "T' online + classical" \
         --classifiers tiulpin --fractions 0.05 0.1 0.25 0.5 1 --seeds 0 1 2                           # label scarcity
-    python benchmarks/t_vs_tprime.py --data DIR --folds 5 --export-folds OUT                          # cross-validation:
+    python benchmarks/t_vs_tprime.py --data DIR --folds 5 --export OUT                                # cross-validation:
     ... kecae-aug guide and train on each OUT/fold-K ...
     python benchmarks/t_vs_tprime.py --data DIR --folds 5 --weights W0 W1 W2 W3 W4 --weights-data OUT/fold-*
+
+Weights that know more patients than T bring labels in that T has not, which matters for label scarcity: `--fractions 0.1
+--seeds 0 --export OUT` writes the folder to train weights inside it; each line says how many patients are outside.
 
 Protocol. In all arms of a seed: the same patients, the same real knees in the same order with the same classical
 augmentation, equal optimiser steps, the recipe of the classifier, equally many looks at validation patients, whose AUROC
@@ -26,7 +29,7 @@ from pathlib import Path
 from classifiers import CLASSIFIERS
 from study.arms import ARMS
 from study.flags import add_arguments, check_names, options_of, possible, protocol_of
-from study.ground import export_folds, open_grounds
+from study.ground import export, open_grounds
 from study.loop import dry_run, run_all
 from study.plan import ALL_ARMS, PAIR, RunSpec, budget, once, product
 from study.store import Store
@@ -57,7 +60,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--one", default="resnet18", help="of --plan budget: the classifier of all arms")
     parser.add_argument("--folds", type=int, help="cross-validation over all images, instead of DIR/val")
     parser.add_argument("--fold", type=int, nargs="+", help="which of the folds; all by default")
-    parser.add_argument("--export-folds", type=Path, metavar="OUT", help="write each fold's training folder")
+    parser.add_argument(
+        "--export",
+        type=Path,
+        metavar="OUT",
+        help="write the training folders of the flags, to train weights on; no run",
+    )
     add_arguments(parser)
     args = parser.parse_args(argv)
     check_names(parser, args)
@@ -66,8 +74,6 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.error(f"--arms {unknown}: accepted are {', '.join(ARMS)}")
     if args.one not in CLASSIFIERS:
         parser.error(f"--one {args.one}: accepted are {', '.join(CLASSIFIERS)}")
-    if args.export_folds and not args.folds:
-        parser.error("--export-folds: how many? give --folds")
     if args.fold and (not args.folds or not set(args.fold) <= set(range(args.folds))):
         parser.error(f"--fold {args.fold}: accepted are 0 to --folds - 1, with --folds {args.folds}")
     if args.n_pairs < 2:
@@ -96,8 +102,8 @@ def planned(args: argparse.Namespace) -> list[RunSpec]:
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
     try:
-        if args.export_folds:
-            export_folds(args, args.folds, args.export_folds)
+        if args.export:
+            export(args, args.folds, args.fractions, args.seeds, args.export)
             return
         specs, protocol, store = planned(args), protocol_of(args), Store(args.results)
         grounds = open_grounds(args, args.folds)

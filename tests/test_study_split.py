@@ -19,8 +19,9 @@ from kecae_aug import KECAE, load_weights
 from kecae_aug.data.phantom import write_phantoms
 from kecae_aug.weights import save_weights
 from kecae_training.guide import in_fold
-from study.ground import export_folds, open_grounds
+from study.ground import export, open_grounds
 from study.knees import Knees
+from study.run import outside
 from study.seen import Seen, UnknownPatientsError, by_judge, by_weights
 from study.split import (
     LeakError,
@@ -232,9 +233,9 @@ def test_weights_that_know_the_test_patients_stop_the_study(phantoms, tmp_path):
 def test_folds_are_written_trained_on_and_clean(phantoms, tmp_path):
     """The way of cross-validation: export, train inside each fold, and the split keeps its validation patients."""
     base = weights(tmp_path / "base", images=0, split="none")
-    places = export_folds(arguments(phantoms, base), 2, tmp_path / "out")
+    places = export(arguments(phantoms, base), 2, [1.0], [0], tmp_path / "out")
     with pytest.raises(FileExistsError, match="fold-0 is there"):
-        export_folds(arguments(phantoms, base), 2, tmp_path / "out")
+        export(arguments(phantoms, base), 2, [1.0], [0], tmp_path / "out")
     trained = [
         weights(tmp_path / f"w{i}", images=len(ids(place)), split="train") for i, place in enumerate(places)
     ]
@@ -248,6 +249,20 @@ def test_folds_are_written_trained_on_and_clean(phantoms, tmp_path):
     # weights of the other fold know this fold's test patients
     with pytest.raises(LeakError, match="of the test set"):
         open_grounds(arguments(phantoms, *trained[::-1], weights_data=places[::-1]), 2, progress=False)
+
+
+def test_weights_can_be_trained_inside_a_share_of_the_patients(phantoms, tmp_path):
+    """So that a gain at scarce labels is one of scarce labels: the run's T has all patients that the weights know."""
+    base = weights(tmp_path / "base", images=0, split="none")
+    half, whole = export(arguments(phantoms, base), None, [0.5, 1.0], [3], tmp_path / "out")
+    assert half == whole / "0.5-seed-3"
+    assert set(ids(half)) < set(ids(whole))
+    trained = weights(tmp_path / "w", images=len(ids(half)), split="train")
+    ground = open_grounds(arguments(phantoms, trained, weights_data=[half]), None, progress=False)[None]
+    assert patients_of(ground.knees, ground.split.train) == set(ids(whole))
+    of = {f: ground.knees.of(fraction_of(ground.knees, ground.split.train, f, 3)) for f in (0.25, 0.5)}
+    assert outside(ground, of[0.5]) == {"patients": len(set(ids(half))), "patients_outside_T": 0}
+    assert outside(ground, of[0.25])["patients_outside_T"] > 0
 
 
 def test_one_weights_folder_a_fold(phantoms, tmp_path):

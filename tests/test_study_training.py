@@ -422,7 +422,7 @@ def test_unknown_weights_are_not_trusted_by_themselves(phantoms, tmp_path):
     "wrong",
     [
         ["--classifiers", "nothing"], ["--arms", "T''"], ["--seeds", "1", "1"], ["--fractions", "2"], ["--one", "x"],
-        ["--fold", "1"], ["--export-folds", "out"], ["--n-pairs", "1"],
+        ["--fold", "1"], ["--n-pairs", "1"],
     ],
 )  # fmt: skip
 def test_bad_arguments_are_refused(wrong, capsys):

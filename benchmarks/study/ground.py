@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from kecae_aug.data import Preparation
 from kecae_training.guide import Guide, load_guide
 from study.knees import Knees, read_folder
 from study.seen import Seen, by_judge, by_weights
-from study.split import Split, fixed_split, k_fold_split
+from study.split import Split, fixed_split, fraction_of, k_fold_split
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def open_grounds(
     if len(args.weights) != len(numbers):
         raise ValueError(
             f"weights: {len(args.weights)} given for {len(numbers)} test sets; give one for each, trained on none of its "
-            "patients (--export-folds writes the folders to train them on)"
+            "patients (--export writes the folders to train them on)"
         )
     models = [load_weights(name) for name in args.weights]
     preparations = {Preparation.of(m) for m in models}
@@ -122,31 +123,47 @@ def told(ground: Ground) -> None:
         )
 
 
-def export_folds(args: argparse.Namespace, folds: int, out: Path) -> list[Path]:
-    """Folders to train each fold's weights, guides and judges on: OUT/fold-K/train/<grade>, links to the images.
+def export(
+    args: argparse.Namespace, folds: int | None, fractions: Sequence[float], seeds: Sequence[int], out: Path
+) -> list[Path]:
+    """Folders to train weights, guides and judges inside the training sets: PLACE/train/<grade>, links to the images.
 
-    A fold's test patients are not in its folder, nor the patients that are kept for validation.
+    Nobody of the validation and test sets is in them. PLACE is OUT/fixed or OUT/fold-K; for a share of the patients, which
+    depends on the seed, OUT/fixed/0.1-seed-0: weights of it know no more labels than T has.
+
+    Args:
+        args: of the command line: data, image size, share of the validation patients; weights for their grades alone.
+        folds: of cross-validation; None for the fixed test set.
+        fractions: of the training patients.
+        seeds: of the fractions.
+        out: made if need be.
 
     Raises:
-        FileExistsError: OUT/fold-K is there already; nothing is written then.
+        FileExistsError: a PLACE is there already; nothing is written then.
     """
-    model = load_weights(args.weights[0])  # for the grades alone
+    model = load_weights(args.weights[0])
     preparation = replace(Preparation.of(model), image_size=args.image_size)
-    knees, _ = read_folder(args.data, [str(c) for c in model.config.classes], preparation)
-    places = [out / f"fold-{fold}" for fold in range(folds)]
-    there = [str(place) for place in places if place.exists()]
-    if there:
-        raise FileExistsError(
-            f"--export-folds: {there[0]} is there already; name another folder or remove it"
+    knees, test = read_folder(args.data, [str(c) for c in model.config.classes], preparation)
+    how: dict[str, Any] = {"share": args.validation_share}
+    rows: dict[Path, Sequence[int]] = {}
+    for fold in range(folds) if folds else [None]:
+        split = (
+            fixed_split(knees, test, [], **how)
+            if fold is None or folds is None
+            else k_fold_split(knees, fold, folds, [], **how)
         )
-    for fold, place in enumerate(places):
-        split = k_fold_split(knees, fold, folds, [], share=args.validation_share)
-        for row in split.train:
+        place = out / ("fixed" if fold is None else f"fold-{fold}")
+        for fraction, seed in product(fractions, seeds):
+            part = place if fraction == 1 else place / f"{fraction:g}-seed-{seed}"
+            rows[part] = fraction_of(knees, split.train, fraction, seed)
+    there = [str(place) for place in rows if (place / "train").exists()]
+    if there:
+        raise FileExistsError(f"--export: {there[0]} is there already; name another folder or remove it")
+    for place, of in rows.items():
+        for row in of:
             file = args.data.resolve() / knees.files[row]
             link = place / "train" / file.parent.name / file.name
             link.parent.mkdir(parents=True, exist_ok=True)
             link.symlink_to(file)
-        print(
-            f"{place}: {len(split.train)} images; kecae-aug guide and train --data.root {place}", flush=True
-        )
-    return places
+        print(f"{place}: {len(of)} images of {len({knees.patients[row] for row in of})} patients", flush=True)
+    return list(rows)

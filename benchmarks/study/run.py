@@ -47,13 +47,15 @@ class Protocol:
     work: Path | None = None
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ValueError(f"steps={self.steps}: accepted is 1 or more")
+        for name in ("steps", "lr", "batch_size"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"{name}={value}: accepted is a number above 0")
 
     def recipe(self, classifier: str) -> Recipe:
         """The classifier's recipe, the same in all arms."""
-        given = {"lr": self.lr, "batch_size": self.batch_size}
-        return replace(CLASSIFIERS[classifier].recipe, **{k: v for k, v in given.items() if v is not None})
+        own = CLASSIFIERS[classifier].recipe
+        return replace(own, lr=self.lr or own.lr, batch_size=self.batch_size or own.batch_size)
 
 
 def identity(spec: RunSpec, ground: Ground, protocol: Protocol) -> dict[str, Any]:

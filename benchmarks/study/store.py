@@ -64,7 +64,7 @@ class Store:
         place = self._predictions(line["id"])
         place.parent.mkdir(parents=True, exist_ok=True)
         with replacing(place) as part, part.open("wb") as file:
-            np.savez_compressed(file, **predictions)
+            np.savez_compressed(file, **predictions)  # type: ignore[arg-type]  # its stub takes all for allow_pickle
         line = {**line, "predictions": place.relative_to(self.path.parent).as_posix()}
         Log(self.path).append(line)
         return line

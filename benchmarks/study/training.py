@@ -121,7 +121,7 @@ def train(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(batches.seed, "network"))
         model = build(len(validation.classes), validation.images.shape[-1])
-        model.to(memory_format=_memory(loop))  # type: ignore[call-overload]
+        model.to(memory_format=_memory(loop))
         optimiser = recipe.make(model.parameters())
         steps, looks = batches.steps, set(loop.steps_of_looks(batches.steps))
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, recipe.lr, total_steps=max(steps, 2))
