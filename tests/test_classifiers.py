@@ -246,6 +246,16 @@ def test_a_mirrored_knee_swaps_the_halves_of_tiulpins_vector():
     assert (mirrored - before).abs().max() > 1e-4  # it knows which compartment is which
 
 
+def test_antony_sees_the_middle_two_thirds_of_the_rows():
+    model, x = fresh("antony", 300), images(1, 300)
+    outside, inside = x.clone(), x.clone()
+    outside[:, :, :50], outside[:, :, 250:] = 1, -1
+    inside[:, :, 50:52] = 1
+    with torch.no_grad():
+        assert torch.equal(model(outside), model(x))
+        assert not torch.equal(model(inside), model(x))
+
+
 # ---- losses
 
 
