@@ -69,7 +69,7 @@ def forest_of_classifiers(found: Findings) -> str:
 def forest_of_arms(found: Findings, classifier: str) -> str:
     """All arms of one classifier against their bases."""
     compared = [c for c in found.arms if c.cell.classifier == classifier]
-    compared.sort(key=lambda c: (c.cell.classical, c.cell.exchanges))
+    compared.sort(key=lambda c: c.cell.exchanges)
     rows = []
     for base in dict.fromkeys(c.base.label for c in compared):
         rows.append(Row(f"minus {base}:", None))

@@ -1,4 +1,4 @@
-"""What a file of runs says: the comparisons that the report shows, the answer in sentences, and what has not been run."""
+"""What a file of runs says: the comparisons that the report shows, the answer in sentences, what has not been run."""
 
 from __future__ import annotations
 
@@ -127,7 +127,8 @@ def answer(found: Findings) -> list[str]:
     once = sum(len(d.by_seed) == 1 for d in accuracies)
     if once:
         sentences.append(
-            f"{once} of {n} have one seed: their intervals do not hold how much a classifier differs from seed to seed."
+            f"{once} of {n} have one seed: their intervals do not hold how much a classifier differs from seed "
+            f"to seed."
         )
     gains = sum(d.mean > 0 for d in accuracies)
     top = largest.differences["accuracy"]
@@ -144,8 +145,8 @@ def answer(found: Findings) -> list[str]:
         gains == n == len(CLASSIFIERS) and top.mean >= BAR["largest"] and counts["better"] >= BAR["told"]
     )
     sentences.append(
-        "The paper's claim (all seven gain, the largest by 2 points, here with an interval above 0 for three or more) is "
-        + ("met." if reached else "not met by these runs.")
+        "The paper's claim (all seven gain, the largest by 2 points, here with an interval above 0 for three or "
+        "more) is " + ("met." if reached else "not met by these runs.")
     )
     return [*sentences, *_controls(found)]
 
@@ -169,8 +170,8 @@ def _controls(found: Findings) -> list[str]:
             "not told apart": "is not told apart from T'",
         }[verdict(d, ALL_METRICS["accuracy"])]
         said.append(
-            f"{c.base.label} {word} ({title(c.cell.classifier)}: T' minus control {points(d.mean)}, {points(d.low)} to "
-            f"{points(d.high)})"
+            f"{c.base.label} {word} ({title(c.cell.classifier)}: T' minus control {points(d.mean)}, "
+            f"{points(d.low)} to {points(d.high)})"
         )
     if not said:
         return ["No control arm has been run beside it: a gain could be of blur, noise or larger batches."]

@@ -94,61 +94,43 @@ def with_all_arms(found: Findings) -> list[str]:
 
 
 def all_arms(found: Findings) -> list[Table]:
-    """A table for each of them."""
-    return [
-        _arms_of(
-            name,
-            [cell for cell in found.of("main") if cell.classifier == name],
-            [c for c in found.arms if c.cell.classifier == name],
-        )
-        for name in with_all_arms(found)
-    ]
+    """For each of them a table for each base, which is its first row."""
+    tables = []
+    for name in with_all_arms(found):
+        compared = [c for c in found.arms if c.cell.classifier == name]
+        bases = {id(c.base): c.base for c in compared}
+        tables += [_arms_of(base, [c for c in compared if c.base is base]) for base in bases.values()]
+    return tables
 
 
-def _arms_of(name: str, own: Sequence[Cell], compared: Sequence[Comparison]) -> Table:
+def _arms_of(base: Cell, compared: Sequence[Comparison]) -> Table:
     table = Table(
-        f"All arms, {title(name)}",
-        "Mean ± SD over runs, in percent. Differences in points from the arm named as base, with equal "
-        "augmentation and equal steps, over the seeds that both have; p is Holm's, over the arms of this table.",
+        f"{title(base.classifier)}, arms against {base.label}",
+        "Mean ± SD over runs, in percent. Differences in points from the first row, with equal augmentation and "
+        "equal steps, over the seeds that both have; p is Holm's, over the arms of this table.",
         [
             "arm",
             "seeds",
             "accuracy",
             "AUROC",
             "calibration error",
-            "base",
             "accuracy − base",
             "AUROC − base",
             "p (Holm)",
             "verdict",
         ],
     )
-    adjusted = dict(
-        zip(
-            (id(c.cell) for c in compared), holm([c.differences["accuracy"].p for c in compared]), strict=True
-        )
-    )
-    by_cell = {id(c.cell): c for c in compared}
-    for cell in sorted(own, key=lambda cell: (cell.classical, cell.exchanges)):
-        row = [
-            cell.label,
-            str(len(cell.seeds)),
-            *(percent(*cell.test[m]) for m in ("accuracy", "auroc", "ece")),
-        ]
-        c = by_cell.get(id(cell))
-        if c is None:
-            row += ["-", *[""] * 4]
-        else:
-            d = c.differences
-            row += [
-                c.base.label,
-                interval(d["accuracy"]),
-                interval(d.get("auroc")),
-                p_value(adjusted[id(cell)]),
-            ]
-            row.append(judged(d["accuracy"]))
-        table.rows.append(row)
+    adjusted = holm([c.differences["accuracy"].p for c in compared])
+    table.rows.append([*_figures_of(base), *["-"] * 4])
+    for c, p in sorted(zip(compared, adjusted, strict=True), key=lambda pair: pair[0].cell.exchanges):
+        d = c.differences
+        row = [interval(d["accuracy"]), interval(d.get("auroc")), p_value(p), judged(d["accuracy"])]
+        table.rows.append([*_figures_of(c.cell), *row])
     return table
+
+
+def _figures_of(cell: Cell) -> list[str]:
+    return [cell.label, str(len(cell.seeds)), *(percent(*cell.test[m]) for m in ("accuracy", "auroc", "ece"))]
 
 
 def control_table(found: Findings) -> Table:
