@@ -50,7 +50,7 @@ class Loop:
             in every arm: the best of more looks would be better by chance.
         precision: of training and scoring; logits, losses and probabilities are float32.
         channels_last: memory format, faster on most CPUs.
-        progress: show a bar.
+        progress: show a bar, on a terminal.
     """
 
     looks: int = 10
@@ -128,7 +128,7 @@ def train(
         curve: list[list[float]] = []
         best: dict[str, Any] = {"auroc": float("-inf")}
         losses: list[float] = []
-        bar = tqdm(range(1, steps + 1), desc=name, disable=not loop.progress, leave=False)
+        bar = tqdm(range(1, steps + 1), desc=name, disable=None if loop.progress else True, leave=False)
         for step in bar:
             model.train()
             images, labels, _ = batches.batch(step - 1)
