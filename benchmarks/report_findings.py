@@ -141,12 +141,11 @@ def answer(found: Findings) -> list[str]:
             f"Mean over the {n} classifiers ({_common(rows)}; taken as a sample of classifiers): "
             f"{points(found.mean.mean)} points ({points(found.mean.low)} to {points(found.mean.high)})."
         )
-    reached = (
-        gains == n == len(CLASSIFIERS) and top.mean >= BAR["largest"] and counts["better"] >= BAR["told"]
-    )
+    told = sum(v == "better" and len(d.by_seed) > 1 for v, d in zip(said, accuracies, strict=True))
+    reached = gains == n == len(CLASSIFIERS) and top.mean >= BAR["largest"] and told >= BAR["told"]
     sentences.append(
-        "The paper's claim (all seven gain, the largest by 2 points, here with an interval above 0 for three or "
-        "more) is " + ("met." if reached else "not met by these runs.")
+        "The paper's claim (all seven gain, the largest by 2 points; here also an interval above 0, of two seeds or more, "
+        f"for three) is {'met, if no control explains it:' if reached else 'not met by these runs.'}"
     )
     return [*sentences, *_controls(found)]
 

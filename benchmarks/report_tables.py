@@ -23,7 +23,7 @@ def table_2(found: Findings) -> Table:
         "Difference in points with its 95 % interval over patients and seeds; p is Holm's, over these classifiers; "
         "McNemar's exact p is of the seeds' majority votes (knees that only T'/only T gets right). The "
         "paper's own figures: other images, one run each, no intervals.",
-        ["classifier", "paper T → T'", "seeds", "T", "T'", "difference", "p (Holm)", "McNemar", "verdict"],
+        ["classifier", "seeds", "T", "T'", "difference", "p (Holm)", "McNemar", "verdict", "paper T → T'"],
     )
     for c, p in zip(rows, found.adjusted, strict=True):
         d = c.differences["accuracy"]
@@ -31,9 +31,6 @@ def table_2(found: Findings) -> Table:
         table.rows.append(
             [
                 title(c.cell.classifier),
-                f"{spec.paper[0]:.2f} → {spec.paper[1]:.2f} ({spec.paper[1] - spec.paper[0]:+.2f})"
-                if spec
-                else "-",
                 str(len(c.seeds)),
                 percent(*c.base_mean["accuracy"]),
                 percent(*c.arm_mean["accuracy"]),
@@ -41,21 +38,14 @@ def table_2(found: Findings) -> Table:
                 p_value(p),
                 f"{p_value(c.vote.p)} ({c.vote.only_arm}/{c.vote.only_base})",
                 judged(d),
+                f"{spec.paper[0]:.2f} → {spec.paper[1]:.2f} ({spec.paper[1] - spec.paper[0]:+.2f})"
+                if spec
+                else "-",
             ]
         )
     if found.mean is not None:
         d = found.mean
-        row = [
-            "mean over classifiers",
-            "",
-            "",
-            "",
-            "",
-            interval(d),
-            p_value(d.p),
-            "",
-            judged(d),
-        ]
+        row = ["mean over classifiers", "", "", "", interval(d), p_value(d.p), "", judged(d), ""]
         table.rows.append(row)
     return table
 

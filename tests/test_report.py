@@ -174,12 +174,16 @@ def test_known_differences_come_out(runs):
     }  # fmt: skip
     text = markdown(found, "runs.jsonl")
     assert re.search(
-        r"\| ResNet-18 \| 83.59 .* \| 3 \| 70.0 ± 0.0 \| 80.0 ± 0.0 \| \+10.0 \(.*\| ▲ better \|", text
+        r"\| ResNet-18 \| 3 \| 70.0 ± 0.0 \| 80.0 ± 0.0 \| \+10.0 \(.*\| ▲ better \| 83.59 ", text
     )
     assert re.search(
         r"\| VGG-11 .* \+0.0 \(\+0.0 to \+0.0\) \| 1.00 \| 1.00 \(0/0\) \| · not told apart \|", text
     )
     assert re.search(r"\| Tiulpin .* \| -10.0 .* \| ▼ worse \(1 seed\) \|", text)
+    assert re.search(r"\| mean over classifiers \|  \|  \|  \| \+0.0 \(-.*\| · not told apart", text)
+    columns = [len(re.findall(r" \||^\|", part)) for part in text.splitlines() if part.startswith("| ")]
+    headers = [len(part.split("---")) for part in text.splitlines() if part.startswith("|---")]
+    assert set(columns) == set(headers)
     assert "better in 1 of 3 classifiers, worse in 1, not told apart in 1" in text
     assert "not met by these runs" in text
     assert "T + X^ + classical is beaten (ResNet-18: T' minus control +10.0" in text
