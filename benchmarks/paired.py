@@ -58,7 +58,7 @@ def accuracy(scores: Scores, labels: Labels, weights: Floats) -> Floats:
 def balanced_accuracy(scores: Scores, labels: Labels, weights: Floats) -> Floats:
     """Mean recall of the grades that are there."""
     right = scores.argmax(1) == labels
-    return np.mean([_share(weights[:, labels == c], right[labels == c]) for c in np.unique(labels)], axis=0)
+    return _mean([_share(weights[:, labels == c], right[labels == c]) for c in np.unique(labels)])
 
 
 @Metric
@@ -66,22 +66,20 @@ def precision(scores: Scores, labels: Labels, weights: Floats) -> Floats:
     """Of two grades, of the second one; of more, the mean over grades. A grade that is never said counts 0."""
     said = scores.argmax(1)
     by = [_share(weights[:, said == c], labels[said == c] == c) for c in _positive(scores)]
-    return np.mean(np.nan_to_num(by), axis=0)
+    return _mean(np.nan_to_num(by))
 
 
 @Metric
 def recall(scores: Scores, labels: Labels, weights: Floats) -> Floats:
     """Of two grades, of the second one (sensitivity); of more, the mean over grades."""
     said = scores.argmax(1)
-    return np.mean(
-        [_share(weights[:, labels == c], said[labels == c] == c) for c in _positive(scores)], axis=0
-    )
+    return _mean([_share(weights[:, labels == c], said[labels == c] == c) for c in _positive(scores)])
 
 
 @Metric
 def auroc(scores: Scores, labels: Labels, weights: Floats) -> Floats:
     """Of two grades; of more, the mean of each against the rest. NaN where a draw misses a grade."""
-    return np.mean([_auroc(scores[:, c], labels == c, weights) for c in _positive(scores)], axis=0)
+    return _mean([_auroc(scores[:, c], labels == c, weights) for c in _positive(scores)])
 
 
 def _ece(scores: Scores, labels: Labels, weights: Floats) -> Floats:
@@ -93,7 +91,8 @@ def _ece(scores: Scores, labels: Labels, weights: Floats) -> Floats:
     excess = (scores.argmax(1) == labels) - confidence
     bins = np.array_split(np.argsort(confidence, kind="stable"), min(ECE_BINS, len(labels)))
     gaps = [np.abs(weights[:, rows] @ excess[rows]) for rows in bins]
-    return np.sum(gaps, axis=0) / weights.sum(1)
+    found: Floats = np.sum(gaps, axis=0) / weights.sum(1)
+    return found
 
 
 ece = Metric(_ece, better=-1)
@@ -111,6 +110,11 @@ ALL_METRICS: dict[str, Metric] = {  # of a run's line in t_vs_tprime.jsonl
 def _positive(scores: Scores) -> Sequence[int]:
     n = scores.shape[1]
     return range(n) if n > 2 else (1,)
+
+
+def _mean(of: Sequence[Floats] | Floats) -> Floats:
+    found: Floats = np.mean(of, axis=0)
+    return found
 
 
 def _share(weights: Floats, true: NDArray[np.bool_]) -> Floats:
@@ -218,7 +222,8 @@ def estimate(
         by_fold = [
             len(rows) / n * metric.drawn(scores[rows], labels[rows], weights[:, rows]) for rows in folds
         ]
-        return np.sum(by_fold, axis=0)
+        total: Floats = np.sum(by_fold, axis=0)
+        return total
 
     both = np.array([found(a) - found(b) for a, b in zip(arm, base, strict=True)])  # (seeds, 1 + DRAWS)
     return _with_interval(both[:, 0], both[:, 1:], count)

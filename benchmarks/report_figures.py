@@ -23,7 +23,7 @@ from significance import verdict
 COLOURS = {"ink": "#010203", "muted": "#040506", "rule": "#070809", "better": "#0a0b0c", "worse": "#0d0e0f"}
 SERIES = {f"series-{i}": f"#1{i}1213" for i in range(6)}
 OF_VERDICT = {"better": COLOURS["better"], "worse": COLOURS["worse"], "not told apart": COLOURS["muted"]}
-RULES = {
+RULES: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "report",
     "font.family": "sans-serif",
