@@ -1,0 +1,167 @@
+"""Runs of benchmarks/t_vs_tprime.py and benchmarks/sampling_size.py, as what is compared: read and grouped.
+
+A *cell* is what differs in seed and fold only: a study, a classifier, an arm with its options, a share of the patients.
+benchmarks/report_compare.py compares two of them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from paired import ALL_METRICS, Log
+
+Line = dict[str, Any]
+Run = tuple[int, int | None]  # seed, fold
+CLASSICAL = " + classical"
+CONTROLS = ("T + X^", "T + X' same grade", "T + shuffled X'", "T + real")
+EXCHANGED = ("T'", "paper")  # how the arms that are T' begin
+
+
+@dataclass
+class Cell:
+    """Runs that differ in seed and fold only.
+
+    Attributes:
+        settings: what two cells must share to be compared: size, steps, recipe, data.
+        variant: options of X', N, weights: what makes two cells of one arm different things.
+        runs: the line of each seed and fold.
+    """
+
+    study: str
+    classifier: str
+    arm: str
+    fraction: float
+    settings: dict[str, Any]
+    variant: dict[str, Any]
+    runs: dict[Run, Line] = field(default_factory=dict)
+    label: str = ""  # the arm, and what tells it from others of the same name
+
+    @property
+    def exchanges(self) -> bool:
+        """Whether it is a T'."""
+        return self.arm.startswith(EXCHANGED)
+
+    @property
+    def classical(self) -> bool:
+        """Whether there is classical augmentation."""
+        return self.arm.endswith(CLASSICAL)
+
+    @property
+    def seeds(self) -> list[int]:
+        """In order."""
+        return sorted({seed for seed, _ in self.runs})
+
+    @cached_property
+    def test(self) -> dict[str, tuple[float, float]]:
+        """Mean and SD over runs of each figure of the lines' ``test``; SD NaN of one run."""
+        return {
+            name: mean_sd([line["test"].get(name) for line in self.runs.values()]) for name in ALL_METRICS
+        }
+
+
+def read(path: Path) -> list[Line]:
+    """Finished runs of a file; of several lines of one run in one study the last counts. A torn line is passed over."""
+    runs = (line for line in Log(path).lines if line.get("kind") == "run")
+    return list({(line["study"], line["id"]): line for line in runs}.values())
+
+
+def cells(lines: Iterable[Line]) -> list[Cell]:
+    """Grouped, in the order of their first lines, and labelled."""
+    found: dict[str, Cell] = {}
+    for line in lines:
+        fold = line.get("fold")
+        settings, weights = dict(line["settings"]), line.get("weights") or {}
+        variant = {**line.get("options", {}), "N": line.get("n_pairs")}
+        if fold is None:
+            variant["weights"] = weights.get("name") and f"{weights['name']} ({weights['sha256'][:6]})"
+        else:  # every fold has data and cross-fitted weights of its own
+            settings.pop("data", None)
+        keys = (line["study"], line["classifier"], line["arm"], line["fraction"])
+        name = json.dumps([*keys, settings, variant], sort_keys=True)
+        cell = found.setdefault(name, Cell(*keys, settings=settings, variant=variant))
+        cell.runs[line["seed"], fold] = line
+    _label(list(found.values()))
+    return list(found.values())
+
+
+def base_of(cell: Cell, among: Sequence[Cell], arm: str | None = None) -> Cell | None:
+    """The cell of another arm that differs in nothing else: by default T, with classical augmentation if it has it.
+
+    Of several (two sets of options of a control) the one with the most options, then runs, in common.
+    """
+    wanted = (arm or "T") + (CLASSICAL if cell.classical else "")
+    if cell.arm == "T" + CLASSICAL and arm is None:
+        wanted = "T"
+    same = [
+        other
+        for other in among
+        if other is not cell
+        and (other.study, other.classifier, other.arm, other.fraction)
+        == (cell.study, cell.classifier, wanted, cell.fraction)
+        and other.settings == cell.settings
+        and other.runs.keys() & cell.runs.keys()
+    ]
+
+    def likeness(other: Cell) -> tuple[int, int]:
+        options = sum(other.variant.get(k) == v for k, v in cell.variant.items() if v is not None)
+        return options, len(other.runs.keys() & cell.runs.keys())
+
+    return max(same, key=likeness, default=None)
+
+
+def mean_sd(values: Sequence[float | None]) -> tuple[float, float]:
+    """Of the values that are there; NaN where there are none, and the SD of one."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return float("nan"), float("nan")
+    return float(np.mean(known)), float(np.std(known, ddof=1)) if len(known) > 1 else float("nan")
+
+
+def _label(found: Sequence[Cell]) -> None:
+    """Name every cell by its arm, N, and what cells of the same arm and any one classifier have differently."""
+    for (_, arm), among in _grouped(found, lambda c: (c.study, c.arm)).items():
+        of_one = _grouped(among, lambda c: c.classifier).values()
+        options = [k for k in _keys(c.variant for c in among) if any(_varies(k, c) for c in of_one)]
+        settings = [k for k in _keys(c.settings for c in among) if any(_varies(k, c) for c in of_one)]
+        for cell in among:
+            values = {
+                **{k: cell.variant.get(k) for k in options},
+                **{k: cell.settings.get(k) for k in settings},
+            }
+            if cell.variant.get("N"):
+                values = {"N": cell.variant["N"], **values}
+            told = ", ".join(f"{k} {_short(v)}" for k, v in values.items() if v is not None)
+            cell.label = f"{arm} ({told})" if told else arm
+
+
+def _grouped(found: Iterable[Cell], by: Callable[[Cell], Any]) -> dict[Any, list[Cell]]:
+    groups: dict[Any, list[Cell]] = {}
+    for cell in found:
+        groups.setdefault(by(cell), []).append(cell)
+    return groups
+
+
+def _keys(of: Iterable[dict[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(key for values in of for key in values))
+
+
+def _varies(key: str, among: Sequence[Cell]) -> bool:
+    values = [{**c.settings, **c.variant}.get(key) for c in among]
+    return any(value != values[0] for value in values)
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, list):
+        return "-".join(dict.fromkeys(map(_short, value)))
+    if isinstance(value, dict):
+        return json.dumps(value, sort_keys=True)
+    return (
+        f"{value:g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+    )

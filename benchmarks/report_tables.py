@@ -1,0 +1,225 @@
+"""The report's tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from classifiers import CLASSIFIERS
+from paired import ALL_METRICS
+from report_compare import Comparison
+from report_data import Cell
+from report_findings import Findings, title
+from report_format import NAMES, Table, interval, judged, p_value, percent
+from significance import holm, sentence
+
+
+def table_2(found: Findings) -> Table:
+    """T -> T' of every classifier, as in the paper, with what is known of the difference."""
+    rows = found.headline
+    arm, base = rows[0].cell.label, rows[0].base.label
+    table = Table(
+        "Table II",
+        f"Accuracy in percent, mean ± SD over runs (seeds{_folds(rows)}), trained on {base} (T) and on {arm} (T'). "
+        "Difference in points with its 95 % interval over patients and seeds; p is Holm's, over these classifiers; "
+        "McNemar's exact p is of the seeds' majority votes (knees that only T'/only T gets right). The "
+        "paper's own figures: other images, one run each, no intervals.",
+        ["classifier", "seeds", "T", "T'", "difference", "p (Holm)", "McNemar", "verdict", "paper T → T'"],
+    )
+    for c, p in zip(rows, found.adjusted, strict=True):
+        d = c.differences["accuracy"]
+        spec = CLASSIFIERS.get(c.cell.classifier)
+        table.rows.append(
+            [
+                title(c.cell.classifier),
+                str(len(c.seeds)),
+                percent(*c.base_mean["accuracy"]),
+                percent(*c.arm_mean["accuracy"]),
+                interval(d),
+                p_value(p),
+                f"{p_value(c.vote.p)} ({c.vote.only_arm}/{c.vote.only_base})",
+                judged(d),
+                f"{spec.paper[0]:.2f} → {spec.paper[1]:.2f} ({spec.paper[1] - spec.paper[0]:+.2f})"
+                if spec
+                else "-",
+            ]
+        )
+    if found.mean is not None:
+        d = found.mean
+        row = ["mean over classifiers", "", "", "", interval(d), p_value(d.p), "", judged(d), ""]
+        table.rows.append(row)
+    return table
+
+
+def other_metrics(found: Findings) -> Table:
+    """The same arms in the other metrics."""
+    names = [name for name in ALL_METRICS if name != "accuracy"]
+    table = Table(
+        "Other metrics",
+        "T → T' in percent and the difference in points with its 95 % interval (not corrected: six metrics were "
+        "looked at). Precision and recall are of the higher grade where there are two, else means over grades. "
+        "Of the calibration error (ten bins with equally many knees) less is better.",
+        ["classifier", *(NAMES[name] for name in names)],
+    )
+    for c in found.headline:
+        table.rows.append([title(c.cell.classifier), *(_change(c, name) for name in names)])
+    return table
+
+
+def sentences(found: Findings) -> list[tuple[str, str]]:
+    """(classifier, what Table II says of it)."""
+    family = len(found.headline)
+    return [
+        (
+            title(c.cell.classifier),
+            sentence(c.differences["accuracy"], ALL_METRICS["accuracy"], "accuracy", family, p),
+        )
+        for c, p in zip(found.headline, found.adjusted, strict=True)
+    ]
+
+
+def with_all_arms(found: Findings) -> list[str]:
+    """Classifiers with more than the two arms of Table II."""
+    names = [cell.classifier for cell in found.of("main")]
+    return [name for name in dict.fromkeys(names) if names.count(name) > 2]
+
+
+def all_arms(found: Findings) -> list[Table]:
+    """For each of them a table for each base, which is its first row."""
+    tables = []
+    for name in with_all_arms(found):
+        compared = [c for c in found.arms if c.cell.classifier == name]
+        bases = {id(c.base): c.base for c in compared}
+        tables += [_arms_of(base, [c for c in compared if c.base is base]) for base in bases.values()]
+    return tables
+
+
+def _arms_of(base: Cell, compared: Sequence[Comparison]) -> Table:
+    table = Table(
+        f"{title(base.classifier)}, arms against {base.label}",
+        "Mean ± SD over runs, in percent. Differences in points from the first row, with equal augmentation and "
+        "equal steps, over the seeds that both have; p is Holm's, over the arms of this table.",
+        [
+            "arm",
+            "seeds",
+            "accuracy",
+            "AUROC",
+            "calibration error",
+            "accuracy − base",
+            "AUROC − base",
+            "p (Holm)",
+            "verdict",
+        ],
+    )
+    adjusted = holm([c.differences["accuracy"].p for c in compared])
+    table.rows.append([*_figures_of(base), *["-"] * 4])
+    for c, p in sorted(zip(compared, adjusted, strict=True), key=lambda pair: pair[0].cell.exchanges):
+        d = c.differences
+        row = [interval(d["accuracy"]), interval(d.get("auroc")), p_value(p), judged(d["accuracy"])]
+        table.rows.append([*_figures_of(c.cell), *row])
+    return table
+
+
+def _figures_of(cell: Cell) -> list[str]:
+    return [cell.label, str(len(cell.seeds)), *(percent(*cell.test[m]) for m in ("accuracy", "auroc", "ece"))]
+
+
+def control_table(found: Findings) -> Table:
+    """T' against arms that add as much without a changed grade."""
+    table = Table(
+        "T' against controls",
+        "T' minus a control with the same real knees, steps and augmentation: reconstructions X^ with their own "
+        "labels (blur and decoding), X' of the same grade (exchanging as such), X' with shuffled labels (noise), "
+        "further real knees (larger batches). Differences in points; a gain that a control has too is not of "
+        "the new grade.",
+        ["classifier", "T'", "control", "seeds", "accuracy", "AUROC", "verdict"],
+        heads=3,
+    )
+    for c in found.controls:
+        table.rows.append(_against(c, [title(c.cell.classifier), c.cell.label, c.base.label]))
+    return table
+
+
+def scarcity_table(found: Findings) -> Table:
+    """T and T' by the share of the training patients."""
+    table = Table(
+        "Few labels",
+        "Accuracy in percent by the share of the training patients, mean ± SD over runs, and the difference in "
+        "points. Weights may have seen the others' images: the last column says how many patients they know "
+        "that T has not.",
+        [
+            "classifier",
+            "patients",
+            "arm",
+            "seeds",
+            "T",
+            "T'",
+            "accuracy",
+            "AUROC",
+            "verdict",
+            "known to the weights only",
+        ],
+        heads=3,
+    )
+    for c in sorted(found.scarcity, key=lambda c: (c.cell.classifier, c.cell.label, c.cell.fraction)):
+        row = _against(c, [title(c.cell.classifier), f"{c.cell.fraction:.0%}", c.cell.label])
+        table.rows.append(
+            [
+                *row[:4],
+                percent(*c.base_mean["accuracy"]),
+                percent(*c.arm_mean["accuracy"]),
+                *row[4:],
+                _outside(c.cell),
+            ]
+        )
+    return table
+
+
+def sampling_table(found: Findings) -> Table:
+    """Fig. 5's question at the end of training."""
+    table = Table(
+        "Sampling size",
+        "N exchanged pairs added to T, equal steps: test figures in percent, mean ± SD over seeds, and the "
+        "difference from N = 0 in points.",
+        ["classifier", "arm", "seeds", "accuracy", "AUROC", "accuracy − N = 0", "AUROC − N = 0", "verdict"],
+        heads=2,
+    )
+    by_cell = {id(c.cell): c for c in found.sampling}
+    for cell in sorted(found.of("sampling"), key=lambda cell: (cell.classifier, cell.variant.get("N") or 0)):
+        row = [
+            title(cell.classifier),
+            cell.label,
+            str(len(cell.seeds)),
+            percent(*cell.test["accuracy"]),
+            percent(*cell.test["auroc"]),
+        ]
+        c = by_cell.get(id(cell))
+        table.rows.append([*row, *(_against(c, [])[1:] if c else ["-", "", ""])])
+    return table
+
+
+def _against(c: Comparison, names: Sequence[str]) -> list[str]:
+    d = c.differences
+    word = judged(d["accuracy"])
+    return [*names, str(len(c.seeds)), interval(d["accuracy"]), interval(d.get("auroc")), word]
+
+
+def _outside(cell: Cell) -> str:
+    counts = [(line.get("weights") or {}).get("patients_outside_T") for line in cell.runs.values()]
+    known = [count for count in counts if count is not None]
+    return (
+        f"{min(known):,}" + (f" to {max(known):,}" if max(known) > min(known) else "")
+        if known
+        else "not known"
+    )
+
+
+def _change(c: Comparison, name: str) -> str:
+    if name not in c.differences:
+        return "-"
+    first, second = c.base_mean[name][0], c.arm_mean[name][0]
+    return f"{100 * first:.1f} → {100 * second:.1f}\n{interval(c.differences[name])}"
+
+
+def _folds(rows: Sequence[Comparison]) -> str:
+    most = max(c.folds for c in rows)
+    return f" and {most} folds" if most > 1 else ""

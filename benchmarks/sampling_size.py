@@ -1,0 +1,61 @@
+"""How many pairs? The paper's Fig. 5: loss and accuracy of a classifier on T' with N pairs, N = 0 being T alone.
+
+    python benchmarks/sampling_size.py --data DIR --weights W --classifiers resnet18 --numbers 0 5000 50000 100000
+
+Each seed is another sampling of N pairs (the paper has five). Steps are equal for all N: with "T' offline" every step adds
+as many X', and N says how many different ones there are; `--arm paper` takes the paper's protocol, where a larger N is a
+longer training too. The curves are in the lines' `curve`: validation patients, not test ones. Splits, leaks, storing and
+going on: as in benchmarks/t_vs_tprime.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from study.arms import ARMS
+from study.flags import add_arguments, check_names, options_of, protocol_of
+from study.ground import open_grounds
+from study.loop import dry_run, run_all
+from study.plan import sampling
+from study.store import Store
+
+WITH_PAIRS = [name for name, arm in ARMS.items() if arm.uses_pairs]
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--classifiers", nargs="+", default=["resnet18"], metavar="NAME")
+    parser.add_argument("--numbers", type=int, nargs="+", default=[0, 5_000, 50_000, 100_000], help="N")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--arm", choices=WITH_PAIRS, default="T' offline + classical")
+    add_arguments(parser)
+    args = parser.parse_args(argv)
+    check_names(parser, args)
+    if any(n < 0 or n == 1 for n in args.numbers):
+        parser.error(f"--numbers {args.numbers}: accepted are 0, and 2 and more, one a direction")
+    return args
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse(argv)
+    try:
+        specs = sampling(args.classifiers, args.arm, args.numbers, args.seeds, options_of(args))
+        protocol, store = protocol_of(args), Store(args.results)
+        grounds = open_grounds(args, None)
+        if args.dry_run:
+            dry_run(specs, grounds, protocol, store)
+            return
+        failed = run_all(specs, grounds, protocol, store)
+    except (ValueError, FileNotFoundError) as error:
+        raise SystemExit(f"sampling_size: {error}") from None
+    except KeyboardInterrupt:
+        raise SystemExit("interrupted; the same command goes on where it stopped") from None
+    if failed:
+        raise SystemExit(f"{failed} runs failed, see above; the others are stored")
+
+
+if __name__ == "__main__":
+    main()

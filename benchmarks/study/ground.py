@@ -1,0 +1,169 @@
+"""What runs stand on: knees, their split, weights and judges, checked for leaks before anything is trained."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from kecae_aug import KECAE, load_weights
+from kecae_aug.data import Preparation
+from kecae_training.guide import Guide, load_guide
+from study.knees import Knees, read_folder
+from study.seen import Seen, by_judge, by_weights
+from study.split import Split, fixed_split, fraction_of, k_fold_split
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What a fold's runs stand on.
+
+    Attributes:
+        knees: all. split: their parts; checked.
+        model, name, seen: weights, as the user named them, and whom they were trained on; None for arms of T alone.
+        judges: held-out judges of the gate and of soft labels, by folder.
+    """
+
+    knees: Knees
+    split: Split
+    model: KECAE | None = None
+    name: str = ""
+    seen: Seen | None = None
+    judges: Mapping[str, Guide] = field(default_factory=dict)
+
+    @property
+    def judge_size(self) -> int | None:
+        """Side of the images that all judges read.
+
+        Raises:
+            ValueError: they read different ones.
+        """
+        sizes = {judge.config.image_size for judge in self.judges.values()}
+        if len(sizes) > 1:
+            raise ValueError(f"judges: they read images of {sorted(sizes)} px, accepted is one size")
+        return next(iter(sizes), None)
+
+    @cached_property
+    def fingerprints(self) -> dict[str, str]:
+        """Of the three parts: images, labels and patients."""
+        parts = ("train", "validation", "test")
+        return {name: self.knees.of(getattr(self.split, name)).fingerprint() for name in parts}
+
+
+def open_grounds(
+    args: argparse.Namespace, folds: int | None, progress: bool = True
+) -> dict[int | None, Ground]:
+    """Data, split, weights and judges of every fold (``{None: ...}`` for a fixed test set), checked for leaks.
+
+    Raises:
+        ValueError, FileNotFoundError: with the way out; nothing has been trained then.
+    """
+    numbers: list[int | None] = [None] if folds is None else list(range(folds))
+    if len(args.weights) != len(numbers):
+        raise ValueError(
+            f"weights: {len(args.weights)} given for {len(numbers)} test sets; give one for each, trained on none of its "
+            "patients (--export writes the folders to train them on)"
+        )
+    models = [load_weights(name) for name in args.weights]
+    preparations = {Preparation.of(m) for m in models}
+    classes = {m.config.classes for m in models}
+    if len(preparations) > 1 or len(classes) > 1:
+        raise ValueError(
+            f"weights: they differ in preparation or classes ({preparations}, {classes}); give like ones"
+        )
+    grades = [str(c) for c in models[0].config.classes]
+    judges = {fold: _judges(args.judges, fold, grades) for fold in numbers}
+    preparation = replace(preparations.pop(), image_size=args.image_size)
+    knees, test = read_folder(args.data, grades, preparation, progress=progress)
+    grounds: dict[int | None, Ground] = {}
+    for fold, model, name in zip(numbers, models, args.weights, strict=True):
+        seen = by_weights(model, name, [args.data, *args.weights_data], trust=args.trust_weights)
+        everybody = [seen, *(by_judge(judge, path) for path, judge in judges[fold].items())]
+        how: dict[str, Any] = {"share": args.validation_share}
+        split = (
+            fixed_split(knees, test, everybody, **how)
+            if fold is None or folds is None
+            else k_fold_split(knees, fold, folds, everybody, **how)
+        )
+        grounds[fold] = Ground(knees, split, model, name, seen, judges[fold])
+        told(grounds[fold])
+    return grounds
+
+
+def _judges(paths: Sequence[Path], fold: int | None, grades: Sequence[str]) -> dict[str, Guide]:
+    """Judges of a fold: ``{fold}`` in a path is its number."""
+    named = [str(path).replace("{fold}", str(fold)) for path in paths]
+    return {name: load_guide(name, grades) for name in named}
+
+
+def told(ground: Ground) -> None:
+    """Print what a fold stands on."""
+    patients = ground.knees.patients
+    parts = {
+        name: f"{len(rows)} knees of {len({patients[r] for r in rows})} patients"
+        for name, rows in vars(ground.split).items()
+        if name != "fold"
+    }
+    fold = "" if ground.split.fold is None else f"fold {ground.split.fold}: "
+    print(fold + "; ".join(f"{name} {what}" for name, what in parts.items()), flush=True)
+    if ground.seen is not None:
+        known = ground.seen.patients
+        print(
+            f"{ground.seen.name}: "
+            + (
+                "NOT KNOWN whom they were trained on (--trust-weights)"
+                if known is None
+                else f"trained on {len(known)} patients, none of validation or test"
+            ),
+            flush=True,
+        )
+
+
+def export(
+    args: argparse.Namespace, folds: int | None, fractions: Sequence[float], seeds: Sequence[int], out: Path
+) -> list[Path]:
+    """Folders to train weights, guides and judges inside the training sets: PLACE/train/<grade>, links to the images.
+
+    Nobody of the validation and test sets is in them. PLACE is OUT/fixed or OUT/fold-K; for a share of the patients, which
+    depends on the seed, OUT/fixed/0.1-seed-0: weights of it know no more labels than T has.
+
+    Args:
+        args: of the command line: data, image size, share of the validation patients; weights for their grades alone.
+        folds: of cross-validation; None for the fixed test set.
+        fractions: of the training patients.
+        seeds: of the fractions.
+        out: made if need be.
+
+    Raises:
+        FileExistsError: a PLACE is there already; nothing is written then.
+    """
+    model = load_weights(args.weights[0])
+    preparation = replace(Preparation.of(model), image_size=args.image_size)
+    knees, test = read_folder(args.data, [str(c) for c in model.config.classes], preparation)
+    how: dict[str, Any] = {"share": args.validation_share}
+    rows: dict[Path, Sequence[int]] = {}
+    for fold in range(folds) if folds else [None]:
+        split = (
+            fixed_split(knees, test, [], **how)
+            if fold is None or folds is None
+            else k_fold_split(knees, fold, folds, [], **how)
+        )
+        place = out / ("fixed" if fold is None else f"fold-{fold}")
+        for fraction, seed in product(fractions, seeds):
+            part = place if fraction == 1 else place / f"{fraction:g}-seed-{seed}"
+            rows[part] = fraction_of(knees, split.train, fraction, seed)
+    there = [str(place) for place in rows if (place / "train").exists()]
+    if there:
+        raise FileExistsError(f"--export: {there[0]} is there already; name another folder or remove it")
+    for place, of in rows.items():
+        for row in of:
+            file = args.data.resolve() / knees.files[row]
+            link = place / "train" / file.parent.name / file.name
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(file)
+        print(f"{place}: {len(of)} images of {len({knees.patients[row] for row in of})} patients", flush=True)
+    return list(rows)

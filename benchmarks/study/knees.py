@@ -1,0 +1,111 @@
+"""A set of knees in memory, as classifiers, arms and kecae_aug read it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from kecae_aug.data import Preparation, RadiographFolder, check_disjoint
+from kecae_training.checkpoint import fingerprint
+from kecae_training.images import to_float, to_uint8
+
+
+@dataclass(frozen=True)
+class Knees(Dataset[tuple[Tensor, int]]):
+    """Prepared knees; also a Dataset of (image (1, S, S) float32 in [-1, 1], class index).
+
+    Attributes:
+        images: (N, 1, S, S) uint8, 0 to 255 for [-1, 1].
+        labels: (N,) int64 class indices.
+        patients: N ids.
+        files: N names, relative to the data's folder.
+        classes: names of the classes.
+    """
+
+    images: Tensor
+    labels: Tensor
+    patients: tuple[str, ...]
+    files: tuple[str, ...]
+    classes: tuple[str, ...]
+
+    value_range = (-1.0, 1.0)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return to_float(self.images[index]), int(self.labels[index])
+
+    @cached_property
+    def targets(self) -> list[int]:
+        """Labels as a list, as samplers and kecae_aug want them."""
+        found: list[int] = self.labels.tolist()
+        return found
+
+    @cached_property
+    def members(self) -> list[list[int]]:
+        """Rows of every class."""
+        return [[i for i, t in enumerate(self.targets) if t == c] for c in range(len(self.classes))]
+
+    def floats(self, rows: Tensor | Sequence[int]) -> Tensor:
+        """(B, 1, S, S) float32 in [-1, 1]."""
+        return to_float(self.images[torch.as_tensor(rows)])
+
+    def of(self, rows: Sequence[int]) -> Knees:
+        """The knees of these rows, in their order."""
+        at = torch.tensor(rows, dtype=torch.int64)
+        return replace(
+            self,
+            images=self.images[at],
+            labels=self.labels[at],
+            patients=tuple(self.patients[r] for r in rows),
+            files=tuple(self.files[r] for r in rows),
+        )
+
+    def fingerprint(self) -> str:
+        """What was really trained or judged on: images, labels and patients."""
+        marks = [int.from_bytes(p.encode(), "little") for p in self.patients]
+        return fingerprint(self.images, [*self.targets, *marks])[:16]
+
+
+class Folder(NamedTuple):
+    """A folder of radiographs in memory, and the rows of its test split (none where it has no ``val``)."""
+
+    knees: Knees
+    test: list[int]
+
+
+def read_folder(
+    data: Path, grades: Sequence[str], preparation: Preparation, *, progress: bool = True
+) -> Folder:
+    """DIR/train and DIR/val (the test split) in one set; or DIR/<grade> without a test split.
+
+    Args:
+        data: the folder, see :class:`kecae_aug.data.RadiographFolder`.
+        grades: the classes, in the order of their indices.
+        preparation: as the weights ask for it, at the classifiers' size.
+        progress: show a bar while images are decoded.
+
+    Raises:
+        FileNotFoundError, ValueError: nothing readable there.
+        PatientOverlapError: ``train`` and ``val`` share patients.
+    """
+    splits: tuple[str | None, ...] = ("train", "val") if (data / "train").is_dir() else (None,)
+    parts = [RadiographFolder(data, split, grades=grades, preparation=preparation) for split in splits]
+    check_disjoint(**{str(s): part.patients for s, part in zip(splits, parts, strict=True)})
+    knees = Knees(
+        torch.cat([to_uint8(part, progress=progress) for part in parts]),
+        torch.tensor([t for part in parts for t in part.targets]),
+        tuple(p for part in parts for p in part.patients),
+        tuple(path.relative_to(data).as_posix() for part in parts for path in part.paths),
+        tuple(str(g) for g in grades),
+    )
+    n_test = len(parts[1]) if len(parts) == 2 else 0
+    return Folder(knees, list(range(len(knees) - n_test, len(knees))))

@@ -1,0 +1,211 @@
+"""One run of a plan: from its settings to its line in the store."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from classifiers import CLASSIFIERS, Recipe, build, training_loss
+from kecae_aug.weights import weights_sha256
+from kecae_training.checkpoint import environment
+from record import PROJECT
+from study.arms import ARMS
+from study.batches import Batches, Tools
+from study.classical import Classical
+from study.ground import Ground
+from study.knees import Knees
+from study.metrics import measured
+from study.plan import RunSpec
+from study.split import fraction_of
+from study.store import Line, Store, run_id
+from study.training import Loop, scores_of, train
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What all runs of a command share.
+
+    Args:
+        steps: optimiser steps of every arm but "paper".
+        loop: looks and precision. classical: ranges.
+        lr, batch_size: in the place of the classifier's own.
+        work: folder for banks.
+    """
+
+    steps: int
+    loop: Loop = field(default_factory=Loop)
+    classical: Classical = field(default_factory=Classical)
+    lr: float | None = None
+    batch_size: int | None = None
+    work: Path | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "lr", "batch_size"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"{name}={value}: accepted is a number above 0")
+
+    def recipe(self, classifier: str) -> Recipe:
+        """The classifier's recipe, the same in all arms."""
+        own = CLASSIFIERS[classifier].recipe
+        return replace(own, lr=self.lr or own.lr, batch_size=self.batch_size or own.batch_size)
+
+
+def identity(spec: RunSpec, ground: Ground, protocol: Protocol) -> dict[str, Any]:
+    """All that a run's figures depend on, JSON-able; what plays no part in its arm is not among it."""
+    arm, recipe = ARMS[spec.arm], protocol.recipe(spec.classifier)
+    options = spec.options.used_by(arm.added)
+    if "added" in options and options.get("p") is None:
+        options["added"] = min(options["added"] or max(1, recipe.batch_size // 3), recipe.batch_size)
+    if arm.added == "gate" or options.get("labels") == "judges":
+        options["judges"] = sorted(weights_sha256(judge)[:12] for judge in ground.judges.values())
+    return {
+        "classifier": spec.classifier,
+        "arm": spec.arm,
+        "seed": spec.seed,
+        "fold": spec.fold,
+        "fraction": spec.fraction,
+        "n_pairs": spec.n_pairs,
+        "options": options,
+        "settings": {
+            "image_size": ground.knees.images.shape[-1],
+            "steps": protocol.steps,
+            "batch_size": recipe.batch_size,
+            "optimiser": recipe.optimiser,
+            "lr": recipe.lr,
+            "weight_decay": recipe.weight_decay,
+            "precision": protocol.loop.precision,
+            "channels_last": protocol.loop.channels_last,
+            "looks": protocol.loop.looks,
+            "classical": asdict(protocol.classical),
+            "data": ground.fingerprints,
+        },
+        "weights": _weights(ground) if arm.uses_weights else None,
+    }
+
+
+def id_of(known: dict[str, Any]) -> str:
+    """The run's id; weights are the same under any name."""
+    return run_id({**known, "weights": known["weights"] and {"sha256": known["weights"]["sha256"]}})
+
+
+def perform(spec: RunSpec, ground: Ground, protocol: Protocol, store: Store) -> tuple[Line, bool]:
+    """The line of a run, and whether it was run now; a finished one is taken from the store.
+
+    The test set is looked at once, after the training, by the checkpoint that the validation patients chose.
+
+    Raises:
+        DivergedError, SplitError, ValueError: a run that cannot be.
+    """
+    known = identity(spec, ground, protocol)
+    ident = id_of(known)
+    line = store.find(ident, spec.study)
+    if line is not None:
+        return line, False
+    knees, split, recipe = ground.knees, ground.split, protocol.recipe(spec.classifier)
+    training = knees.of(fraction_of(knees, split.train, spec.fraction, spec.seed))
+    validation, test = knees.of(split.validation), knees.of(split.test)
+    batches = batches_of(spec, ground, protocol, training)
+    trained = train(
+        lambda classes, size: build(spec.classifier, classes, size),
+        training_loss,
+        recipe,
+        batches,
+        validation,
+        protocol.loop,
+        str(spec),
+    )
+    scores = scores_of(trained.model, test.images, protocol.loop)
+    if known["weights"]:
+        known["weights"] |= outside(ground, training)
+    line = {
+        "kind": "run",
+        "id": ident,
+        "study": spec.study,
+        **known,
+        "code": code(),
+        "run_steps": batches.steps,
+        "best_step": trained.best_step,
+        "validation": trained.validation,
+        "test": measured(scores, test.labels.numpy()),
+        "curve": trained.curve,
+        "classes": list(knees.classes),
+        "counts": {"train": _counts(training), "validation": _counts(validation), "test": _counts(test)},
+        "exchange": batches.report(),
+        "seconds": trained.seconds,
+        "date": date.today().isoformat(),
+        "environment": {**environment(), "threads": str(torch.get_num_threads())},
+    }
+    predictions = {
+        "files": np.array(test.files),
+        "patients": np.array(test.patients),
+        "labels": test.labels.numpy(),
+        # float32, which is how they were measured: half precision would tie knees that the classifier is sure of
+        "probabilities": scores.astype(np.float32),
+        "validation_files": np.array(validation.files),
+        "validation_patients": np.array(validation.patients),
+        "validation_labels": validation.labels.numpy(),
+        "validation_probabilities": trained.scores.astype(np.float32),
+    }
+    return store.add(line, predictions), True
+
+
+def batches_of(spec: RunSpec, ground: Ground, protocol: Protocol, training: Knees) -> Batches:
+    """The steps of a run."""
+    tools = Tools(ground.model, list(ground.judges.values()), ground.judge_size, spec.n_pairs, protocol.work)
+    return Batches(
+        ARMS[spec.arm],
+        training,
+        spec.seed,
+        protocol.recipe(spec.classifier).batch_size,
+        protocol.steps,
+        spec.options,
+        tools,
+        protocol.classical,
+    )
+
+
+def outside(ground: Ground, training: Knees) -> dict[str, int | None]:
+    """How many patients the weights know, and how many of them are not among the run's training patients.
+
+    At 5 % of the labels, weights of all patients bring in labels that T has not: a gain then is not of scarce labels.
+    """
+    seen = ground.seen.patients if ground.seen is not None else None
+    if seen is None:
+        return {"patients": None, "patients_outside_T": None}
+    return {"patients": len(seen), "patients_outside_T": len(seen - set(training.patients))}
+
+
+def code() -> str:
+    """Short git hash, with a + where anything that a run depends on has been changed since."""
+
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", *words], cwd=PROJECT, capture_output=True, text=True, check=False)
+        return done.stdout.strip()
+
+    parts = ("src", "training", "benchmarks/study", "benchmarks/classifiers", "benchmarks/*.py")
+    return git("rev-parse", "--short", "HEAD") + ("+" if git("status", "--porcelain", "--", *parts) else "")
+
+
+def _weights(ground: Ground) -> dict[str, Any]:
+    if ground.model is None:
+        raise ValueError("weights: this arm needs some (--weights)")
+    sha256 = ground.model.metadata.get("weights", {}).get("sha256") or weights_sha256(ground.model)
+    name = "/".join(Path(ground.name).parts[-2:])  # RUN/weights, not where it is on this machine
+    return {"name": name, "sha256": sha256}
+
+
+def _counts(knees: Knees) -> dict[str, Any]:
+    per: Sequence[int] = torch.bincount(knees.labels, minlength=len(knees.classes)).tolist()
+    return {
+        "images": len(knees),
+        "patients": len(set(knees.patients)),
+        "per_class": dict(zip(knees.classes, per, strict=True)),
+    }

@@ -1,0 +1,350 @@
+"""benchmarks/report.py on made-up runs with a known difference: what it pairs, what it says, what it leaves alone."""
+
+import json
+import re
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+import paired
+import report
+import report_figures as figures
+from report_compare import PairingError, compare
+from report_data import base_of, cells, read
+from report_findings import answer, find, missing
+from report_page import markdown, page
+
+ONLINE = "T' online + classical"
+EXCHANGE = {"strength": [1.0, 1.0], "detail": "host", "added": 16}
+PATIENTS = 60
+
+
+@pytest.fixture(autouse=True)
+def few_draws(monkeypatch):
+    """Of the bootstrap: its accuracy is tests/test_significance.py's."""
+    monkeypatch.setattr(paired, "DRAWS", 60)
+
+
+class Runs:
+    """A folder of runs as benchmarks/study/store.py writes them, with right answers as often as is asked."""
+
+    def __init__(self, folder: Path):
+        self.path, self.count = folder / "runs.jsonl", 0
+        self.labels = np.tile([0, 1], PATIENTS)
+        self.patients = np.repeat([f"9{i:06d}" for i in range(PATIENTS)], 2)
+
+    def add(
+        self, classifier="resnet18", arm="T", right=0.7, seed=0, study="main", fold=None, rows=None, **more
+    ):
+        """``right``: share of the knees of a seed that are answered right, the same ones first for every arm."""
+        rows = np.arange(2 * PATIENTS) if rows is None else np.asarray(rows)
+        labels = self.labels[rows]
+        order = np.random.default_rng(seed).permutation(len(rows))
+        good = np.zeros(len(rows), bool)
+        good[order[: round(right * len(rows))]] = True
+        sure = np.where(good, 0.6 + 0.3 * np.random.default_rng(1).random(len(rows)), 0.4)
+        scores = np.where(np.eye(2, dtype=bool)[labels], sure[:, None], 1 - sure[:, None]).astype(np.float32)
+        name = f"{self.count:012x}"
+        self.count += 1
+        files = np.array(
+            [f"{labels[i]}/{self.patients[row]}{'LR'[row % 2]}.png" for i, row in enumerate(rows)]
+        )
+        (self.path.parent / "predictions").mkdir(exist_ok=True)
+        shuffled = np.random.default_rng(self.count).permutation(len(rows))  # runs need not agree on an order
+        arrays = {"files": files, "patients": self.patients[rows], "labels": labels, "probabilities": scores}
+        np.savez_compressed(
+            self.path.parent / "predictions" / f"{name}.npz", **{k: v[shuffled] for k, v in arrays.items()}
+        )
+        figures = {k: metric(scores.astype(float), labels) for k, metric in paired.ALL_METRICS.items()}
+        line = {
+            "kind": "run", "id": name, "study": study, "classifier": classifier, "arm": arm, "seed": seed, "fold": fold,
+            "fraction": 1.0, "n_pairs": None, "options": dict(EXCHANGE) if "T'" in arm else {},
+            "settings": {"image_size": 128, "steps": 500, "lr": 1e-3, "data": {"test": f"fold {fold}"}},
+            "weights": {"name": "w", "sha256": "ab" * 32} if "T'" in arm or "X" in arm else None,
+            "code": "abc1234", "best_step": 500, "validation": figures, "test": figures,
+            "curve": [[step, 0.7 - step / 1000, 0.6 + step / 2000, 0.8] for step in (100, 200, 300)],
+            "predictions": f"predictions/{name}.npz", "classes": ["0", "2"],
+            "counts": {"test": {"images": len(rows), "patients": len(set(self.patients[rows]))}},
+            "seconds": 60.0, "date": "2026-11-25", **more,
+        }  # fmt: skip
+        with self.path.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        return line
+
+    def pair(self, classifier="resnet18", gain=0.1, seeds=(0, 1, 2), **more):
+        for seed in seeds:
+            self.add(classifier, "T + classical", 0.7, seed, **more)
+            self.add(classifier, ONLINE, 0.7 + gain, seed, **more)
+
+    def found(self):
+        return find(read(self.path), self.path.parent)
+
+
+@pytest.fixture
+def runs(tmp_path):
+    return Runs(tmp_path)
+
+
+class Page(HTMLParser):
+    """Every id, address and text of a page; tags that do not close are an error."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.ids, self.addresses, self.open, self.texts = [], [], [], []
+        self.feed(text)
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        of = dict(attrs)
+        self.ids += [of["id"]] if "id" in of else []
+        self.addresses += [of[key] for key in ("src", "href", "xlink:href") if key in of]
+        if tag not in ("meta", "br", "link", "img"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        if self.open and self.open[-1] == tag:
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.texts.append(data)
+
+
+def everything(runs):
+    """A study with all that a report shows."""
+    runs.pair("resnet18", 0.1)
+    runs.pair("vgg11", 0.0)
+    runs.pair("tiulpin", -0.1, seeds=(0,))
+    for arm, right in (
+        ("T", 0.65),
+        ("T + X^ + classical", 0.7),
+        ("T + shuffled X' + classical", 0.55),
+        ("T' online", 0.7),
+    ):
+        for seed in range(2):
+            runs.add("resnet18", arm, right, seed)
+    for share in (0.1, 1.0):
+        runs.pair("resnet18", 0.05, study="scarcity", fraction=share)
+    for n in (None, 5000, 50000):
+        arm = "T' offline + classical" if n else "T + classical"
+        for seed in range(2):
+            runs.add("resnet18", arm, 0.7 if n is None else 0.75, seed, study="sampling", n_pairs=n)
+    return runs.found()
+
+
+def test_page_needs_nothing_else_and_shows_everything(runs):
+    """No address but its own sections, ids once, all sections; the same runs give the same page."""
+    found = everything(runs)
+    text = page(found, "runs.jsonl")
+    seen = Page(text)
+    assert not found.problems
+    assert all(address.startswith("#") for address in seen.addresses)
+    assert {address[1:] for address in seen.addresses} <= set(seen.ids)
+    assert len(set(seen.ids)) == len(seen.ids)
+    assert "http" not in re.sub(r'xmlns(:\w+)?="[^"]+"', "", text)
+    drawn = {**figures.COLOURS, **figures.SERIES}.values()
+    assert not any(colour in text for colour in drawn)  # all have become the page's
+    assert text.count("<svg") == 4
+    for words in (
+        "Table II.",
+        "Other metrics.",
+        "T' against controls.",
+        "Few labels.",
+        "Sampling size.",
+        "N 50,000",
+        "VGG-11",
+    ):
+        assert words in "".join(seen.texts)
+    assert page(runs.found(), "runs.jsonl") == text
+
+
+def test_known_differences_come_out(runs):
+    """+10, 0 and -10 points: better, not told apart, worse; the figures are those of the lines."""
+    found = everything(runs)
+    rows = {c.cell.classifier: c for c in found.headline}
+    assert {name: round(c.differences["accuracy"].mean, 9) for name, c in rows.items()} == {
+        "resnet18": 0.1, "vgg11": 0.0, "tiulpin": -0.1,
+    }  # fmt: skip
+    text = markdown(found, "runs.jsonl")
+    assert re.search(
+        r"\| ResNet-18 \| 3 \| 70.0 ± 0.0 \| 80.0 ± 0.0 \| \+10.0 \(.*\| ▲ better \| 83.59 ", text
+    )
+    assert re.search(
+        r"\| VGG-11 .* \+0.0 \(\+0.0 to \+0.0\) \| 1.00 \| 1.00 \(0/0\) \| · not told apart \|", text
+    )
+    assert re.search(r"\| Tiulpin .* \| -10.0 .* \| ▼ worse \(1 seed\) \|", text)
+    assert re.search(r"\| mean over classifiers \|  \|  \|  \| \+0.0 \(-.*\| · not told apart", text)
+    columns = [len(re.findall(r" \||^\|", part)) for part in text.splitlines() if part.startswith("| ")]
+    headers = [len(part.split("---")) for part in text.splitlines() if part.startswith("|---")]
+    assert set(columns) == set(headers)
+    assert "better in 1 of 3 classifiers, worse in 1, not told apart in 1" in text
+    assert "not met by these runs" in text
+    assert "T + X^ + classical is beaten (ResNet-18: T' minus control +10.0" in text
+    assert "fewer than 5 seeds: ResNet-18 3, VGG-11 3, Tiulpin 1" in text
+    assert "DenseNet-201, Antony, Siamese-GAP, SSPE-ViT" in text
+
+
+def test_holm_is_over_the_classifiers_of_the_table(runs):
+    for name in ("resnet18", "vgg11", "tiulpin"):
+        runs.pair(name, 0.05, seeds=(0,))
+    found = runs.found()
+    p = [c.differences["accuracy"].p for c in found.headline]
+    assert found.adjusted == pytest.approx([3 * min(p)] * 3)
+
+
+def test_the_headline_is_what_was_run_most_not_what_did_best(runs):
+    runs.pair("resnet18", 0.02)
+    runs.pair("vgg11", 0.02)
+    for seed in range(5):
+        runs.add("resnet18", "T' gate + classical", 0.95, seed)
+    assert {c.cell.arm for c in runs.found().headline} == {ONLINE}
+
+
+def test_variants_are_told_apart_by_name(runs):
+    """Two strengths of one arm are two rows, and the other classifiers' rows carry the strength too."""
+    runs.pair("resnet18", 0.05)
+    runs.pair("vgg11", 0.05)
+    for seed in range(3):
+        runs.add("resnet18", ONLINE, 0.8, seed, options={**EXCHANGE, "strength": [1.5, 1.5]})
+    labels = {(c.classifier, c.label) for c in runs.found().cells if c.exchanges}
+    assert labels == {
+        ("resnet18", f"{ONLINE} (strength 1)"),
+        ("resnet18", f"{ONLINE} (strength 1.5)"),
+        ("vgg11", f"{ONLINE} (strength 1)"),
+    }  # fmt: skip
+
+
+def test_only_equal_settings_are_compared(runs):
+    """T of other steps is not the base of a T'; that there is none is said, not guessed."""
+    runs.add(arm="T + classical", settings={"image_size": 128, "steps": 900})
+    runs.add(arm=ONLINE, settings={"image_size": 128, "steps": 500})
+    found = runs.found()
+    assert not found.headline
+    assert "nothing can be said" in answer(found)[0]
+    assert "T' beside T: DenseNet-201" in missing(found)[0]
+    Page(page(found, "runs.jsonl"))
+
+
+def test_a_control_without_classical_is_none_of_an_arm_with_it(runs):
+    runs.pair()
+    runs.add(arm="T + X^", right=0.99)
+    runs.add(arm="T", right=0.6)
+    found = runs.found()
+    assert not found.controls
+    by_arm = {c.arm: c for c in found.cells}
+    assert base_of(by_arm["T + X^"], found.cells) is by_arm["T"]
+    assert base_of(by_arm["T + classical"], found.cells) is by_arm["T"]
+    assert base_of(by_arm[ONLINE], found.cells) is by_arm["T + classical"]
+    assert base_of(by_arm["T"], found.cells) is None
+
+
+def test_seeds_that_only_one_arm_has_do_not_count(runs):
+    runs.pair(gain=0.1, seeds=(0, 1))
+    runs.add(arm=ONLINE, right=1.0, seed=2)
+    (c,) = runs.found().headline
+    assert c.seeds == (0, 1)
+    assert c.differences["accuracy"].mean == pytest.approx(0.1)
+    assert c.arm_mean["accuracy"][0] == pytest.approx(0.8)
+
+
+def test_folds_are_one_test_set(runs):
+    """Two folds of 30 patients are 60 patients; a seed that lacks a fold waits."""
+    halves = np.arange(PATIENTS), np.arange(PATIENTS, 2 * PATIENTS)
+    for seed, fold in ((0, 0), (0, 1), (1, 0)):
+        runs.pair(seeds=(seed,), fold=fold, rows=halves[fold])
+    (c,) = runs.found().headline
+    assert (c.seeds, c.folds) == ((0,), 2)
+    assert c.differences["accuracy"].patients == PATIENTS
+    assert c.differences["accuracy"].mean == pytest.approx(0.1)
+
+
+def test_other_knees_are_a_problem_that_is_named(runs):
+    """The rest of the report is still made."""
+    runs.pair("vgg11")
+    runs.add(arm="T + classical", rows=np.arange(100))
+    runs.add(arm=ONLINE, rows=np.arange(20, 120))
+    found = runs.found()
+    assert [c.cell.classifier for c in found.headline] == ["vgg11"]
+    assert "resnet18" in found.problems[0]
+    assert "different knees" in found.problems[0]
+    assert "different knees" in page(found, "runs.jsonl")
+
+
+def test_lost_predictions_are_a_problem_that_is_named(runs):
+    runs.pair()
+    (runs.path.parent / "predictions" / "000000000001.npz").unlink()
+    found = runs.found()
+    assert not found.headline
+    assert "000000000001.npz: not there" in found.problems[0]
+    among = cells(read(runs.path))
+    with pytest.raises(PairingError, match="run the study again"):
+        compare(among[1], among[0], runs.path.parent)
+
+
+def test_a_later_line_of_a_run_counts_and_a_torn_one_is_passed_over(runs, capsys):
+    first = runs.add(arm="T")
+    with runs.path.open("a") as file:
+        file.write(
+            json.dumps({**first, "seconds": 7.0}) + "\n" + json.dumps({**first, "study": "scarcity"}) + "\n"
+        )
+        file.write(json.dumps({"kind": "summary"}) + "\n" + json.dumps(first)[:50])
+    lines = read(runs.path)
+    assert [(line["study"], line["seconds"]) for line in lines] == [("main", 7.0), ("scarcity", 60.0)]
+    assert "broken line" in capsys.readouterr().out
+
+
+def test_report_writes_between_its_markers_only(runs, tmp_path):
+    """Text around them stays, twice is as once."""
+    runs.pair()
+    doc, out = tmp_path / "doc.md", tmp_path / "new" / "page.html"
+    doc.write_text(f"# Title\n\nmine\n\n{report.OPENING}\nOUTDATED\n{report.CLOSING}\n\nalso mine\n")
+    report.report(runs.path, out, doc)
+    once, text = doc.read_text(), out.read_text()
+    assert once.startswith(f"# Title\n\nmine\n\n{report.OPENING}\n### Answer")
+    assert once.endswith(f"{report.CLOSING}\n\nalso mine\n")
+    assert "OUTDATED" not in once
+    report.report(runs.path, out, doc)
+    assert (doc.read_text(), out.read_text()) == (once, text)
+
+
+def test_nothing_of_the_users_is_overwritten(runs, tmp_path):
+    runs.pair(seeds=(0,))
+    own = tmp_path / "own.html"
+    own.write_text("<p>mine</p>")
+    with pytest.raises(ValueError, match="no report; nothing is overwritten"):
+        report.report(runs.path, own, None)
+    assert own.read_text() == "<p>mine</p>"
+    doc = tmp_path / "doc.md"
+    doc.write_text("no markers")
+    with pytest.raises(ValueError, match="--doc none"):
+        report.report(runs.path, tmp_path / "page.html", doc)
+    assert not (tmp_path / "page.html").exists()
+
+
+def test_no_runs_at_all(tmp_path, capsys):
+    """A missing file is an error with the way out; an empty one is a report of what is missing."""
+    with pytest.raises(SystemExit):
+        report.main(
+            ["--runs", str(tmp_path / "none.jsonl"), "--page", str(tmp_path / "p.html"), "--doc", "none"]
+        )
+    assert "python benchmarks/t_vs_tprime.py makes it" in capsys.readouterr().err
+    (tmp_path / "empty.jsonl").write_text("")
+    report.main(
+        ["--runs", str(tmp_path / "empty.jsonl"), "--page", str(tmp_path / "p.html"), "--doc", "none"]
+    )
+    text = (tmp_path / "p.html").read_text()
+    Page(text)
+    assert "No T&#x27; arm has been run" in text
+    assert "label scarcity: 5%, 10%, 25%, 50%, 100%" in text
+
+
+def test_the_document_of_this_project_has_the_markers():
+    text = (report.PROJECT / "docs" / "benchmark.md").read_text()
+    assert 0 < text.find(report.OPENING) < text.find(report.CLOSING)

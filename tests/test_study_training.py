@@ -1,0 +1,437 @@
+"""benchmarks/study: training, what chooses a checkpoint, the store, and both command lines, on phantoms."""
+
+import json
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+
+import sampling_size
+import study.loop
+import study.run
+import t_vs_tprime
+from classifiers import CLASSIFIERS
+from kecae_aug import load_weights
+from kecae_aug.data.phantom import PhantomKnees, write_phantoms
+from kecae_training.images import to_uint8
+from paired import ALL_METRICS
+from study.arms import ARMS
+from study.batches import Batches
+from study.ground import Ground
+from study.knees import Knees
+from study.metrics import measured
+from study.options import ExchangeOptions
+from study.plan import ALL_ARMS, FRACTIONS, PAIR, SEVERAL, RunSpec, budget, sampling
+from study.run import Protocol, perform
+from study.seen import Seen
+from study.split import Split
+from study.store import Store, run_id
+from study.training import DivergedError, Loop, scores_of, train
+
+
+class Small(nn.Module):
+    """A classifier with all that can go wrong: statistics of batches, dropout, losses of its own."""
+
+    def __init__(self, classes: int, image_size: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(1, 4, 5, 4), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(4), nn.Flatten(),
+            nn.Dropout(0.2), nn.Linear(64, classes),
+        )  # fmt: skip
+
+    def forward(self, x):
+        return self.body(x)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """As a classifier's, with few knees a step."""
+
+    optimiser: str = "adamw"
+    lr: float = 1e-2
+    weight_decay: float = 0.0
+    batch_size: int = 6
+
+    def make(self, parameters):
+        return torch.optim.AdamW(parameters, lr=self.lr, weight_decay=self.weight_decay)
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    """A classifier ``small`` beside the seven of Table II, through the same interface."""
+    spec = replace(CLASSIFIERS["resnet18"], name="small", make=Small, recipe=Recipe())
+    monkeypatch.setitem(CLASSIFIERS, "small", spec)
+
+
+@pytest.fixture(scope="module")
+def of() -> Knees:
+    data = PhantomKnees(24, image_size=64, grade_correlation=0.0)
+    files = tuple(f"train/{i}.png" for i in range(len(data)))
+    images = to_uint8(data, progress=False)
+    return Knees(images, torch.tensor(data.targets), tuple(data.patients), files, tuple(data.classes))
+
+
+@pytest.fixture(scope="module")
+def ground(of) -> Ground:
+    split = Split(tuple(range(20)), tuple(range(20, 34)), tuple(range(34, 48)))
+    return Ground(of, split, load_weights("phantom"), "phantom", Seen("weights phantom", None))
+
+
+PROTOCOL = Protocol(steps=4, loop=Loop(looks=2, progress=False))
+SPEC = RunSpec("main", "small", "T + classical", 0)
+
+
+def trained(of, arm="T", seed=0, steps=6, looks=3, build=Small, **loop):
+    batches = Batches(ARMS[arm], of.of(range(20)), seed, 6, steps)
+    loop = Loop(looks=looks, progress=False, **loop)
+    return train(build, study.run.training_loss, Recipe(), batches, of.of(range(20, 48)), loop)
+
+
+# --- training ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_training_is_a_function_of_its_seed(of, precision):
+    torch.manual_seed(1)
+    first = trained(of, precision=precision)
+    before = torch.get_rng_state()
+    torch.rand(5)
+    again = trained(of, precision=precision)
+    assert again.curve == first.curve
+    assert np.array_equal(again.scores, first.scores)
+    assert trained(of, seed=1, precision=precision).curve != first.curve
+    torch.set_rng_state(before)
+
+
+def test_the_best_look_is_kept_and_is_what_is_scored(of):
+    found = trained(of, looks=6)
+    steps, _, accuracy, auroc = zip(*found.curve, strict=True)
+    assert steps == (1, 2, 3, 4, 5, 6)
+    best = auroc.index(max(auroc))
+    assert found.best_step == steps[best]
+    assert (found.validation["accuracy"], found.validation["auroc"]) == (accuracy[best], auroc[best])
+    again = scores_of(found.model, of.images[20:], Loop(progress=False))
+    assert np.array_equal(again, found.scores)
+    assert not found.model.training
+
+
+def test_every_arm_makes_the_same_number_of_steps_and_looks(of):
+    """Counted in the network itself; only "paper" has more steps (equal epochs), and its looks are as many."""
+    counts = {}
+    for arm in ("T", "T + real", "T + MixUp"):
+        seen = []
+
+        class Counting(Small):
+            def forward(self, x, seen=seen):
+                seen.append((self.training, len(x)))
+                return super().forward(x)
+
+        curve = trained(of, arm, steps=7, looks=3, build=Counting).curve
+        counts[arm] = (sum(t for t, _ in seen), sum(not t for t, _ in seen), [c[0] for c in curve])
+        assert {n for t, n in seen if t} == {8 if arm == "T + real" else 6}
+    assert set(map(str, counts.values())) == {str((7, 3, [2, 5, 7]))}
+    assert Loop(looks=3).steps_of_looks(700)[-1] == 700
+    assert len(Loop(looks=3).steps_of_looks(700)) == 3
+
+
+def test_a_network_that_learns_nothing_keeps_the_first_of_equal_looks(of):
+    class Constant(Small):
+        def forward(self, x):
+            return super().forward(x) * 0
+
+    assert trained(of, build=Constant).best_step == 2
+
+
+def test_divergence_is_an_error_not_a_result(of):
+    class Broken(Small):
+        def forward(self, x):
+            return super().forward(x) * float("nan")
+
+    with pytest.raises(DivergedError, match="loss nan at step 1"):
+        trained(of, build=Broken)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(CLASSIFIERS))
+def test_classifiers_of_table_2_learn_from_hard_and_from_soft_labels(name, ground, tmp_path):
+    """A step of each, from T' with labels that are smoothed and from MixUp's, in half precision; then all is stored."""
+    protocol = Protocol(steps=1, loop=Loop(looks=1, precision="bfloat16", progress=False), batch_size=4)
+    options = ExchangeOptions(smoothing=0.1)
+    for arm in ("T + classical", "T' online + classical", "T + MixUp"):
+        spec = RunSpec("main", name, arm, 0, options=options)
+        line, _ = perform(spec, ground, protocol, Store(tmp_path / "runs.jsonl"))
+        assert line["run_steps"] == 1
+        assert 0 <= line["test"]["accuracy"] <= 1
+
+
+@pytest.mark.parametrize("wrong", [{"looks": 0}, {"precision": "float16"}])
+def test_bad_loops_are_refused(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        Loop(**wrong)
+
+
+# --- metrics ----------------------------------------------------------------------------------------------------
+
+
+def test_metrics_of_known_answers():
+    labels = np.array([0, 0, 0, 1])
+    scores = np.array([[0.9, 0.1], [0.9, 0.1], [0.4, 0.6], [0.2, 0.8]])
+    found = measured(scores, labels)
+    wanted = {"accuracy": 0.75, "balanced_accuracy": 5 / 6, "precision": 0.5, "recall": 1.0, "auroc": 1.0}
+    assert {k: found[k] for k in wanted} == pytest.approx(wanted, abs=1e-5)
+    assert set(found) == set(ALL_METRICS) == {*wanted, "ece"}
+    with pytest.raises(ValueError, match="diverged"):
+        measured(scores * np.nan, labels)
+
+
+# --- runs and their store ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def store(tmp_path) -> Store:
+    return Store(tmp_path / "results" / "runs.jsonl")
+
+
+def test_a_run_is_told_whole(ground, store):
+    line, now = perform(replace(SPEC, arm="T' online + classical"), ground, PROTOCOL, store)
+    assert now
+    assert store.lines() == [json.loads(json.dumps(line))]
+    arrays = np.load(store.path.parent / line["predictions"])
+    assert arrays["files"].tolist() == list(ground.knees.files[34:])
+    assert arrays["patients"].tolist() == list(ground.knees.patients[34:])
+    assert measured(arrays["probabilities"].astype(float), arrays["labels"]) == line["test"]
+    chosen = arrays["validation_probabilities"].astype(float)
+    assert measured(chosen, arrays["validation_labels"]) == line["validation"]
+    assert line["run_steps"] == PROTOCOL.steps
+    assert line["exchange"]["added"] == 2 * PROTOCOL.steps
+    assert line["options"]["added"] == 2
+    assert line["weights"]["sha256"] == ground.model.metadata["weights"]["sha256"]
+    assert line["weights"]["patients"] is None  # not known, and the line says so
+    assert line["counts"]["test"]["images"] == 14
+    wanted = "kind id study classifier arm seed fold fraction n_pairs options settings weights code best_step"
+    wanted += " validation test curve predictions classes seconds date environment"
+    assert set(wanted.split()) <= set(line)
+
+
+def test_a_finished_run_is_not_run_again(ground, store, monkeypatch):
+    line, _ = perform(SPEC, ground, PROTOCOL, store)
+    monkeypatch.setattr(study.run, "train", lambda *_: pytest.fail("was run again"))
+    again, now = perform(SPEC, ground, PROTOCOL, store)
+    assert not now
+    assert again == json.loads(json.dumps(line))
+    assert len(store.lines()) == 1
+    # T does not depend on weights or on how X' is used
+    other = replace(ground, model=None, name="")
+    options = ExchangeOptions(strength=2.0)
+    assert perform(replace(SPEC, options=options), other, PROTOCOL, store)[0]["id"] == line["id"]
+
+
+def test_what_a_run_depends_on_makes_another_run(ground, store, monkeypatch):
+    monkeypatch.setattr(study.run, "train", lambda *_: pytest.fail("new"))
+    known = study.run.identity(SPEC, ground, PROTOCOL)
+    ident = study.run.id_of(known)
+    assert ident == study.run.id_of(study.run.identity(replace(SPEC, study="scarcity"), ground, PROTOCOL))
+    flipped = replace(ground, knees=replace(ground.knees, labels=1 - ground.knees.labels))
+    others = [
+        (replace(SPEC, seed=1), ground, PROTOCOL),
+        (replace(SPEC, fraction=0.5), ground, PROTOCOL),
+        (replace(SPEC, arm="T"), ground, PROTOCOL),
+        (SPEC, flipped, PROTOCOL),
+        (SPEC, ground, replace(PROTOCOL, steps=5)),
+        (SPEC, ground, replace(PROTOCOL, lr=1e-3)),
+        (SPEC, ground, replace(PROTOCOL, loop=Loop(looks=3, progress=False))),
+        (replace(SPEC, arm="T' online"), ground, PROTOCOL),
+        (replace(SPEC, arm="T' online", options=ExchangeOptions(strength=2.0)), ground, PROTOCOL),
+        (replace(SPEC, arm="T' offline", n_pairs=3), ground, PROTOCOL),
+        (replace(SPEC, arm="T' offline", n_pairs=4), ground, PROTOCOL),
+    ]
+    found = {study.run.id_of(study.run.identity(*other)) for other in others}
+    assert len(found) == len(others)
+    assert ident not in found
+    assert run_id({"a": 1, "b": 2}) == run_id({"b": 2, "a": 1})
+
+
+def test_torn_last_line_and_lost_predictions_are_run_again(ground, store):
+    first, _ = perform(SPEC, ground, PROTOCOL, store)
+    second, _ = perform(replace(SPEC, seed=1), ground, PROTOCOL, store)
+    whole = store.path.read_text().splitlines()
+    store.path.write_text(whole[0] + "\n" + whole[1][:150])  # cut off while it was written
+    assert perform(SPEC, ground, PROTOCOL, store)[1] is False
+    again, now = perform(replace(SPEC, seed=1), ground, PROTOCOL, store)
+    assert now
+    assert again["test"] == second["test"]
+    assert [line["id"] for line in store.lines()] == [first["id"], second["id"]]
+    (store.path.parent / first["predictions"]).unlink()
+    assert perform(SPEC, ground, PROTOCOL, store)[1] is True
+
+
+def test_run_of_another_study_is_told_there_and_not_run(ground, store):
+    line, _ = perform(SPEC, ground, PROTOCOL, store)
+    again, now = perform(replace(SPEC, study="scarcity"), ground, PROTOCOL, store)
+    assert not now
+    assert (again["study"], again["of_study"], again["id"]) == ("scarcity", "main", line["id"])
+    perform(replace(SPEC, study="scarcity"), ground, PROTOCOL, store)
+    assert [x["study"] for x in store.lines()] == ["main", "scarcity"]
+
+
+@pytest.mark.parametrize(
+    ("arm", "donors"),
+    [("T + classical", "batch"), ("T' online", "batch"), ("T' online", "bank"), ("T' offline", "batch"), ("paper", "batch")],
+)  # fmt: skip
+def test_training_and_selection_never_see_the_test_set(arm, donors, ground, store, tmp_path):
+    """Garbage in the place of the test knees and their labels: the same curve, checkpoint and validation figures.
+
+    So no test knee is a host or a donor either.
+    """
+    n_pairs = 8 if ARMS[arm].uses_pairs else None
+    spec = replace(SPEC, arm=arm, n_pairs=n_pairs, options=ExchangeOptions(donors=donors))
+    protocol = replace(PROTOCOL, work=tmp_path / "work")
+    wanted, _ = perform(spec, ground, protocol, store)
+    knees, test = ground.knees, list(ground.split.test)
+    images, labels = knees.images.clone(), knees.labels.clone()
+    images[test] = torch.randint(0, 256, images[test].shape, dtype=torch.uint8)
+    labels[test] = 1 - labels[test]
+    garbage = replace(ground, knees=replace(knees, images=images, labels=labels))
+    found, now = perform(spec, garbage, protocol, store)
+    assert now
+    assert found["test"] != wanted["test"]
+    for name in ("best_step", "curve", "validation"):
+        assert found[name] == wanted[name]
+
+
+def test_scarce_labels_say_what_the_weights_know_besides(ground, store):
+    """At half of the patients the weights' other patients are counted: their labels came in with the weights."""
+    everybody = {ground.knees.patients[row] for row in ground.split.train}
+    knowing = replace(ground, seen=Seen("weights phantom", frozenset(everybody)))
+    line, _ = perform(replace(SPEC, arm="T' online", fraction=0.5), knowing, PROTOCOL, store)
+    assert line["counts"]["train"]["patients"] == len(everybody) / 2
+    assert line["weights"]["patients"] == len(everybody)
+    assert line["weights"]["patients_outside_T"] == len(everybody) / 2
+
+
+# --- plans ------------------------------------------------------------------------------------------------------
+
+
+def test_budget_is_that_of_the_issue_without_repetitions():
+    specs = budget(list(CLASSIFIERS), "resnet18", ALL_ARMS, n_pairs=10)
+    assert len(specs) == len(set(specs))
+    assert {s.classifier for s in specs[: 2 * len(CLASSIFIERS)]} == set(CLASSIFIERS)
+    for name in SEVERAL:
+        assert {s.seed for s in specs if s.classifier == name and s.arm == PAIR[1]} == {0, 1, 2, 3, 4}
+    assert {s.arm for s in specs if s.classifier == "resnet18" and s.seed == 2} == set(ALL_ARMS)
+    scarce = [s for s in specs if s.study == "scarcity"]
+    assert {s.fraction for s in scarce} == set(FRACTIONS)
+    assert {s.arm for s in scarce} == set(PAIR)
+    assert set(ALL_ARMS) <= set(ARMS)
+
+
+def test_sampling_begins_with_t():
+    specs = sampling(["small"], "T' offline + classical", [0, 5, 9], [0, 1], ExchangeOptions())
+    assert [(s.arm, s.n_pairs, s.seed) for s in specs[:3]] == [
+        ("T + classical", None, 0), ("T' offline + classical", 5, 0), ("T' offline + classical", 9, 0),
+    ]  # fmt: skip
+    assert {s.study for s in specs} == {"sampling"}
+
+
+# --- command lines ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def phantoms(tmp_path_factory) -> Path:
+    return write_phantoms(
+        tmp_path_factory.mktemp("d") / "d", train_patients=40, val_patients=10, image_size=64
+    )
+
+
+def flags(phantoms, tmp_path, *more: str) -> list[str]:
+    given = {
+        "--data": phantoms, "--weights": "phantom", "--classifiers": "small", "--image-size": 64, "--steps": 2,
+        "--looks": 1, "--results": tmp_path / "out.jsonl", "--work": tmp_path / "work",
+    }  # fmt: skip
+    return [str(part) for pair in given.items() for part in pair] + ["--trust-weights", *more]
+
+
+def test_study_is_run_interrupted_and_goes_on(phantoms, tmp_path, monkeypatch, capsys):
+    arms = ("T + classical", "T' online + classical", "T + X^ + classical")
+    command = flags(phantoms, tmp_path, "--seeds", "0", "--arms", *arms)
+    t_vs_tprime.main([*command, "--dry-run"])
+    out = capsys.readouterr().out
+    assert out.count("to do  main, small") == 3
+    assert "3 of 3 runs to do, about" in out
+    assert not (tmp_path / "out.jsonl").exists()
+
+    whole, calls = study.loop.perform, []
+
+    def interrupted(*args):
+        calls.append(args)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return whole(*args)
+
+    monkeypatch.setattr(study.loop, "perform", interrupted)
+    with pytest.raises(SystemExit, match="goes on where it stopped"):
+        t_vs_tprime.main(command)
+    monkeypatch.setattr(study.loop, "perform", whole)
+    capsys.readouterr()
+    t_vs_tprime.main(command)
+    out = capsys.readouterr().out
+    assert "3 runs in the plan, 1 are there" in out
+    assert "(was there)" in out
+    assert "precision" not in out  # no test figure is shown while a study runs
+    assert "min left" in out
+    assert "NOT KNOWN whom they were trained on" in out
+    lines = [json.loads(text) for text in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [line["arm"] for line in lines] == list(arms)
+    assert len({json.dumps(line["settings"]) for line in lines}) == 1
+    assert [line["weights"] is None for line in lines] == [True, False, False]
+    t_vs_tprime.main([*command, "--dry-run"])
+    assert "0 of 3 runs to do" in capsys.readouterr().out
+
+
+def test_sampling_size_makes_the_curves(phantoms, tmp_path):
+    sampling_size.main(flags(phantoms, tmp_path, "--seeds", "0", "--numbers", "0", "6"))
+    lines = [json.loads(text) for text in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [(line["study"], line["n_pairs"]) for line in lines] == [("sampling", None), ("sampling", 6)]
+    assert all(len(line["curve"]) == 1 and len(line["curve"][0]) == 4 for line in lines)
+
+
+def test_a_failed_run_does_not_stop_the_others(phantoms, tmp_path, capsys):
+    """5 % of 34 patients are two; there a grade may have too few, which is said, and the rest is run."""
+    command = flags(phantoms, tmp_path, "--seeds", "0", "--arms", "T", "--fractions", "0.01", "1")
+    with pytest.raises(SystemExit, match="1 runs failed"):
+        t_vs_tprime.main(command)
+    assert "FAILED, not stored: 1% of training set" in capsys.readouterr().out
+    lines = [json.loads(text) for text in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [(line["study"], line["fraction"]) for line in lines] == [("scarcity", 1.0)]
+
+
+def test_unknown_weights_are_not_trusted_by_themselves(phantoms, tmp_path):
+    command = [flag for flag in flags(phantoms, tmp_path) if flag != "--trust-weights"]
+    with pytest.raises(SystemExit, match="not known which patients"):
+        t_vs_tprime.main(command)
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ["--classifiers", "nothing"], ["--arms", "T''"], ["--seeds", "1", "1"], ["--fractions", "2"], ["--one", "x"],
+        ["--fold", "1"], ["--n-pairs", "1"],
+    ],
+)  # fmt: skip
+def test_bad_arguments_are_refused(wrong, capsys):
+    with pytest.raises(SystemExit):
+        t_vs_tprime.parse(wrong)
+    assert wrong[0] in capsys.readouterr().err
+
+
+def test_gate_without_judges_is_left_out_and_said(capsys):
+    specs = t_vs_tprime.planned(t_vs_tprime.parse(["--plan", "all", "--classifiers", "small"]))
+    assert "left out: T' gate (needs --judges or --max-distance)" in capsys.readouterr().out
+    assert {s.arm for s in specs} == {name for name, arm in ARMS.items() if arm.added != "gate"}
