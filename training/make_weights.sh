@@ -61,7 +61,8 @@ kl02)
     ;;
 kl04)
     data=$2 out=$3 name=knee-kl04 license=cc-by-4.0 source=$cite
-    about="Exchanges any two Kellgren-Lawrence grades of knee radiographs cropped to the joint."
+    about="Exchanges any two Kellgren-Lawrence grades of knee radiographs cropped to the joint. Its reconstructions are softer than \
+knee-kl02's, and exchanges of far grades (0 and 4, 3 and 0) leave a mottled joint or a comb of streaks at its margin: look first."
     classifier=(--epochs 14 --grades '["0","1","2","3","4"]')
     networks="vgg resnet siamese"
     half 0 --model.classes '["0","1","2","3","4"]' "${bf16[@]}"

@@ -117,9 +117,10 @@ def bars(figures: Mapping[str, Any]) -> list[Bar]:
             if key.startswith("flip_") and key.endswith("_over_real"):
                 direction = key.removeprefix("flip_").removesuffix("_over_real")
                 ask(JUDGES, f"flip {direction} over the balanced accuracy on real knees, {kind}", value, 0.8)
+        single = "kappa" if "kappa_over_real" in head else "AUROC"  # of more than two grades
         for degradation in ("JPEG 75", "blur 1 px"):
             lost = at(figures, "robustness", str(kind), "lost", degradation)
-            ask(JUDGES, f"AUROC lost after {degradation}, {kind}", lost, at_most=0.05)
+            ask(JUDGES, f"{single} lost after {degradation}, {kind}", lost, at_most=0.05)
     for key, value in (figures.get("kept") or {}).items():
         if key.startswith(("says_", "balanced_")):
             where = "own threshold" if key.startswith("says_") else "balanced threshold"

@@ -205,7 +205,7 @@ def _curves(line: Mapping[str, Any], classes: Sequence[str]) -> str:
             d: [(float(k.split(" ")[1]), v[name]) for k, v in moved.items() if k.split(" ")[0] == d]
             for d in DETAILS
         }
-        charts.append(line_chart(f"joint space {name}: moved over the gap", curve, 1.0))
+        charts.append(line_chart(f"joint space {name}, 1 is the gap", curve, 1.0))
     head, rows = tables.headline_rows(line)
     return (
         "<h2>How strong?</h2><div class='charts'>" + "".join(charts) + "</div>"
