@@ -425,7 +425,7 @@ WEIGHTS = [
     Case(
         "a misspelt bundled name",
         "WeightsError with the nearest name",
-        lambda e: load_weights("knee-kl20"),
+        lambda e: load_weights("knee_kl02"),
         "Did you mean 'knee-kl02'",
     ),
     Case(

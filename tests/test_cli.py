@@ -24,7 +24,7 @@ def kecae(*args: object, ok: bool = True) -> str:
 def test_help_and_errors_are_for_people():
     """No traceback for a typing error; the training commands are in the help."""
     assert "train" in kecae("--help")
-    error = kecae("info", "knee-kl20", ok=False)
+    error = kecae("info", "knee_kl02", ok=False)
     assert "Traceback" not in error
     assert "knee-kl02" in error
     assert "guide is missing" in kecae("train", "--config", "default", "--out", "nowhere", ok=False)

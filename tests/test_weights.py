@@ -154,7 +154,7 @@ def test_mistyped_names_and_paths(saved, monkeypatch):
     with pytest.raises(WeightsError, match="is a file"):
         load_weights(saved / "config.json")
     with pytest.raises(WeightsError, match="Did you mean 'knee-kl02'"):
-        load_weights("knee-kl20")
+        load_weights("knee_kl02")
     with pytest.raises(WeightsError, match="only Hub repositories"):
         load_weights(saved, revision="main")
     monkeypatch.setitem(os.environ, "HF_HUB_OFFLINE", "1")
