@@ -56,8 +56,8 @@ def heat_map(path: Path, terms: list[str], rows: list[Row]) -> Path:
     except ModuleNotFoundError:
         raise ImportError("matplotlib is not installed; pip install 'kecae-aug[train,search]'") from None
     across, up = (sorted({row["values"][term] for row in rows}) for term in reversed(terms))
-    figure = Figure(figsize=(5.2 * len(PANELS), 4.4), layout="constrained")
-    for axes, (name, title) in zip(figure.subplots(1, len(PANELS)), PANELS.items(), strict=True):
+    figure = Figure(figsize=(10.4, 4.4 * len(PANELS) / 2), layout="constrained")
+    for axes, (name, title) in zip(figure.subplots(len(PANELS) // 2, 2).flat, PANELS.items(), strict=True):
         grid = np.full((len(up), len(across)), np.nan)
         for row in rows:
             value = (row["figures"] or {}).get(name)
@@ -70,8 +70,8 @@ def heat_map(path: Path, terms: list[str], rows: list[Row]) -> Path:
             text = f"{value:.1f}" if name == "psnr" else f"{value:.2f}"
             shown = text if np.isfinite(value) else "x"
             axes.text(j, i, shown, ha="center", va="center", color="white" if value < middle else "black")
-        axes.set_xticks(range(len(across)), [f"{v:g}" for v in across])
-        axes.set_yticks(range(len(up)), [f"{v:g}" for v in up])
+        axes.set_xticks(range(len(across)), [f"{v:.2g}" for v in across])
+        axes.set_yticks(range(len(up)), [f"{v:.2g}" for v in up])
         axes.set(title=title, xlabel=terms[1], ylabel=terms[0])
     with replacing(path) as part:
         figure.savefig(part, format="png", dpi=110)
