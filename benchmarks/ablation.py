@@ -31,7 +31,7 @@ from kecae_training.config import parse
 from kecae_training.short import DivergedError, beside_defaults, run
 from kecae_training.study import ROBUST, Study, folder_study, phantom_study
 from kecae_training.train import model_config
-from record import PROJECT, _git
+from record import PROJECT, commit
 
 ROWS = Path(__file__).with_name("ablation_rows.yaml")
 RESULTS = PROJECT / "benchmarks" / "results"
@@ -109,8 +109,7 @@ def train_row(table: Table, row: Row, seed: int, study: Study, args: argparse.Na
         figures = {"failed": str(error)}
     return {
         "date": date.today().isoformat(),
-        "commit": _git("rev-parse", "--short", "HEAD")
-        + ("+" if _git("status", "--porcelain", "src", "training", "benchmarks/ablation*") else ""),
+        "commit": commit("src", "training", "benchmarks/ablation*"),
         "study": table.kind,
         "row": row.name,
         "overrides": row.overrides,

@@ -19,7 +19,6 @@ is printed and appended: differences from T with 95 % intervals over seeds and p
 from __future__ import annotations
 
 import argparse
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -44,7 +43,7 @@ from kecae_training.images import to_float, to_uint8
 from kecae_training.networks import NETWORKS, build
 from kecae_training.validity.measures import psnr
 from paired import METRICS, Log, Scores, compared, table
-from record import PROJECT
+from record import PROJECT, knee_data
 
 ARMS = ("T", "T + X^", "T'")
 VERSION = 1  # of the procedure: runs of another one are not reused
@@ -280,12 +279,11 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     recipe = Recipe()
-    beside = PROJECT.parent / "shared" / "data" / "knee"
     parser.add_argument("--weights", default="knee-kl02", help="bundled name, folder or Hub id")
     parser.add_argument(
         "--data",
         type=Path,
-        default=Path(os.environ.get("KECAE_KNEE_DATA") or beside),
+        default=knee_data(),
         help="folder of train/ and val/, each with a folder a grade (default: KECAE_KNEE_DATA)",
     )
     parser.add_argument(

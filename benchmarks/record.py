@@ -1,6 +1,7 @@
-"""Append a benchmark's figures to benchmarks/results, with what they were made with."""
+"""What benchmarks share: where the radiographs are, what code ran, and the file that figures are appended to."""
 
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -17,8 +18,7 @@ def record(name: str, figures: dict[str, Any]) -> None:
     """Print the figures and append them as one JSON line to benchmarks/results/<name>.jsonl."""
     line = {
         "date": date.today().isoformat(),
-        "commit": _git("rev-parse", "--short", "HEAD")
-        + ("+" if _git("status", "--porcelain", "src", "training", "benchmarks/*.py") else ""),
+        "commit": commit("src", "training", "benchmarks/*.py"),
         "command": shlex.join(["python", *sys.argv]),
         **figures,
         "environment": environment(),
@@ -29,6 +29,16 @@ def record(name: str, figures: dict[str, Any]) -> None:
         file.write(json.dumps(line) + "\n")
     print(json.dumps(line, indent=2))
     print(f"appended to {path.relative_to(PROJECT)}")
+
+
+def knee_data() -> Path:
+    """The folder of radiographs: ``KECAE_KNEE_DATA``, or ``shared/data/knee`` beside the checkout."""
+    return Path(os.environ.get("KECAE_KNEE_DATA") or PROJECT.parent / "shared" / "data" / "knee")
+
+
+def commit(*paths: str) -> str:
+    """Short git hash, with a + where something under ``paths`` (of the project) has been changed since."""
+    return _git("rev-parse", "--short", "HEAD") + ("+" if _git("status", "--porcelain", "--", *paths) else "")
 
 
 def _git(*words: str) -> str:

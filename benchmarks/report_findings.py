@@ -11,8 +11,8 @@ from paired import ALL_METRICS, Difference
 from report_compare import Comparison, PairingError, compare, overall
 from report_data import CLASSICAL, CONTROLS, Cell, Line, base_of, cells
 from significance import ALPHA, holm, points, verdict
+from study.plan import FRACTIONS
 
-FRACTIONS = (0.05, 0.1, 0.25, 0.5, 1.0)
 SEEDS = 5  # of the main comparison (issue 5)
 BAR = {"largest": 0.02, "told": 3}  # the paper's claim: all gain, the largest by 2 points, three told apart
 MAIN_METRICS = tuple(ALL_METRICS)

@@ -14,11 +14,9 @@ import argparse
 from collections.abc import Sequence
 
 from study.arms import ARMS
-from study.flags import add_arguments, check_names, options_of, protocol_of
-from study.ground import open_grounds
-from study.loop import dry_run, run_all
+from study.flags import add_arguments, check_names, options_of
+from study.loop import carry_out, ending
 from study.plan import sampling
-from study.store import Store
 
 WITH_PAIRS = [name for name, arm in ARMS.items() if arm.uses_pairs]
 
@@ -41,20 +39,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
-    try:
-        specs = sampling(args.classifiers, args.arm, args.numbers, args.seeds, options_of(args))
-        protocol, store = protocol_of(args), Store(args.results)
-        grounds = open_grounds(args, None)
-        if args.dry_run:
-            dry_run(specs, grounds, protocol, store)
-            return
-        failed = run_all(specs, grounds, protocol, store)
-    except (ValueError, FileNotFoundError) as error:
-        raise SystemExit(f"sampling_size: {error}") from None
-    except KeyboardInterrupt:
-        raise SystemExit("interrupted; the same command goes on where it stopped") from None
-    if failed:
-        raise SystemExit(f"{failed} runs failed, see above; the others are stored")
+    with ending("sampling_size"):
+        carry_out(sampling(args.classifiers, args.arm, args.numbers, args.seeds, options_of(args)), args)
 
 
 if __name__ == "__main__":

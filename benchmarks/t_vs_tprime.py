@@ -28,11 +28,10 @@ from pathlib import Path
 
 from classifiers import CLASSIFIERS
 from study.arms import ARMS
-from study.flags import add_arguments, check_names, options_of, possible, protocol_of
-from study.ground import export, open_grounds
-from study.loop import dry_run, run_all
+from study.flags import add_arguments, check_names, options_of, possible
+from study.ground import export
+from study.loop import carry_out, ending
 from study.plan import ALL_ARMS, PAIR, RunSpec, budget, once, product
-from study.store import Store
 
 CONTROLS = ("T + real + classical", "T + X^ + classical", "T + shuffled X' + classical")
 
@@ -101,22 +100,11 @@ def planned(args: argparse.Namespace) -> list[RunSpec]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
-    try:
+    with ending("t_vs_tprime"):
         if args.export:
             export(args, args.folds, args.fractions, args.seeds, args.export)
-            return
-        specs, protocol, store = planned(args), protocol_of(args), Store(args.results)
-        grounds = open_grounds(args, args.folds)
-        if args.dry_run:
-            dry_run(specs, grounds, protocol, store)
-            return
-        failed = run_all(specs, grounds, protocol, store)
-    except (ValueError, FileNotFoundError, FileExistsError) as error:
-        raise SystemExit(f"t_vs_tprime: {error}") from None
-    except KeyboardInterrupt:
-        raise SystemExit("interrupted; the same command goes on where it stopped") from None
-    if failed:
-        raise SystemExit(f"{failed} runs failed, see above; the others are stored")
+        else:
+            carry_out(planned(args), args, args.folds)
 
 
 if __name__ == "__main__":

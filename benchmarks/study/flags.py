@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 import torch
 
 from classifiers import CLASSIFIERS
-from record import PROJECT
+from record import PROJECT, knee_data
 from study.arms import ARMS, Arm
 from study.classical import Classical
 from study.options import ExchangeOptions
@@ -25,12 +24,11 @@ RESULTS = PROJECT / "benchmarks" / "results" / "t_vs_tprime.jsonl"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of data, protocol and exchange."""
     o, c, loop = ExchangeOptions(), Classical(), Loop()
-    beside = PROJECT.parent / "shared" / "data" / "knee"
     data = parser.add_argument_group("data and weights")
     data.add_argument(
         "--data",
         type=Path,
-        default=Path(os.environ.get("KECAE_KNEE_DATA") or beside),
+        default=knee_data(),
         help="DIR/train/<grade> and DIR/val/<grade> (default: KECAE_KNEE_DATA)",
     )
     data.add_argument(

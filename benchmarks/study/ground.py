@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 from kecae_aug import KECAE, load_weights
 from kecae_aug.data import Preparation
@@ -83,15 +82,25 @@ def open_grounds(
     for fold, model, name in zip(numbers, models, args.weights, strict=True):
         seen = by_weights(model, name, [args.data, *args.weights_data], trust=args.trust_weights)
         everybody = [seen, *(by_judge(judge, path) for path, judge in judges[fold].items())]
-        how: dict[str, Any] = {"share": args.validation_share}
-        split = (
-            fixed_split(knees, test, everybody, **how)
-            if fold is None or folds is None
-            else k_fold_split(knees, fold, folds, everybody, **how)
-        )
+        split = _split(args, knees, test, everybody, fold, folds)
         grounds[fold] = Ground(knees, split, model, name, seen, judges[fold])
         told(grounds[fold])
     return grounds
+
+
+def _split(
+    args: argparse.Namespace,
+    knees: Knees,
+    test: Sequence[int],
+    seen: Sequence[Seen],
+    fold: int | None,
+    folds: int | None,
+) -> Split:
+    """The fixed test set, or a fold of ``folds``."""
+    share = args.validation_share
+    if fold is None or folds is None:
+        return fixed_split(knees, test, seen, share=share)
+    return k_fold_split(knees, fold, folds, seen, share=share)
 
 
 def _judges(paths: Sequence[Path], fold: int | None, grades: Sequence[str]) -> dict[str, Guide]:
@@ -144,14 +153,9 @@ def export(
     model = load_weights(args.weights[0])
     preparation = replace(Preparation.of(model), image_size=args.image_size)
     knees, test = read_folder(args.data, [str(c) for c in model.config.classes], preparation)
-    how: dict[str, Any] = {"share": args.validation_share}
     rows: dict[Path, Sequence[int]] = {}
     for fold in range(folds) if folds else [None]:
-        split = (
-            fixed_split(knees, test, [], **how)
-            if fold is None or folds is None
-            else k_fold_split(knees, fold, folds, [], **how)
-        )
+        split = _split(args, knees, test, [], fold, folds)
         place = out / ("fixed" if fold is None else f"fold-{fold}")
         for fraction, seed in product(fractions, seeds):
             part = place if fraction == 1 else place / f"{fraction:g}-seed-{seed}"

@@ -2,22 +2,44 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-
-import torch
 
 from classifiers import build, training_loss
 from study.arms import ARMS
 from study.draws import seeded
-from study.ground import Ground
+from study.flags import protocol_of
+from study.ground import Ground, open_grounds
 from study.plan import RunSpec
 from study.run import Protocol, batches_of, id_of, identity, perform
 from study.split import SplitError, fraction_of
 from study.store import Store
-from study.training import DivergedError
+from study.training import DivergedError, learn
+
+
+@contextmanager
+def ending(command: str) -> Iterator[None]:
+    """What the user has to know ends a command line as a sentence, not as a traceback."""
+    try:
+        yield
+    except (ValueError, FileNotFoundError, FileExistsError) as error:
+        raise SystemExit(f"{command}: {error}") from None
+    except KeyboardInterrupt:
+        raise SystemExit("interrupted; the same command goes on where it stopped") from None
+
+
+def carry_out(specs: Sequence[RunSpec], args: argparse.Namespace, folds: int | None = None) -> None:
+    """Run a plan, or with ``--dry-run`` say what it would be; failed runs end the command with their number."""
+    protocol, store = protocol_of(args), Store(args.results)
+    grounds = open_grounds(args, folds)
+    if args.dry_run:
+        dry_run(specs, grounds, protocol, store)
+    elif failed := run_all(specs, grounds, protocol, store):
+        raise SystemExit(f"{failed} runs failed, see above; the others are stored")
 
 
 def run_all(
@@ -122,12 +144,7 @@ def time_a_step(classifier: str, ground: Ground, protocol: Protocol, steps: int 
         for step in range(steps + 1):
             if step == 1:
                 start = time.perf_counter()
-            images, labels, _ = batches.batch(step)
-            with torch.autocast("cpu", torch.bfloat16, enabled=protocol.loop.precision == "bfloat16"):
-                loss = training_loss(model, images, labels)
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            optimiser.step()
+            learn(model, optimiser, training_loss, batches.batch(step), protocol.loop)
     return (time.perf_counter() - start) / steps
 
 

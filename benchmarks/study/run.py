@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import date
@@ -15,7 +14,7 @@ import torch
 from classifiers import CLASSIFIERS, Recipe, build, training_loss
 from kecae_aug.weights import weights_sha256
 from kecae_training.checkpoint import environment
-from record import PROJECT
+from record import commit
 from study.arms import ARMS
 from study.batches import Batches, Tools
 from study.classical import Classical
@@ -130,7 +129,7 @@ def perform(spec: RunSpec, ground: Ground, protocol: Protocol, store: Store) -> 
         "id": ident,
         "study": spec.study,
         **known,
-        "code": code(),
+        "code": commit("src", "training", "benchmarks/study", "benchmarks/classifiers", "benchmarks/*.py"),
         "run_steps": batches.steps,
         "best_step": trained.best_step,
         "validation": trained.validation,
@@ -181,17 +180,6 @@ def outside(ground: Ground, training: Knees) -> dict[str, int | None]:
     if seen is None:
         return {"patients": None, "patients_outside_T": None}
     return {"patients": len(seen), "patients_outside_T": len(seen - set(training.patients))}
-
-
-def code() -> str:
-    """Short git hash, with a + where anything that a run depends on has been changed since."""
-
-    def git(*words: str) -> str:
-        done = subprocess.run(["git", *words], cwd=PROJECT, capture_output=True, text=True, check=False)
-        return done.stdout.strip()
-
-    parts = ("src", "training", "benchmarks/study", "benchmarks/classifiers", "benchmarks/*.py")
-    return git("rev-parse", "--short", "HEAD") + ("+" if git("status", "--porcelain", "--", *parts) else "")
 
 
 def _weights(ground: Ground) -> dict[str, Any]:

@@ -6,6 +6,7 @@ Test images are no argument here: what is chosen cannot depend on them.
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from tqdm import tqdm
 
 from kecae_training.images import to_float
 from paired import Scores
-from study.batches import Batches
+from study.batches import Batch, Batches
 from study.draws import seed_of
 from study.knees import Knees
 from study.metrics import measured
@@ -131,15 +132,9 @@ def train(
         bar = tqdm(range(1, steps + 1), desc=name, disable=None if loop.progress else True, leave=False)
         for step in bar:
             model.train()
-            images, labels, _ = batches.batch(step - 1)
-            with torch.autocast("cpu", torch.bfloat16, enabled=loop.precision == "bfloat16"):
-                loss = loss_of(model, images.contiguous(memory_format=_memory(loop)), labels)
-            losses.append(float(loss.detach()))
-            if not losses[-1] == losses[-1] or abs(losses[-1]) == float("inf"):
+            losses.append(learn(model, optimiser, loss_of, batches.batch(step - 1), loop))
+            if not math.isfinite(losses[-1]):
                 raise DivergedError(f"{name}: loss {losses[-1]} at step {step}; a smaller --lr may help")
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            optimiser.step()
             schedule.step()
             if step in looks:
                 scores = scores_of(model, validation.images, loop)
@@ -158,6 +153,21 @@ def train(
         model.load_state_dict(best["state"])
     seconds = round(time.perf_counter() - start, 1)
     return Trained(model.eval(), best["step"], best["found"], best["scores"], curve, seconds)
+
+
+def learn(
+    model: nn.Module, optimiser: torch.optim.Optimizer, loss_of: Loss, batch: Batch, loop: Loop
+) -> float:
+    """One step; its loss. Where that is not finite the weights stay."""
+    images = batch.images.contiguous(memory_format=_memory(loop))
+    with torch.autocast("cpu", torch.bfloat16, enabled=loop.precision == "bfloat16"):
+        loss = loss_of(model, images, batch.labels)
+    value = float(loss.detach())
+    if math.isfinite(value):
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        optimiser.step()
+    return value
 
 
 @torch.no_grad()
