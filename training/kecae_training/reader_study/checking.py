@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-
 _JSON = {list: "a list", dict: "an object"}
 
 

@@ -1,20 +1,16 @@
-"""The files of a reader study: canonical JSON, hashes, and what a study, a key and answers must be.
-
-The page (JavaScript) and this package must agree on hashes to the byte, so :func:`canonical` is what
-``JSON.stringify`` writes for sorted keys, and holds no floats: durations are whole milliseconds, strengths percent.
+"""The files of a reader study: what a study, a key and answers must be; canonical JSON is in canonical.py.
 
 A hash shows that a file changed after it was written. It is no signature: whoever edits a file can hash it again.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, NotRequired, TypedDict, cast
+from typing import Any, NamedTuple, cast
 
+from kecae_training.reader_study.canonical import canonical, digest, parse, sealed
 from kecae_training.reader_study.checking import (
     FormatError,
     fields,
@@ -25,6 +21,58 @@ from kecae_training.reader_study.checking import (
     text,
     whole,
 )
+from kecae_training.reader_study.shapes import (
+    Answer1,
+    Answer2,
+    Answers,
+    Key,
+    KeyItem1,
+    KeyItem2,
+    Order,
+    Phase2,
+    Phase2Item,
+    Study,
+    StudyItem,
+    Weights,
+)
+
+__all__ = [
+    "ANSWERS",
+    "ITEM",
+    "KEY",
+    "MATCHES",
+    "READER",
+    "REAL",
+    "SCALE",
+    "STUDY",
+    "VERSION",
+    "Answer1",
+    "Answer2",
+    "Answers",
+    "FormatError",
+    "Key",
+    "KeyItem1",
+    "KeyItem2",
+    "Order",
+    "Phase2",
+    "Phase2Item",
+    "Scope",
+    "Study",
+    "StudyItem",
+    "Weights",
+    "canonical",
+    "check_answer",
+    "check_answers",
+    "check_key",
+    "check_study",
+    "digest",
+    "parse",
+    "read_answers",
+    "read_key",
+    "read_study",
+    "scope_of",
+    "sealed",
+]
 
 STUDY, KEY, ANSWERS = (f"kecae-aug reader {name}" for name in ("study", "study key", "answers"))
 VERSION = 1
@@ -35,130 +83,6 @@ READER = re.compile(r"[A-Za-z0-9_-]{1,40}")
 ITEM = re.compile(r"[0-9a-f]{32}")
 _SHA = re.compile(r"[0-9a-f]{64}")
 _LARGEST = 64 * 2**20  # bytes of a file that is read
-_SURROGATE = re.compile("[\ud800-\udfff]")
-
-
-class StudyItem(TypedDict):
-    """An image of phase 1: ``item`` 32 hex, ``image`` its file below the study, ``sha256`` of the file."""
-
-    item: str
-    image: str
-    sha256: str
-
-
-class Phase2(TypedDict):
-    """Phase 2 as phase 1 may know it: its items, its file and the hash of its canonical object."""
-
-    items: list[str]
-    file: str
-    sha256: str
-
-
-class Study(TypedDict):
-    """``study.json``, what the page shows; ``id`` is the hash of the rest."""
-
-    format: str
-    version: int
-    id: str
-    title: str
-    created: str
-    order_seed: int
-    grades: list[str]
-    confidence: int
-    realism: int
-    phase1: list[StudyItem]
-    phase2: Phase2
-
-
-class KeyItem1(TypedDict):
-    """What an image of phase 1 is: ``label`` the grade it should have, ``before`` the host's (None: real)."""
-
-    arm: str
-    label: str
-    before: str | None
-    patient: str
-    file: str
-    donor: str | None
-    strength_percent: int | None
-    repeat_of: str | None
-
-
-class KeyItem2(TypedDict):
-    """What a pair of phase 2 is: ``label`` the grade shown for the right image; ``phase1`` its item there."""
-
-    arm: str
-    label: str
-    before: str
-    patient: str
-    phase1: str
-
-
-class Weights(TypedDict):
-    """A weights file: as it was named, and its hash where it carries one."""
-
-    name: str
-    sha256: str | None
-
-
-class Key(TypedDict):
-    """The key: which image is what; ``study`` is the id of the study."""
-
-    format: str
-    version: int
-    study: str
-    title: str
-    created: str
-    seed: int
-    weights: list[Weights]
-    data: str
-    allow_seen: bool
-    grades: list[str]
-    arms: list[str]
-    phase1: dict[str, KeyItem1]
-    phase2: dict[str, KeyItem2]
-
-
-class Answer1(TypedDict):
-    """An answer of phase 1: grade, confidence 1 to 5, time taken, when (ISO 8601 UTC)."""
-
-    grade: str
-    confidence: int
-    milliseconds: int
-    at: str
-
-
-class Answer2(TypedDict):
-    """An answer of phase 2: realism 1 to 5, whether the change is what the label says, remark, time taken, when."""
-
-    realism: int
-    matches: Literal["yes", "partly", "no"]
-    remark: str
-    milliseconds: int
-    at: str
-
-
-class Order(TypedDict):
-    """The order in which a reader saw the items."""
-
-    phase1: list[str]
-    phase2: list[str]
-
-
-class Answers(TypedDict):
-    """What a reader hands in; ``sha256`` is the hash of the rest."""
-
-    format: str
-    version: int
-    study: str
-    reader: str
-    software: str
-    started: str
-    finished: str | None
-    complete: bool
-    order: Order
-    phase1: dict[str, Answer1]
-    phase2: dict[str, Answer2]
-    sha256: NotRequired[str]
 
 
 class Scope(NamedTuple):
@@ -168,44 +92,6 @@ class Scope(NamedTuple):
     phase1: Collection[str]
     phase2: Collection[str]
     grades: Sequence[str]
-
-
-def canonical(value: Any) -> bytes:
-    """UTF-8 JSON without spaces, keys sorted by code point: the bytes that are hashed.
-
-    Args:
-        value: dicts with string keys, lists, strings, ints, bools and None.
-
-    Raises:
-        ValueError: a float or anything else; floats are written differently by different languages.
-    """
-    _check_plain(value)
-    written = json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
-    # As JSON.stringify: half of a surrogate pair is no character and has no UTF-8.
-    return _SURROGATE.sub(lambda half: f"\\u{ord(half[0]):04x}", written).encode()
-
-
-def digest(value: Any) -> str:
-    """SHA-256 of :func:`canonical`, 64 lower hex digits."""
-    return hashlib.sha256(canonical(value)).hexdigest()
-
-
-def sealed(value: dict[str, Any], name: str = "sha256") -> dict[str, Any]:
-    """A copy with the hash of all other fields in the field ``name``."""
-    rest = {k: v for k, v in value.items() if k != name}
-    return {**rest, name: digest(rest)}
-
-
-def parse(raw: bytes, where: str) -> Any:
-    """JSON as these files hold it: no floats, no field twice.
-
-    Raises:
-        FormatError: names ``where``.
-    """
-    try:
-        return json.loads(raw, object_pairs_hook=_once, parse_float=_no_float, parse_constant=_no_float)
-    except (ValueError, RecursionError) as error:
-        raise FormatError(f"{where}: no JSON of this package: {shown(error)}") from None
 
 
 def read_study(path: str | Path) -> Study:
@@ -379,33 +265,6 @@ def _grades(grades: Any, where: str) -> None:
     names = isinstance(grades, list) and all(isinstance(g, str) and g for g in grades)
     if not names or not len(set(grades)) == len(grades) >= 2:
         raise FormatError(f"{where}: grades={shown(grades)}: accepted are two or more different names")
-
-
-def _check_plain(value: Any) -> None:
-    if isinstance(value, dict):
-        for name, inner in value.items():
-            if not isinstance(name, str):
-                raise ValueError(f"canonical: a key {name!r}, accepted are strings")
-            _check_plain(inner)
-    elif isinstance(value, list):
-        for inner in value:
-            _check_plain(inner)
-    elif not (value is None or isinstance(value, (str, int))):
-        raise ValueError(
-            f"canonical: {value!r} ({type(value).__name__}); accepted are integers, strings, booleans, null, "
-            "lists and objects"
-        )
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError("a field stands twice in one object")
-    return found
-
-
-def _no_float(number: str) -> None:
-    raise ValueError(f"{number} is no integer")
 
 
 def _read(path: Path) -> bytes:
