@@ -61,7 +61,8 @@ def cohen(first: Grades, second: Grades, drawn: Bootstrap, grades: int, kind: st
     """Cohen's kappa of two readers (or of a reader's two looks): the figure, then that of every draw.
 
     Args:
-        first: (N,) grades of one. second: (N,) of the other.
+        first: (N,) grades of one.
+        second: (N,) of the other.
         drawn: the draws of their N images.
         grades: how many there are.
         kind: None counts every disagreement alike, "quadratic" by the square of its distance.
@@ -100,7 +101,8 @@ def with_oneself(
     """A reader's agreement with what the same reader said of the same images before.
 
     Args:
-        first: (K,) of the first look. second: (K,) of the other.
+        first: (K,) of the first look.
+        second: (K,) of the other.
         patients: K ids.
         grades: how many there are.
         apart: (K,) how many images lay between the two looks and the one after it: 1 is the next image.

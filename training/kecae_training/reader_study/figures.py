@@ -38,7 +38,9 @@ def figures(ratings: Ratings) -> Tree:
     in1, in2 = kinds(ratings, graded), kinds(ratings, judged)
     return {
         "accuracy": {
-            kind: {part: _by_reader(ratings, right[:, rows & of]) for part, of in parts(ratings, graded).items()}
+            kind: {
+                part: _by_reader(ratings, right[:, rows & of]) for part, of in parts(ratings, graded).items()
+            }
             for kind, rows in in1.items()
         },
         "realism": {
@@ -121,9 +123,7 @@ def _differences(
     ratings: Ratings, first: Floats, second: Floats, bounds: tuple[float, float] = (0.0, 1.0)
 ) -> Tree:
     found: Callable[[Floats, Floats], Estimate] = lambda a, b: difference(a, b, bounds)  # noqa: E731
-    by = {
-        name: found(first[i : i + 1], second[i : i + 1]).figure() for i, name in enumerate(ratings.readers)
-    }
+    by = {name: found(first[i : i + 1], second[i : i + 1]).figure() for i, name in enumerate(ratings.readers)}
     return {"mean": found(first, second).figure(), "readers": by}
 
 

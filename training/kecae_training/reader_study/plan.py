@@ -48,7 +48,9 @@ class Readers:
     def __post_init__(self) -> None:
         for name in ("accuracy", "real_accuracy"):
             if not 0.5 < getattr(self, name) < 1:
-                raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)}: accepted is 0.5 to 1, exclusive")
+                raise ValueError(
+                    f"--{name.replace('_', '-')} {getattr(self, name)}: accepted is 0.5 to 1, exclusive"
+                )
         least = (2 * self.accuracy - 1) ** 2
         if not least <= self.kappa < 1:
             raise ValueError(
@@ -56,7 +58,9 @@ class Readers:
                 f"have nothing in common; accepted is {least:.2f} to 1, exclusive"
             )
         if not 0 <= self.reader_sd <= 0.2:
-            raise ValueError(f"--reader-sd {self.reader_sd}: accepted is 0 to 0.2 (0.03 are 3 points of accuracy)")
+            raise ValueError(
+                f"--reader-sd {self.reader_sd}: accepted is 0 to 0.2 (0.03 are 3 points of accuracy)"
+            )
 
     def shared(self) -> float:
         """Correlation of two readers' scores of one image that gives the kappa."""
@@ -73,7 +77,12 @@ class Readers:
 
 
 def draw(
-    rng: np.random.Generator, readers: int, images: int, accuracy: float, spread: NDArray[np.float64], rho: float
+    rng: np.random.Generator,
+    readers: int,
+    images: int,
+    accuracy: float,
+    spread: NDArray[np.float64],
+    rho: float,
 ) -> Right:
     """(R, N) right answers.
 
@@ -91,7 +100,9 @@ def draw(
     return found
 
 
-def simulate(assumed: Readers, images: int, readers: int, real: int, studies: int, seed: int) -> dict[str, list[float]]:
+def simulate(
+    assumed: Readers, images: int, readers: int, real: int, studies: int, seed: int
+) -> dict[str, list[float]]:
     """Interval half-widths, and whether each interval held the truth, of simulated studies.
 
     Args:
@@ -110,7 +121,8 @@ def simulate(assumed: Readers, images: int, readers: int, real: int, studies: in
     skill = assumed.reader_sd / float(norm.pdf(norm.ppf(assumed.accuracy)))
     # accuracy is the mean over readers, who are drawn around a middle that is a little better than it
     middle, real_middle = (
-        float(norm.cdf(norm.ppf(a) * (1 + skill**2) ** 0.5)) for a in (assumed.accuracy, assumed.real_accuracy)
+        float(norm.cdf(norm.ppf(a) * (1 + skill**2) ** 0.5))
+        for a in (assumed.accuracy, assumed.real_accuracy)
     )
     drawn = Bootstrap([str(i) for i in range(images)]) if readers > 1 else None
     label = np.arange(images) % 2
@@ -125,7 +137,9 @@ def simulate(assumed: Readers, images: int, readers: int, real: int, studies: in
         spread = rng.normal(0, skill, readers)
         right = draw(rng, readers, images, middle, spread, rho)
         of_real = draw(rng, readers, real, real_middle, spread, rho)
-        own = float(norm.cdf(norm.ppf(middle) + spread[0]))  # of one reader's interval the truth is that reader's
+        own = float(
+            norm.cdf(norm.ppf(middle) + spread[0])
+        )  # of one reader's interval the truth is that reader's
         note("one reader", mean_over_readers(right[:1]), own)
         note("readers", mean_over_readers(right), assumed.accuracy)
         note("one direction", mean_over_readers(right[:, label == 0]), assumed.accuracy)
@@ -157,7 +171,9 @@ FIGURES = {  # name of a figure: head of its column
 }
 
 
-def table(assumed: Readers, pairs: Sequence[int], readers: Sequence[int], real: int | None, studies: int, seed: int) -> str:
+def table(
+    assumed: Readers, pairs: Sequence[int], readers: Sequence[int], real: int | None, studies: int, seed: int
+) -> str:
     """A Markdown table with a row for each number of pairs and of readers."""
     from tqdm import tqdm
 
@@ -178,30 +194,48 @@ def _cell(name: str, width: float, held: float) -> str:
     return f"± {100 * width:.1f} ({held:.0%})"
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags of `kecae-aug reader-study plan`."""
-    parser.description = (
-        "Half-widths of the 95 % intervals that a study would give, in points of accuracy (kappa: as it is), and in brackets "
-        "how many of the simulated studies' intervals held the truth."
-    )
-    add = parser.add_argument
-    add("-n", "--pairs", type=int, nargs="+", default=[100], help="exchanged knees (default: %(default)s)")
-    add("--readers", type=int, nargs="+", default=[3], help="default: %(default)s")
-    add("--accuracy", type=float, default=0.86, help="expected of readers on X' (default: the paper's, %(default)s)")
-    add("--kappa", type=float, default=0.78, help="expected between two readers (default: the paper's, %(default)s)")
-    add("--reader-sd", type=float, default=0.03, help="of accuracy between readers, assumed (default: %(default)s)")
-    add("--real", type=int, default=None, help="real knees as control (default: a fifth of the pairs)")
-    add("--real-accuracy", type=float, default=0.9, help="expected of real knees, assumed (default: %(default)s)")
-    add("--studies", type=int, default=1000, help="simulated a row (default: %(default)s)")
-    add("--seed", type=int, default=0)
-
-
-def run(options: argparse.Namespace) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Print the table.
 
     Raises:
         ValueError: a number outside what is accepted.
     """
+    parser = argparse.ArgumentParser(
+        prog="kecae-aug reader-study plan",
+        description="Half-widths of the 95 % intervals that a study would give, in points of accuracy (kappa: as it is), "
+        "and in brackets how many of the simulated studies' intervals held the truth.",
+    )
+    add = parser.add_argument
+    add("-n", "--pairs", type=int, nargs="+", default=[100], help="exchanged knees (default: %(default)s)")
+    add("--readers", type=int, nargs="+", default=[3], help="default: %(default)s")
+    add(
+        "--accuracy",
+        type=float,
+        default=0.86,
+        help="expected of readers on X' (default: the paper's, %(default)s)",
+    )
+    add(
+        "--kappa",
+        type=float,
+        default=0.78,
+        help="expected between two readers (default: the paper's, %(default)s)",
+    )
+    add(
+        "--reader-sd",
+        type=float,
+        default=0.03,
+        help="of accuracy between readers, assumed (default: %(default)s)",
+    )
+    add("--real", type=int, default=None, help="real knees as control (default: a fifth of the pairs)")
+    add(
+        "--real-accuracy",
+        type=float,
+        default=0.9,
+        help="expected of real knees, assumed (default: %(default)s)",
+    )
+    add("--studies", type=int, default=1000, help="simulated a row (default: %(default)s)")
+    add("--seed", type=int, default=0)
+    options = parser.parse_args(argv)
     for name, least in (("pairs", 8), ("readers", 1)):
         if min(getattr(options, name)) < least:
             raise ValueError(f"--{name} {getattr(options, name)}: accepted is {least} or more")

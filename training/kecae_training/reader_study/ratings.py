@@ -93,9 +93,13 @@ def join(key: Key, answers: Sequence[Answers]) -> Ratings:
     grade = {name: i for i, name in enumerate(key["grades"])}
     graded = _phase(first, [a["phase1"] for a in answers], grade, ("grade", "confidence"), [grade, None])
     if not graded.items:
-        raise ValueError("answers: there is no image of phase 1 that all readers have graded; score them later")
+        raise ValueError(
+            "answers: there is no image of phase 1 that all readers have graded; score them later"
+        )
     match = {name: i for i, name in enumerate(MATCHES)}
-    judged = _phase(key["phase2"], [a["phase2"] for a in answers], grade, ("realism", "matches"), [None, match])
+    judged = _phase(
+        key["phase2"], [a["phase2"] for a in answers], grade, ("realism", "matches"), [None, match]
+    )
     repeats = [_repeats(key["phase1"], a, grade) for a in answers]
     return Ratings([a["reader"] for a in answers], key["grades"], key["arms"], graded, judged, repeats)
 
@@ -111,7 +115,9 @@ def _phase(
     rows = [entries[item] for item in items]
 
     def values(name: str, code: Mapping[str, int] | None) -> Ints:
-        table = [[given[i][name] if code is None else code[given[i][name]] for i in items] for given in answers]
+        table = [
+            [given[i][name] if code is None else code[given[i][name]] for i in items] for given in answers
+        ]
         return np.array(table, np.int64).reshape(len(answers), len(items))
 
     before = [row["label"] if row["before"] is None else row["before"] for row in rows]
