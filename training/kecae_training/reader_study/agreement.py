@@ -124,8 +124,8 @@ def with_oneself(
 def kappas(found: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
     """The kappas of :func:`agreement` as (name, figure), for tables."""
     names = {
-        "cohen_mean": "Cohen's kappa, mean of pairs",
-        "cohen_quadratic_mean": "the same, quadratic weights",
+        "cohen_mean": "Cohen's kappa, mean",
+        "cohen_quadratic_mean": "Cohen's, quadratic, mean",
         "fleiss": "Fleiss' kappa",
     }
     rows = [(f"Cohen's kappa, {pair}", figure) for pair, figure in found.get("cohen", {}).items()]

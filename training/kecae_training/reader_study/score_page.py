@@ -55,7 +55,7 @@ def page(scores: Mapping[str, Any], remarks: Sequence[tuple[str, ...]] = ()) -> 
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{escape(scores["title"])}: scores</title><style>{STYLE}</style></head>
 <body><main><h1>{escape(scores["title"])}: what the readers said</h1>
-<p>{len(scores["readers"])} readers graded exchanged knees without knowing what they were (phase 1) and then saw each
+<p>{_count(scores)} graded exchanged knees without knowing what they were (phase 1) and then saw each
 beside its original (phase 2). Accuracy: share graded as the label that the exchange should give. SRS: realism, 1 to 5.</p>
 {warning}
 {first.html()}
@@ -65,3 +65,8 @@ beside its original (phase 2). Accuracy: share graded as the label that the exch
 No picture of a patient is on this page. Nothing here is a medical device.</p></footer>
 </main></body></html>
 """
+
+
+def _count(scores: Mapping[str, Any]) -> str:
+    readers = len(scores["readers"])
+    return "One reader" if readers == 1 else f"{readers} readers"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 from typing import Any
 
@@ -21,8 +22,8 @@ class Table:
     name: str
     caption: str
     headers: tuple[str, ...]
-    rows: list[tuple[str, ...]] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    rows: Sequence[tuple[str, ...]] = ()
+    notes: Sequence[str] = ()
 
     def text(self) -> str:
         """Aligned columns."""
@@ -35,6 +36,7 @@ class Table:
             for row in lines
         ]
         rule = "-" * len(pad[0])
+        notes = [textwrap.fill(note, max(80, len(rule))) for note in self.notes]
         return "\n".join(
             [
                 f"{self.name}. {self.caption}",
@@ -43,7 +45,7 @@ class Table:
                 rule,
                 *map(str.rstrip, pad[1:]),
                 rule,
-                *self.notes,
+                *notes,
             ]
         )
 

@@ -114,12 +114,12 @@ def control(scores: Scores) -> Table:
     claimed = scores["matches"].get("exchanged", {})
     headers = (
         "reader",
-        "accuracy on real, %",
-        "exchanged less real, points",
-        "SRS of real",
-        "exchanged less real",
-        "real waved through, %",
-        "exchanged: yes / partly / no, %",
+        "real: accuracy, %",
+        "X' less real, points",
+        "real: SRS",
+        "X' less real",
+        "waved through, %",
+        "X': yes / partly / no, %",
     )
     rows = []
     for name in (*_names(scores), None):
@@ -152,15 +152,18 @@ def agreement(scores: Scores) -> Table:
         return Table("Agreement", "", ("",))
     names = [name for name, _ in kappas(by[there[0]])]
     rows = [(name, *(cell(dict(kappas(by[kind]))[name]) for kind in there)) for name in names]
-    rows.append(("all say the same, % of images", *(cell(by[kind]["same"], 1, 100) for kind in there)))
+    rows.append(("all say the same, %", *(cell(by[kind]["same"], 1, 100) for kind in there)))
     realism = scores["realism_agreement"]
     rows.append(
         (
-            "realism: Cohen's kappa, quadratic weights, mean of pairs",
+            "realism: Cohen, quadratic, mean",
             *(cell(realism.get(kind, {}).get("cohen_quadratic_mean")) for kind in there),
         )
     )
-    note = "Intervals: patients drawn with replacement, these readers. A dash: not defined, since all say the same grade."
+    note = (
+        "Intervals: patients drawn with replacement, these readers. A dash: not defined, since all say the same grade. 1.00 "
+        "has no interval: no draw of images on which all agree differs."
+    )
     return Table("Agreement", f"between readers{_partial(scores)}", ("", *there), rows, [note])
 
 
@@ -171,7 +174,7 @@ def oneself(scores: Scores) -> Table:
         "images shown twice",
         "kappa",
         "same grade, %",
-        "images between the looks: least, median",
+        "images between, least / median",
     )
     rows = [
         (
@@ -179,12 +182,13 @@ def oneself(scores: Scores) -> Table:
             str(found["images"]),
             cell(found["kappa"]),
             cell(found["same"], 1, 100),
-            f"{found['apart']['least'] - 1}, {found['apart']['median'] - 1:g}",
+            f"{found['apart']['least'] - 1} / {found['apart']['median'] - 1:g}",
         )
         for name, found in scores["oneself"].items()
         if found
     ]
-    return Table("Agreement with oneself", "the same image twice in phase 1", headers, rows)
+    note = "Few images: read the share beside kappa, which is 0 or a dash where one look is all one grade, however alike."
+    return Table("Agreement with oneself", "the same image twice in phase 1", headers, rows, [note])
 
 
 def confusions(scores: Scores) -> list[Table]:
