@@ -94,8 +94,8 @@ def open_server(
         raise OSError(f"port={port}: {error.strerror}; give another --port, 0 takes a free one") from None
 
 
-def serve(folder: Path, answers: Path, port: int = 8765, say: Callable[[str], None] = print) -> None:
-    """Serve until interrupted; see :func:`open_server`."""
+def serve(folder: Path, answers: Path, port: int = 8765) -> None:
+    """Serve until interrupted, and print where; see :func:`open_server`."""
     with open_server(folder, answers, port) as server:
         say(
             f"http://127.0.0.1:{server.server_port}/  (answers go to {answers}; Ctrl-C ends, nothing is lost)"
@@ -103,7 +103,11 @@ def serve(folder: Path, answers: Path, port: int = 8765, say: Callable[[str], No
         try:
             server.serve_forever()
         except KeyboardInterrupt:
-            say(f"stopped; the answers are in {answers}")
+            _say(f"stopped; the answers are in {answers}")
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)  # at once, also into a pipe
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -95,7 +95,7 @@ class AnswerStore:
         place = self._place(reader)
         if phase not in (1, 2) or isinstance(phase, bool):
             raise RefusedError(400, f"phase={phase!r}: accepted are 1 and 2")
-        if item not in (self.scope.phase1 if phase == 1 else self.scope.phase2):
+        if not isinstance(item, str) or item not in (self.scope.phase1 if phase == 1 else self.scope.phase2):
             raise RefusedError(400, f"item={item!r}: not of phase {phase} of this study")
         try:
             formats.check_answer(phase, answer, self.study["grades"], "answer")
