@@ -97,7 +97,7 @@ def open_server(
 def serve(folder: Path, answers: Path, port: int = 8765) -> None:
     """Serve until interrupted, and print where; see :func:`open_server`."""
     with open_server(folder, answers, port) as server:
-        say(
+        _say(
             f"http://127.0.0.1:{server.server_port}/  (answers go to {answers}; Ctrl-C ends, nothing is lost)"
         )
         try:
