@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
+from reader_studies import answer1, answer2, answers_to, build_study, write_knees
 from scipy import stats
 from sklearn.metrics import cohen_kappa_score
 from statsmodels.stats.inter_rater import fleiss_kappa
@@ -328,6 +330,22 @@ def test_coverage_beside_the_subtracted_readers_part():
             assert ours >= 0.93 or readers == 2 or reader_sd > 0.06
 
 
+def test_differences_turn_their_sign_and_hold_the_truth():
+    """first - second is second - first with its ends exchanged; in simulated studies the planned intervals hold the truth."""
+    rng = np.random.default_rng(0)
+    first, second = rng.integers(0, 2, (3, 30)), rng.integers(0, 2, (3, 12))
+    one, other = difference(first, second), difference(second, first)
+    assert one.mean == pytest.approx(first.mean() - second.mean())
+    assert (one.mean, one.low, one.high) == pytest.approx((-other.mean, -other.high, -other.low))
+    with pytest.raises(ValueError, match="3 and 2 readers"):
+        difference(first, second[:2])
+    found = plan.simulate(plan.Readers(0.86, 0.7, 0.03, 0.95), 60, 3, 20, studies=150, seed=0)
+    for name_ in ("one reader", "readers", "one direction", "two arms", "exchanged - real"):
+        width, share = found[name_]
+        assert 0.9 <= share  # 0.95 - 3 standard errors
+        assert 0.05 < width < 0.3
+
+
 def test_planned_kappa_is_reached():
     """The correlation that `plan` chooses gives the asked kappa and accuracy."""
     assumed = plan.Readers(0.86, 0.78, 0.0, 0.9)
@@ -582,3 +600,43 @@ def test_a_patient_twice_is_refused():
     second["patient"] = first["patient"]
     with pytest.raises(ValueError, match="a patient occurs twice"):
         score.score(key, [answers_of(key, "a")])
+
+
+def middle(folder, image):
+    """Mean grey of the rows that hold the bar, over that of the rest; far below 1 where there is one."""
+    pixels = np.asarray(Image.open(folder / image), float)
+    return pixels[28:36].mean() / np.delete(pixels, slice(28, 36), 0).mean()
+
+
+@pytest.mark.parametrize("mistaken", [False, True])
+def test_a_reader_who_reads_the_files_of_a_built_study(tmp_path, monkeypatch, mistaken):
+    """From pictures to Table III: the key says of every file what is on it. A perfect exchange, and a reader who measures
+    the bar, give 100 % and no real knee waved through; one who takes bars for the other grade gives 0 %."""
+    data = write_knees(tmp_path / "data", 60)
+    build_study(monkeypatch, data, tmp_path / "study", n=20, detail=("decoder", "host"), real=8, repeat=4)
+    folder = tmp_path / "study"
+    shown = json.loads((folder / "study.json").read_text())
+    pairs = re.search(r"{.*}", (folder / "phase2.js").read_text())[0]
+    graded, judged = {}, {}
+    for entry in shown["phase1"]:
+        has_bar = middle(folder, entry["image"]) < 0.5
+        graded[entry["item"]] = answer1("2" if has_bar != mistaken else "0")
+    for entry in json.loads(pairs)["items"]:
+        changed = abs(middle(folder, entry["original"]) - middle(folder, entry["exchanged"])) > 0.4
+        judged[entry["item"]] = answer2(matches="yes" if changed else "no")
+    answers = answers_to(shown, "robot", phase1=graded, phase2=judged)
+    (tmp_path / "robot.json").write_text(json.dumps(answers))
+    out = tmp_path / "out"
+    main(
+        ["score", str(tmp_path / "robot.json"), "--key", str(tmp_path / "study-key.json"), "--out", str(out)]
+    )
+    scores = json.loads((out / "scores.json").read_text())
+    right = 0 if mistaken else 1
+    for kind, images in (("exchanged", 20), ("decoder", 10), ("host", 10), ("real", 8)):
+        found = scores["accuracy"][kind]["all"]["mean"]
+        assert (found["mean"], found["images"]) == (right, images)
+    assert scores["accuracy"]["exchanged"]["2"]["mean"]["images"] == 10
+    assert scores["matches"]["exchanged"]["yes"]["mean"]["mean"] == 1
+    assert scores["matches"]["real"]["yes"]["mean"]["mean"] == 0
+    assert scores["oneself"]["robot"]["same"]["mean"] == 1
+    assert scores["oneself"]["robot"]["images"] == 4

@@ -6,7 +6,8 @@ A study is drawn as follows. Each image is hard or easy for all readers, and eac
 own: a reader is right where ``skill + difficulty of the image + own error > 0``, all normal. How much is the
 image's is set by the kappa that two readers' grades shall reach: at the paper's 86 % right, readers whose errors had
 nothing in common would reach .52, so its .78 says that they err on the same images (images that do not look like
-their label), and more readers then tell little that is new. Skill differs between readers by ``reader_sd``.
+their label), and another reader of the same image then tells less that is new. Skill differs between readers by
+``reader_sd``.
 """
 
 from __future__ import annotations
