@@ -103,7 +103,7 @@ def draw(
 
 def simulate(
     assumed: Readers, images: int, readers: int, real: int, studies: int, seed: int
-) -> dict[str, list[float]]:
+) -> dict[str, tuple[float, float]]:
     """Interval half-widths, and whether each interval held the truth, of simulated studies.
 
     Args:
@@ -154,10 +154,10 @@ def simulate(
             ends = summary(np.mean(pairs, axis=0))
             widths["kappa"].append((ends["high"] - ends["low"]) / 2)
     return {
-        name: [
+        name: (
             float(np.mean(widths[name])) if widths[name] else np.nan,
             float(np.mean(held[name])) if held[name] else np.nan,
-        ]
+        )
         for name in FIGURES
     }
 
