@@ -65,7 +65,14 @@ def write_study(
         second = rng.bytes(16).hex()
         (left, a), (right, b) = image("images2", i + 20), image("images2", i)
         phase2.append(
-            {"item": second, "original": left, "exchanged": right, "before": before, "after": after, "sha256": [a, b]}
+            {
+                "item": second,
+                "original": left,
+                "exchanged": right,
+                "before": before,
+                "after": after,
+                "sha256": [a, b],
+            }
         )
         key2[second] = {
             "arm": arm, "label": after, "before": before, "patient": str(9_000_000 + i), "phase1": item,

@@ -32,6 +32,7 @@
     }
     $("saved").textContent = level === "ok" ? text : "not all saved";
     $("saved").dataset.level = level;
+    if (level === "ok" && !$("broken").hidden) reading?.retry(); // the server is back
   }
 
   function progress(done, all, phase) {
@@ -66,6 +67,7 @@
   // Where this reader was.
   function resume() {
     const { record } = session;
+    if (session.elsewhere) return elsewhere();
     if (record.finished) return finished();
     if (record.opened) return open2();
     if (RecordOf.complete1(study, record)) return end(1);
@@ -124,6 +126,12 @@
     });
   }
 
+  function elsewhere() {
+    $("done-text").textContent = "Your answers were handed in from another browser. They stay as they are.";
+    for (const part of $("done").querySelectorAll(".mine")) part.hidden = true;
+    return go("done");
+  }
+
   async function finish() {
     $("finish").querySelector(".go").disabled = true;
     try {
@@ -165,8 +173,8 @@
   function pause() {
     if ($("pause").hidden) return;
     if (screen === "read") reading.keepDraft();
-    $("paused-text").textContent = session.unsaved
-      ? "Your last answer is not saved. Download your answers before you close this tab."
+    $("paused-text").textContent = session.shaky
+      ? "Download your answers before you close this tab: this browser may not be able to keep them."
       : "Your answers are saved. You can close this tab and come back later with the same reader name" +
         (session.server ? "." : " in this browser.");
     $("paused").showModal();
@@ -190,31 +198,13 @@
     reading.do(action.do, action.by);
   }
 
+  function refocus() {
+    if (screen === "read" && !document.querySelector("dialog[open]")) $("item-title").focus({ preventScroll: true });
+  }
+
   function openHelp() {
     $("keys").showModal();
     reading?.run();
-  }
-
-  function fillHelp() {
-    const { element } = Form;
-    $("key-table").replaceChildren(...Words.keys(study.grades).map(([title, rows]) =>
-      element("table", {}, element("caption", { textContent: title }),
-        element("tbody", {}, ...rows.map(([key, what]) => element("tr", {},
-          element("th", { scope: "row" }, element("kbd", { textContent: key })), element("td", { textContent: what })))))));
-  }
-
-  function fillStart() {
-    const { element } = Form;
-    const known = Store.readers(study.id);
-    $("known").replaceChildren(...(known.length ? [
-      element("p", { textContent: "Or go on with what was begun in this browser:" }),
-      element("div", { className: "row" }, ...known.map((reader) => element("button", {
-        type: "button", textContent: reader, onclick: () => enter(reader) }))),
-    ] : []));
-    const graded = study.grades.filter(Words.isKL);
-    $("scale").replaceChildren(element("p", { textContent: graded.length ? "Grades after Kellgren and Lawrence:" : "Grades:" }),
-      element("ul", {}, ...study.grades.map((g) => element("li", {},
-        [Words.grade(g), Words.meaning(g)].filter(Boolean).join(": ")))));
   }
 
   async function take(file) {
@@ -224,12 +214,6 @@
     } catch (error) {
       $("reader-error").textContent = error instanceof SyntaxError ? "This is not a file of answers." : error.message;
     }
-  }
-
-  function theme() {
-    const light = document.documentElement.dataset.theme === "dark";
-    document.documentElement.dataset.theme = light ? "light" : "dark";
-    $("theme").textContent = light ? "Dark" : "Light";
   }
 
   function wire() {
@@ -245,28 +229,30 @@
     $("tools").addEventListener("click", (e) => reading.do(e.target.closest("[data-do]")?.dataset.do));
     $("fields").addEventListener("change", () => reading.keepDraft());
     $("remark").addEventListener("input", () => reading.keepDraft());
-    // After a click the arrow keys belong to the image again, not to the clicked radio button.
-    $("fields").addEventListener("click", (e) => e.detail > 0 && e.target.matches("input") && $("item-title").focus());
+    // After a click the keys belong to the image again: else the arrows would change the clicked answer, and Enter
+    // would press the clicked button once more.
+    document.addEventListener("click", (e) => e.detail > 0 && e.target.closest("#fields input, button") && refocus());
     $("pause").addEventListener("click", pause);
     $("help").addEventListener("click", openHelp);
-    $("theme").addEventListener("click", theme);
+    $("theme").addEventListener("click", Screens.theme);
     $("resume").addEventListener("click", () => $("paused").close());
     $("keys-close").addEventListener("click", () => $("keys").close());
-    for (const id of ["paused", "keys"]) $(id).addEventListener("close", () => reading?.run());
+    for (const id of ["paused", "keys"]) $(id).addEventListener("close", () => (reading?.run(), refocus()));
     $("letters").addEventListener("change", (e) => (letters = e.target.checked));
     for (const button of document.querySelectorAll(".download")) button.addEventListener("click", download);
     window.addEventListener("beforeunload", (e) => session?.unsaved && e.preventDefault());
     window.addEventListener("pagehide", () => screen === "read" && reading.keepDraft());
     window.addEventListener("storage", (e) => {
       if (session && e.key === Store.keyOf(study.id, session.reader)) {
-        say("This study is open in another tab too. Close one of them.");
+        $("twice").hidden = false;
       }
     });
   }
 
   async function boot() {
     if (!study) return fatal("study.js is missing: take the whole folder, as it was built.");
-    if (study.format !== "kecae-aug reader study" || study.version !== 1 || study.confidence !== 5 || study.realism !== 5) {
+    const { format, version, confidence, realism } = study;
+    if (format !== "kecae-aug reader study" || version !== 1 || confidence !== 5 || realism !== 5) {
       return fatal("It was made by another version of kecae-aug than this page.");
     }
     if (!globalThis.crypto?.subtle) {
@@ -277,8 +263,8 @@
       return fatal("It was changed after it was made. Take the original folder.");
     }
     document.title = $("title").textContent = study.title || "Reader study";
-    fillHelp();
-    fillStart();
+    Screens.help(study);
+    Screens.start(study, enter);
     wire();
     go("start");
     $("reader").focus();

@@ -15,8 +15,10 @@ const Form = (() => {
       const face = element("span", {}, label, key ? element("kbd", { textContent: key }) : null);
       return element("label", { className: "chip", title: title || "" }, input, face);
     });
-    const set = element("fieldset", {}, element("legend", { textContent: legend }),
-      element("div", { className: "chips" }, ...chips), hint ? element("p", { className: "hint", textContent: hint }) : null);
+    const set = element("fieldset", {},
+      element("legend", { textContent: legend }),
+      element("div", { className: "chips" }, ...chips),
+      hint ? element("p", { className: "hint", textContent: hint }) : null);
     set.style.setProperty("--n", options.length);
     return set;
   }

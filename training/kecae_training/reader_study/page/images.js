@@ -28,7 +28,8 @@ const Images = (() => {
     try {
       await check(url, sha256);
     } catch (error) {
-      throw error instanceof TypeError ? new Error("The image could not be loaded: the server does not answer.") : error;
+      if (!(error instanceof TypeError)) throw error; // fetch's error where nobody answers
+      throw new Error("The image could not be loaded: the server does not answer.");
     }
     img.src = url;
     try {

@@ -35,14 +35,14 @@ const Reading = (() => {
       const pair = images2.get(id);
       return [
         ["left", pair.original, pair.sha256[0], `Original, ${Words.grade(pair.before)}`],
-        ["right", pair.exchanged, pair.sha256[1], `Changed, should be ${Words.grade(pair.after)}`],
+        ["right", pair.exchanged, pair.sha256[1], `Exchanged, should show ${Words.grade(pair.after)}`],
       ];
     };
 
     async function show() {
       const id = item(), draft = session.record.draft;
       const saved = answers()[id], current = draft?.phase === phase && draft.item === id ? draft.answer : saved;
-      ready = false;
+      setReady(false);
       Clock.reset(current?.milliseconds ?? 0);
       view.next();
       for (const name of names[phase]) Form.choose($("fields"), name, current?.[name] ?? "");
@@ -58,8 +58,8 @@ const Reading = (() => {
     }
 
     const task = (pair) =>
-      `The left image is the original. The right one was changed so that it shows ${Words.grade(pair.after)} ` +
-      `instead of ${Words.grade(pair.before)}.`;
+      `Left: the original, ${Words.grade(pair.before)}. Right: the exchanged image, which should show ` +
+      `${Words.grade(pair.after)}.`;
 
     async function load(id) {
       $("broken").hidden = true;
@@ -75,10 +75,15 @@ const Reading = (() => {
         return;
       }
       if (id !== item()) return; // the reader has gone on
-      ready = true;
+      setReady(true);
       run();
       const next = items()[at + 1];
       if (next) pictures(next).forEach(([, url]) => Images.ahead(url));
+    }
+
+    function setReady(yes) {
+      ready = yes;
+      $("stage").setAttribute("aria-busy", String(!yes));
     }
 
     const run = () => Clock.run(ready && shown() && !document.querySelector("dialog[open]"));

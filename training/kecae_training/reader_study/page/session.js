@@ -3,12 +3,15 @@
 "use strict";
 
 const Session = (() => {
-  const RETRY = 5000; // ms between two tries to reach a lost server
+  const RETRY = 2000; // ms between two tries to reach a lost server
 
-  // tell({level: "ok" | "notice" | "alert", text, pending}): called when the state of saving changes.
+  // tell({level: "ok" | "notice" | "alert", text}): called when the state of saving may have changed.
   async function begin(study, reader, tell, start = null) {
     let record = RecordOf.merge(start, await Store.read(study.id, reader));
     let server = null, lost = null, weak = null, unsaved = false, downloaded = false;
+    // onDisk: this browser has confirmed a write to its disk. shaken: and later could not. Chromium 150 then closes its
+    // database, opens it again when there is room, and throws it away as a whole if it crashes after that.
+    let onDisk = false, shaken = false;
 
     async function connect() {
       server = await Server.connect(study, reader);
@@ -17,27 +20,13 @@ const Session = (() => {
       const known = {
         ...RecordOf.fresh(study, reader), started: started || RecordOf.now(), phase1, phase2, draft: undefined,
       };
-      // Whoever comes back in another browser may have seen phase 2: what the server holds as complete is closed.
-      if (RecordOf.complete1(study, known)) known.opened = known.started;
+      if (server.state.opened) known.opened = known.started; // perhaps in another browser
       if (Object.keys(phase1).length) record = RecordOf.merge(known, record);
     }
 
     function report() {
       const pending = server && record ? server.pending(record).length : 0;
-      if (unsaved) {
-        tell({ level: "alert", pending, text: `Your last answer is NOT saved: ${weak}. Free some disk space and press ` +
-          "Next again, or download your answers and go on: then they are only in this tab until you download them again." });
-      } else if (lost) {
-        const kept = weak ? "in this browser's memory" : "in this browser";
-        const tail = lost instanceof Server.Lost ? " They are sent again when it is back." : "";
-        tell({ level: lost instanceof Server.Lost ? "notice" : "alert", pending,
-          text: `${lost.message} Your answers are kept ${kept}; ${pending} not yet at the server.${tail}` });
-      } else if (weak && !server) {
-        tell({ level: "notice", pending, text: `This browser did not confirm that your answers are on disk: ${weak}. ` +
-          "Download them before you close it." });
-      } else {
-        tell({ level: "ok", pending, text: server ? "saved at the server" : "saved in this browser" });
-      }
+      tell(Words.saving({ unsaved, lost, weak, shaken, pending, server: server !== null }));
     }
 
     // Send what the server lacks; never throws. True if there is no server or it has everything.
@@ -59,18 +48,16 @@ const Session = (() => {
     async function save() {
       record = RecordOf.merge(record, Store.peek(study.id, reader)); // another tab may have answered too
       const wrote = await Store.write(record);
-      weak = wrote.disk || wrote.local ? reason(wrote.disk || wrote.local) : null;
-      const kept = !wrote.disk || !wrote.local;
+      weak = wrote.disk || wrote.local ? Words.reason(wrote.disk || wrote.local) : null;
+      shaken ||= onDisk && wrote.disk !== null;
+      onDisk ||= !wrote.disk;
+      const kept = !wrote.disk || (!onDisk && !wrote.local); // on a full disk localStorage says that all is well
       const sending = flush();
       const sent = kept ? null : (await sending) && server !== null;
       unsaved = !kept && !sent;
       if (!unsaved) downloaded = false;
       report();
       return !unsaved || downloaded;
-    }
-
-    function reason(error) {
-      return /quota|full/i.test(`${error.name} ${error.message}`) ? "the storage is full" : error.message || error.name;
     }
 
     try {
@@ -95,8 +82,16 @@ const Session = (() => {
       get server() {
         return server !== null || lost !== null;
       },
+      // Handed in from another browser, which alone knows the file of answers.
+      get elsewhere() {
+        return server !== null && server.state.finished && record.finished === null;
+      },
       get unsaved() {
         return unsaved;
+      },
+      // Whether the reader should take a file before leaving.
+      get shaky() {
+        return (unsaved || shaken || weak !== null) && server === null;
       },
       save,
       flush,

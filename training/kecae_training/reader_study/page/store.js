@@ -1,7 +1,7 @@
 // A reader's record in this browser, in two places, each read back after writing.
-//   localStorage is written at once and outlives the tab, but the browser puts it on disk seconds later and keeps silent
-//   if it cannot: a killed browser or a full disk loses the last answers.
-//   IndexedDB with durability "strict" answers only when the disk has it. So only that counts as safe.
+//   localStorage is written at once and outlives the tab, but the browser puts it on disk seconds later, and keeps
+//   silent if it cannot: of a Chromium killed 3 s after an answer, that answer was lost.
+//   IndexedDB with durability "strict" answers only when the disk has it, and lost nothing. So only that is safe.
 "use strict";
 
 const Store = (() => {
@@ -52,7 +52,10 @@ const Store = (() => {
     opening ??= new Promise((resolve, reject) => {
       const request = indexedDB.open(PREFIX, 1);
       request.onupgradeneeded = () => request.result.createObjectStore("records");
-      request.onsuccess = () => resolve(request.result);
+      request.onsuccess = () => {
+        request.result.onclose = () => (opening = null);
+        resolve(request.result);
+      };
       request.onerror = () => reject(request.error);
     }).catch((error) => {
       opening = null; // the next answer tries again
@@ -61,8 +64,19 @@ const Store = (() => {
     return opening;
   }
 
-  async function transaction(mode, work) {
+  // After an error of the disk the browser closes the connection, sometimes without a word: then open it anew, once.
+  async function transaction(mode, work, again = true) {
     const db = await database();
+    try {
+      return await run(db, mode, work);
+    } catch (error) {
+      if (error.name !== "InvalidStateError" || !again) throw error;
+      opening = null;
+      return transaction(mode, work, false);
+    }
+  }
+
+  function run(db, mode, work) {
     return new Promise((resolve, reject) => {
       const t = db.transaction("records", mode, { durability: "strict" });
       const request = work(t.objectStore("records"));

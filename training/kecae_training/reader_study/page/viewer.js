@@ -32,7 +32,7 @@ const Viewer = (() => {
       }
       const size = `${view.zoom.toFixed(1)}\u00d7`;
       readout.textContent =
-        `Zoom ${size} \u00b7 window ${Math.round(view.window)} \u00b7 level ${Math.round(view.level)}` +
+        `Zoom ${size} \u00b7 W ${Math.round(view.window)} \u00b7 L ${Math.round(view.level)}` +
         (view.invert ? " \u00b7 inverted" : "");
     }
 
