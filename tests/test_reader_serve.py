@@ -235,7 +235,7 @@ def test_answers_that_are_none_are_refused_and_nothing_is_written(client):
     assert client.json("POST", "/api/answer", b"{}", {"Content-Length": "-1"})[0] == 400
     assert client.json("POST", "/api/else", {})[0] == 404
     assert client.ask("DELETE", "/api/answer")[0] == 501
-    assert [p.name for p in client.answers.iterdir()] in ([], [".lock"])
+    assert {p.name for p in client.answers.iterdir()} <= {".lock", ".study"}
 
 
 def test_what_is_handed_in_must_be_what_was_saved(client, built):
@@ -399,6 +399,15 @@ def test_a_second_server_on_the_same_answers_does_no_harm(client, built):
     lines = (client.answers / "anna" / "answers.jsonl").read_bytes().splitlines()
     assert len(lines) == len(client.first)  # the second, equal one was no change
     assert all(canonical(json.loads(line)) == line for line in lines)
+
+
+def test_answers_to_another_study_are_kept_apart(client, monkeypatch, tmp_path):
+    """A study that is built again under the same name must not go on with the answers to the old one."""
+    client.answer(1, client.first[0], answer1())
+    other = build_study(monkeypatch, write_knees(tmp_path / "knees"), tmp_path / "other", n=2, secret=None)
+    with pytest.raises(ValueError, match="answers to another study"):
+        open_server(other.folder, client.answers, 0)
+    assert len(client.state()["phase1"]) == 1
 
 
 def test_answers_that_cannot_be_written_are_an_error_at_once(built, tmp_path):

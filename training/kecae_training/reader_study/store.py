@@ -69,11 +69,15 @@ class AnswerStore:
         folder: made if it is not there.
         study: whose answers they are.
         warn: gets a line for what was wrong in a file.
+
+    Raises:
+        ValueError: the folder holds answers to another study.
     """
 
     def __init__(self, folder: Path, study: Study, warn: Callable[[str], None]) -> None:
         self.folder, self.study, self.scope = folder, study, formats.scope_of(study)
         folder.mkdir(parents=True, exist_ok=True)
+        self._check_study()
         self._lock, self._warn, self._warned = threading.RLock(), warn, set[str]()
 
     def state(self, reader: str) -> State:
@@ -161,6 +165,18 @@ class AnswerStore:
                 )
             _write_once(target, raw)
             return state.saved()
+
+    def _check_study(self) -> None:
+        """Keep apart the answers to a study that was built again under the same name."""
+        path = self.folder / ".study"
+        there = path.read_text(encoding="utf-8") if path.is_file() else ""
+        if not there:  # or torn by a crash
+            path.write_text(self.study["id"], encoding="utf-8")
+        elif there != self.study["id"]:
+            raise ValueError(
+                f"answers={str(self.folder)!r}: holds answers to another study (of id {there[:12]}...); give another "
+                "folder (--answers), or move it away"
+            )
 
     def _place(self, reader: Any) -> Path:
         if not isinstance(reader, str) or not formats.READER.fullmatch(reader):
