@@ -83,7 +83,60 @@ def test_both_images_of_a_pair_share_the_view_and_flicker_in_one_place(context, 
     assert boxes[0] == boxes[1] == boxes[2]
     reader.keys("v")
     assert reader.page.locator("#stage figure:visible").count() == 2
+    before = reader.page.evaluate("Reading.view.state")
+    reader.page.mouse.move(300, 300)
+    reader.page.mouse.down(button="right")
+    reader.page.mouse.move(250, 320)
+    reader.page.mouse.up(button="right")
+    after = reader.page.evaluate("Reading.view.state")
+    assert after["window"] < before["window"]
+    assert after["level"] > before["level"]
+    assert (after["x"], after["y"]) == (before["x"], before["y"])
     reader.close()
+
+
+SCREENS = {"laptop": (1280, 800), "tablet": (1024, 768), "upright tablet": (768, 1024)}
+TAPPED = "button, .chip, textarea, summary, input:not([type=radio], [type=checkbox])"
+
+
+@pytest.mark.parametrize("screen", SCREENS)
+def test_a_finger_is_enough_and_everything_is_in_sight(browser, folder, screen):
+    """No scrolling to answer, targets that a finger hits, two fingers zoom."""
+    width, height = SCREENS[screen]
+    context = browser.new_context(viewport={"width": width, "height": height}, has_touch=True)
+    reader = Reader(context, url(folder[0]), f"touch-{width}")
+    page = reader.page
+    page.tap("#intro .go")
+    for n in range(1, 5):
+        reader.at(f"Image {n} of")
+        page.tap("input[name=grade][value='2']")
+        page.tap("input[name=confidence][value='3']")
+        page.tap("#next")
+    page.tap("#gate .go")
+    reader.at("Pair 1 of")
+    assert page.evaluate("[document.documentElement.scrollWidth, document.documentElement.scrollHeight]") == [
+        width,
+        height,
+    ]
+    for element in page.locator(TAPPED).locator("visible=true").all():
+        box = element.bounding_box()
+        assert box["height"] >= 40, element
+        assert box["width"] >= 30, element
+        assert box["x"] >= 0, element
+        assert box["x"] + box["width"] <= width, element
+        assert box["y"] + box["height"] <= height, element
+    frame = page.locator("#left .frame").bounding_box()
+    assert min(frame["width"], frame["height"]) >= 320
+    x, y = frame["x"] + frame["width"] / 2, frame["y"] + frame["height"] / 2
+    touch = context.new_cdp_session(page)
+    for kind, apart in (("touchStart", 40), ("touchMove", 60), ("touchMove", 80), ("touchEnd", None)):
+        points = [{"x": x - apart, "y": y, "id": 0}, {"x": x + apart, "y": y, "id": 1}] if apart else []
+        touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+    view = page.evaluate("Reading.view.state")
+    assert view["zoom"] == pytest.approx(2, rel=0.05)
+    assert abs(view["x"]) < 0.05
+    reader.close()
+    context.close()
 
 
 CONTRASTS = """() => {
@@ -115,7 +168,6 @@ NAMELESS = """() => [...document.querySelectorAll('button, input, textarea, dial
 def test_text_has_contrast_and_controls_have_names(context, folder, theme):
     """WCAG AA, 1.4.3 and 4.1.2, on every screen and with both banners."""
     reader = Reader(context, url(folder[0]), f"aa-{theme}")
-    reader.page.emulate_media(reduced_motion="reduce")  # or colours are measured on their way
     reader.see("#intro")
     if theme == "light":
         reader.page.click("#theme")

@@ -128,6 +128,9 @@ const Reading = (() => {
           $("missing").textContent = "Not saved: see above.";
           return;
         }
+      } catch (error) {
+        $("missing").textContent = error.message; // phase 2 was opened in another tab
+        return;
       } finally {
         busy = false;
         $("next").removeAttribute("aria-busy");

@@ -36,10 +36,11 @@ const Viewer = (() => {
         (view.invert ? " \u00b7 inverted" : "");
     }
 
-    // Zoom by a factor; the point (px, py), in shares of the frame from its middle, stays where it is.
-    function zoom(factor, px = 0, py = 0) {
+    // Zoom by a factor; the point (px, py), in shares of the frame from its middle, stays where it is, or moves by
+    // (dx, dy). In one step: what is cut to the frame's reach between two steps is lost.
+    function zoom(factor, px = 0, py = 0, dx = 0, dy = 0) {
       const next = clamp(view.zoom * factor, ZOOM), ratio = next / view.zoom;
-      view = { ...view, zoom: next, x: px - (px - view.x) * ratio, y: py - (py - view.y) * ratio };
+      view = { ...view, zoom: next, x: px + dx - (px - view.x) * ratio, y: py + dy - (py - view.y) * ratio };
       draw();
     }
 
@@ -88,13 +89,14 @@ const Viewer = (() => {
       p.y = event.clientY;
     });
 
+    // One of two fingers has moved: their middle goes with them, their distance is the zoom.
     function pinch(event, moved) {
-      const other = [...pointers.values()].find((p) => p !== moved);
+      const other = [...pointers.values()].find((p) => p !== moved), { box } = moved;
       const before = Math.hypot(moved.x - other.x, moved.y - other.y);
       const after = Math.hypot(event.clientX - other.x, event.clientY - other.y);
-      const middle = [(event.clientX + other.x) / 2, (event.clientY + other.y) / 2];
-      pan((event.clientX - moved.x) / 2 / moved.box.width, (event.clientY - moved.y) / 2 / moved.box.height);
-      if (before > 10) zoom(after / before, ...inFrame(moved.box, ...middle));
+      const [px, py] = inFrame(box, (moved.x + other.x) / 2, (moved.y + other.y) / 2);
+      const dx = (event.clientX - moved.x) / 2 / box.width, dy = (event.clientY - moved.y) / 2 / box.height;
+      zoom(before > 10 ? after / before : 1, px, py, dx, dy);
     }
 
     for (const name of ["pointerup", "pointercancel"]) {
