@@ -95,6 +95,16 @@ def test_a_draw_keeps_its_promises(cohort, n, n_arms, real, seed):
     assert draw(n) == drawn
 
 
+def test_nobody_gives_a_key_to_himself():
+    """Patients with knees of both grades, as few as can be: a donor of the same patient would be half of the draws."""
+    patients, targets = ["a", "a", "b", "b", "c", "c"], [0, 1] * 3
+    for seed in range(20):
+        drawn = draw_study(targets, patients, ["0", "2"], ["decoder"], n=3, real=0, repeats=0, seed=seed)
+        assert all(patients[p.host] != patients[p.donor] for p in drawn.pairs)
+    with pytest.raises(TooFewPatientsError, match="possible are 0 pairs"):
+        draw_study([0, 1], ["a", "a"], ["0", "2"], ["decoder"], n=1, real=0, repeats=0)
+
+
 def test_defaults_and_repeats():
     """A fifth of the pairs as control, a tenth twice, dealt over arms and control, none three times."""
     patients = [str(i) for i in range(200)]
@@ -330,7 +340,9 @@ def test_the_command_builds_and_refuses_in_one_line(data, tmp_path, capsys):
     args = ["build", "--data", str(data), "--weights", "phantom", "--detail", "host", "-n", "2"]
     args += ["--image-size", "64", "--repeat", "1", "--out", str(tmp_path / "study")]
     main(args)
-    assert "1 " not in capsys.readouterr().out.splitlines()[-1]
+    said = capsys.readouterr().out.splitlines()
+    assert "3 images in phase 1, 2 pairs in phase 2" in said[-2]
+    assert str(tmp_path / "study-key.json") in said[-1]
     key = formats.read_key(tmp_path / "study-key.json")
     assert key["arms"] == ["host"]
     assert key["weights"][0]["name"] == "phantom"
