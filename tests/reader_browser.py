@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from playwright import sync_api as playwright
 
 CHROMIUM = Path("/usr/bin/chromium")
 needed = pytest.mark.skipif(not CHROMIUM.exists(), reason=f"no {CHROMIUM}: apt-get install chromium")
@@ -35,14 +34,12 @@ class Reader:
             self.page.keyboard.press(key)
 
     def see(self, where, text=""):
-        playwright.expect(self.page.locator(where)).to_be_visible(timeout=WAIT)
-        if text:
-            playwright.expect(self.page.locator(where)).to_contain_text(text, timeout=WAIT)
+        self.page.locator(where).filter(has_text=text).wait_for(timeout=WAIT)
 
     def at(self, text):
         """Wait until an item is there to be answered."""
         self.see("#item-title", text)
-        playwright.expect(self.page.locator("#stage")).to_have_attribute("aria-busy", "false", timeout=WAIT)
+        self.see("#stage[aria-busy=false]")
 
     def begin(self):
         self.see("#intro")

@@ -129,6 +129,7 @@ def test_a_study_from_the_server_which_is_killed_in_between(context, folder, tmp
     assert [handed_in["phase1"][i]["confidence"] for i in handed_in["order"]["phase1"]] == [4, 4, 3, 4]
 
 
+@pytest.mark.slow
 def test_a_browser_without_memory_goes_on_from_the_server(browser, folder, tmp_path, port):
     path, _, _ = folder
     with served(path, tmp_path / "answers", port) as address:

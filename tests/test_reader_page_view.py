@@ -99,7 +99,9 @@ SCREENS = {"laptop": (1280, 800), "tablet": (1024, 768), "upright tablet": (768,
 TAPPED = "button, .chip, textarea, summary, input:not([type=radio], [type=checkbox])"
 
 
-@pytest.mark.parametrize("screen", SCREENS)
+@pytest.mark.parametrize(
+    "screen", ["tablet", *(pytest.param(s, marks=pytest.mark.slow) for s in ("laptop", "upright tablet"))]
+)
 def test_a_finger_is_enough_and_everything_is_in_sight(browser, folder, screen):
     """No scrolling to answer, targets that a finger hits, two fingers zoom."""
     width, height = SCREENS[screen]
