@@ -1,4 +1,4 @@
-"""The command line: demo, exchange, generate, phantoms, info; with [train] guide, train, search, evaluate, card."""
+"""The command line: demo, exchange, generate, phantoms, info; with [train] guide, train, search, evaluate, card, more."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ TRAINING = {
     "search": "kecae_training.search",
     "evaluate": "kecae_training.evaluate",
     "card": "kecae_training.card",
+    "reader-study": "kecae_training.reader_study.command",
 }
 
 
@@ -55,7 +56,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="kecae-aug",
         description="Key-exchange data augmentation for medical image classifiers.",
-        epilog="Also, with pip install 'kecae-aug[train]': guide, train, search, evaluate, card (each with --help).",
+        epilog="Also, with pip install 'kecae-aug[train]': guide, train, search, evaluate, card, reader-study (each with "
+        "--help).",
     )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True)
