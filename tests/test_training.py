@@ -295,6 +295,14 @@ def test_schedule_is_constant_or_a_warmed_cosine(tmp_path):
     assert rates[0] < 0.05 * cosine.optim.lr
 
 
+def test_a_guide_that_would_never_come_is_refused(tmp_path):
+    """A search over lambda1 with default.yaml's late guide and short trials once searched nothing."""
+    flags = ["--config", "default", "--guide", str(tmp_path), "--data.root", str(tmp_path), "--loss.guide_from", "30"]
+    with pytest.raises(ValueError, match=r"loss\.guide_from=30: .*optim\.max_steps=30"):
+        parse([*flags, "--optim.max_steps", "30"]).check()
+    parse([*flags, "--optim.max_steps", "31"]).check()
+
+
 def test_config_lists_all_problems_at_once(tmp_path):
     """One error for a guide that is missing, a batch that does not divide and a negative weight."""
     flags = ["--loss.lambda1", "0.1", "--run.devices", "3", "--loss.lambda2", "-1", "--optim.lr", "0"]

@@ -6,6 +6,7 @@ one for tests; any field is also a flag: `--loss.lambda1 0.02`.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -256,6 +257,12 @@ class TrainConfig:
             problems.append(
                 f"guide is missing while {values}: give a folder made by `kecae-aug guide`, or set "
                 f"{' and '.join(f'--loss.{k} 0' for k in asking)}"
+            )
+        if self.loss.needs_guide and self.loss.guide_from >= (self.optim.max_steps or math.inf):
+            problems.append(
+                f"loss.guide_from={self.loss.guide_from}: the guide would come after the last of "
+                f"optim.max_steps={self.optim.max_steps}, so that its weights played no part; accepted are fewer steps, "
+                "such as a third of all"
             )
         negative = [f"loss.{k}={v}" for k, v in asdict(self.loss).items() if v < 0]
         if negative:
