@@ -5,9 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 PROJECT = Path(__file__).parents[1]
+if "PYTEST_XDIST_WORKER" in os.environ:  # each of the processes has one core
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -54,6 +54,7 @@ def test_the_same_images_are_at_the_floor_and_cannot_be_told_apart(measured):
     assert 36 <= measured["images"] <= 40
 
 
+@pytest.mark.slow
 def test_distances_grow_with_blur(measured):
     """Over the floor, which is left behind at every division of the patients once the blur is strong."""
     kinds = [measured["distances"][k] for k in ("same", "slight", "reconstruction", "strong")]
@@ -64,6 +65,7 @@ def test_distances_grow_with_blur(measured):
         assert kinds[-1][figure]["low"] > 0
 
 
+@pytest.mark.slow
 def test_a_strong_blur_is_told_apart(measured):
     strong = measured["told_apart"]["strong"]
     assert strong["features"]["mean"] > 0.9

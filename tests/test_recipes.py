@@ -32,6 +32,7 @@ def recipes(tmp_path_factory) -> dict[str, subprocess.Popen[str]]:
         process.kill()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("library", LIBRARIES)
 def test_recipe(library, recipes):
     """Each ends, exchanges some knees, and is short enough to be read."""
