@@ -297,7 +297,16 @@ def test_schedule_is_constant_or_a_warmed_cosine(tmp_path):
 
 def test_a_guide_that_would_never_come_is_refused(tmp_path):
     """A search over lambda1 with default.yaml's late guide and short trials once searched nothing."""
-    flags = ["--config", "default", "--guide", str(tmp_path), "--data.root", str(tmp_path), "--loss.guide_from", "30"]
+    flags = [
+        "--config",
+        "default",
+        "--guide",
+        str(tmp_path),
+        "--data.root",
+        str(tmp_path),
+        "--loss.guide_from",
+        "30",
+    ]
     with pytest.raises(ValueError, match=r"loss\.guide_from=30: .*optim\.max_steps=30"):
         parse([*flags, "--optim.max_steps", "30"]).check()
     parse([*flags, "--optim.max_steps", "31"]).check()
