@@ -225,7 +225,9 @@ def _set_up(args: argparse.Namespace, flags: list[str]) -> tuple[SearchConfig, S
     def training(guides: list[Path]) -> TrainConfig:
         guide = ("--guide", json.dumps([str(path) for path in guides])) if guides else ()
         steps = ("--optim.max_steps", str(args.steps))
-        return parse(["--config", args.config, *SHORT_FLAGS, *steps, *phantom, *guide, *flags])
+        # default.yaml brings the guide after more steps than most trials have
+        late = ("--loss.guide_from", str(args.steps // 4)) if args.config == "default" else ()
+        return parse(["--config", args.config, *SHORT_FLAGS, *steps, *late, *phantom, *guide, *flags])
 
     config = SearchConfig(
         train=training([Path("resnet")] if args.phantoms else args.guide),
