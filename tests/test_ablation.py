@@ -59,8 +59,11 @@ def test_rows_share_their_data():
 
 @pytest.mark.slow
 def test_study_goes_on_and_makes_its_table(tmp_path, capsys):
-    """Two rows, cut off after the first: the second call does the second, the third nothing; then the table."""
-    argv = ["--rows", "base", "lambda1 0", "--seeds", "0", "--steps", "2", "--patients", "16"]
+    """Two rows, cut off after the first: the second call does the second, the third nothing; then the table.
+
+    The guide comes for the last step.
+    """
+    argv = ["--rows", "base", "lambda1 0", "--seeds", "0", "--steps", "81", "--patients", "16"]
     argv += [
         "--test-patients",
         "16",
