@@ -1,6 +1,7 @@
 """What several test files share: where the real knees are, and small folders of phantom-like images."""
 
 import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,9 @@ from PIL import Image
 PROJECT = Path(__file__).parents[1]
 if "PYTEST_XDIST_WORKER" in os.environ:  # each of the processes has one core
     torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"  # of what they start: other numbers of threads give other last bits
+# A shell's background job ignores Ctrl-C, and so would the commands that tests start and interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
