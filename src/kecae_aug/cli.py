@@ -1,4 +1,4 @@
-"""The command line: demo, exchange, generate, phantoms, info; with [train] guide, train, search, evaluate, card, more."""
+"""The command line: demo, exchange, generate, phantoms, info; with [train] guide, train and others."""
 
 from __future__ import annotations
 

@@ -19,9 +19,8 @@ from scipy.sparse.csgraph import maximum_bipartite_matching
 
 A = TypeVar("A")
 B = TypeVar("B")
-TRIES = (
-    20  # of hosts, until all of them find a donor; more than one is needed only where patients are very few
-)
+# of hosts, until all of them find a donor; more than one is needed only where patients are very few
+TRIES = 20
 
 
 class Pair(NamedTuple):
@@ -103,10 +102,8 @@ def draw_study(
     knees = _Knees(targets, patients, len(classes))
     found = _attempt(knees, arms, n, controls, seed)
     if found is None:
-        low, high = (
-            0,
-            n,
-        )  # low is possible, high is not: with more pairs, more patients of each grade are needed
+        # low is possible, high is not: with more pairs, more patients of each grade are needed
+        low, high = 0, n
         while high - low > 1:
             middle = (low + high) // 2
             fits = _attempt(knees, arms, middle, _controls(middle, real), seed) is not None

@@ -6,7 +6,6 @@ Leaves are ``{"mean", "low", "high", ...}``, the interval 95 %. Means over reade
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from itertools import combinations
 from typing import Any
 
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 
 from kecae_training.reader_study.agreement import agreement, with_oneself
 from kecae_training.reader_study.formats import MATCHES, REAL, SCALE
-from kecae_training.reader_study.intervals import Estimate, difference, mean_over_readers
+from kecae_training.reader_study.intervals import difference, mean_over_readers
 from kecae_training.reader_study.ratings import Bools, Phase, Ratings, exchanged
 
 Tree = dict[str, Any]
@@ -122,9 +121,11 @@ def _by_reader(ratings: Ratings, values: Floats, bounds: tuple[float, float] = (
 def _differences(
     ratings: Ratings, first: Floats, second: Floats, bounds: tuple[float, float] = (0.0, 1.0)
 ) -> Tree:
-    found: Callable[[Floats, Floats], Estimate] = lambda a, b: difference(a, b, bounds)  # noqa: E731
-    by = {name: found(first[i : i + 1], second[i : i + 1]).figure() for i, name in enumerate(ratings.readers)}
-    return {"mean": found(first, second).figure(), "readers": by}
+    by = {
+        name: difference(first[i : i + 1], second[i : i + 1], bounds).figure()
+        for i, name in enumerate(ratings.readers)
+    }
+    return {"mean": difference(first, second, bounds).figure(), "readers": by}
 
 
 def _control(ratings: Ratings, right: Floats, realism: Floats) -> Tree:

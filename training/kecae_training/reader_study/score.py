@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     scores = score(key, answers, left_out)
     from kecae_training.reader_study import tables
 
-    print("\n\n".join(table.text() for table in tables.all_tables(scores)))
+    print(tables.text(scores))
     if options.out is not None:
         write(scores, key, answers, options.out)
         print(f"\n{options.out}: scores.html, scores.json, table3.csv, table3.txt, answers.csv")
@@ -108,8 +108,7 @@ def write(scores: dict[str, Any], key: Key, answers: Sequence[Answers], out: Pat
         json.dumps(scores, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
     )
     (out / "scores.html").write_text(page(scores, remarks(key, answers)), encoding="utf-8")
-    text = "\n\n".join(table.text() for table in tables.all_tables(scores))
-    (out / "table3.txt").write_text(text + "\n", encoding="utf-8")
+    (out / "table3.txt").write_text(tables.text(scores) + "\n", encoding="utf-8")
     for name, rows in (("table3", tables.table_3_rows(scores)), ("answers", answer_rows(key, answers))):
         with (out / f"{name}.csv").open("w", encoding="utf-8", newline="") as file:
             csv.writer(file).writerows(rows)

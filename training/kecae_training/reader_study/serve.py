@@ -29,7 +29,7 @@ LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 LARGEST = 64 * 1024  # bytes of an answer
 ITEM_SHARE = (
     2 * LARGEST
-)  # bytes that an item may take of a finished study: its answer, and its place in the order
+)  # bytes that an item may take of a finished study: its answer, its place in the order
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
@@ -185,9 +185,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _body(self, largest: int, names: tuple[str, ...]) -> dict[str, Any]:
         """The request's object, with exactly these fields."""
         length, kind = self.headers.get("Content-Length", ""), self.headers.get_content_type()
-        self.close_connection = (
-            True  # unless the body was read, the rest of the connection is not ours to read
-        )
+        self.close_connection = True  # unless the body is read: what follows is not ours to read
         if kind != "application/json":  # a form of another page can send anything but this without asking
             raise RefusedError(400, f"Content-Type {kind!r}: accepted is application/json")
         if not (length.isascii() and length.isdigit() and len(length) < 12):

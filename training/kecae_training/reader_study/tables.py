@@ -22,6 +22,11 @@ def all_tables(scores: Scores) -> list[Table]:
     return [table for table in found if table.rows]
 
 
+def text(scores: Scores) -> str:
+    """Every table, for the terminal and ``table3.txt``."""
+    return "\n\n".join(table.text() for table in all_tables(scores))
+
+
 def table_3(scores: Scores, kind: str = "exchanged") -> Table:
     """Table III of all exchanged knees or of one arm; in brackets by label, as in the paper."""
     accuracy, realism = scores["accuracy"].get(kind, {}), scores["realism"].get(kind, {})

@@ -24,11 +24,10 @@
 
   // What saving has to say: a banner while something is wrong, a word beside the progress while nothing is.
   function tell({ level, text }) {
-    for (const [id, of] of [["alert", "alert"], ["notice", "notice"]]) {
-      const box = $(id);
-      if (level === of && box.querySelector("p").textContent !== text) box.querySelector("p").textContent = text;
-      if (level !== of) box.querySelector("p").textContent = "";
-      box.hidden = level !== of;
+    for (const id of ["alert", "notice"]) {
+      const box = $(id), line = box.querySelector("p"), shown = level === id ? text : "";
+      if (line.textContent !== shown) line.textContent = shown; // said aloud once, not at every saving
+      box.hidden = level !== id;
     }
     $("saved").textContent = level === "ok" ? text : "not all saved";
     $("saved").dataset.level = level;
