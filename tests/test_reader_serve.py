@@ -266,7 +266,9 @@ def start(folder, answers):
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "kecae_training.reader_study.command", "serve", str(folder)]
     process = subprocess.Popen(
-        [*command, "--answers", str(answers), "--port", str(port)], stdout=subprocess.PIPE, text=True
+        [*command, "--answers", str(answers), "--port", str(port)],
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert process.stdout.readline().startswith(f"http://127.0.0.1:{port}/")
     return process, port
