@@ -53,7 +53,7 @@ def forest_of_classifiers(found: Findings) -> str:
     rows = []
     for c in found.headline:
         spec = CLASSIFIERS.get(c.cell.classifier)
-        paper = (spec.paper[1] - spec.paper[0]) / 100 if spec else None
+        paper = (spec.paper[1] - spec.paper[0]) / 100 if spec and spec.paper else None
         rows.append(Row(title(c.cell.classifier) + _seeds(c), c.differences["accuracy"], paper))
     if found.mean is not None:
         rows.append(Row("mean over classifiers", found.mean, strong=True))

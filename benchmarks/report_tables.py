@@ -39,7 +39,7 @@ def table_2(found: Findings) -> Table:
                 f"{p_value(c.vote.p)} ({c.vote.only_arm}/{c.vote.only_base})",
                 judged(d),
                 f"{spec.paper[0]:.2f} → {spec.paper[1]:.2f} ({spec.paper[1] - spec.paper[0]:+.2f})"
-                if spec
+                if spec and spec.paper
                 else "-",
             ]
         )

@@ -32,6 +32,7 @@ from study.split import (
     fold_of,
     fraction_of,
     k_fold_split,
+    unseen_split,
 )
 
 
@@ -80,6 +81,33 @@ def test_no_patient_is_in_two_parts_and_validation_has_been_seen_by_nobody(of, d
     assert set(split.test) == set(test)
     assert not parts[1] & (seen[0].patients | seen[1].patients)
     assert len(parts[1]) <= 0.3 * len(rest)
+
+
+@settings(max_examples=25, deadline=None)
+@given(of=any_knees(), data=st.data())
+def test_all_whom_nobody_has_seen_are_tested_but_the_validation_patients(of, data):
+    everybody = data.draw(st.permutations(sorted(set(of.patients))))
+    in_test, known = set(everybody[:5]), frozenset(everybody[5 : 5 + len(everybody) // 2])
+    test = [row for row in range(len(of)) if of.patients[row] in in_test]
+    seen = [Seen("weights w", known)]
+    try:
+        split, fixed = unseen_split(of, test, seen), fixed_split(of, test, seen)
+    except SplitError:
+        return
+    assert patients_of(of, split.train) == known
+    assert split.validation == fixed.validation
+    assert set(split.test) >= set(test)
+    parts = (*split.train, *split.validation, *split.test)
+    assert sorted(parts) == list(range(len(of)))
+
+
+def test_unknown_weights_and_folds_have_no_unseen_test_set(phantoms, tmp_path):
+    of = knees([f"p{i}" for i in range(40)], [i % 2 for i in range(40)])
+    with pytest.raises(SplitError, match="whom the weights were trained on; leave it out"):
+        unseen_split(of, [], [Seen("weights w", None)])
+    known = weights(tmp_path / "w", images=len(ids(phantoms, "train")), split="train")
+    with pytest.raises(ValueError, match="--test-unseen and --folds"):
+        open_grounds(arguments(phantoms, known, known, test_unseen=True), 2, progress=False)
 
 
 @settings(max_examples=15, deadline=None)
@@ -219,7 +247,7 @@ def test_judge_tells_whom_it_has_seen():
 def arguments(data: Path, *weights: Path, **given) -> argparse.Namespace:
     values = {
         "data": data, "weights": list(map(str, weights)), "weights_data": [], "trust_weights": False, "judges": [],
-        "image_size": 64, "validation_share": 0.15,
+        "image_size": 64, "validation_share": 0.15, "test_unseen": False,
     }  # fmt: skip
     return argparse.Namespace(**{**values, **given})
 

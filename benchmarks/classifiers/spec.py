@@ -38,13 +38,13 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Spec:
-    """One row of Table II.
+    """A row of Table II, or a network beside it.
 
     Attributes:
         name: key of :data:`classifiers.CLASSIFIERS`, on the command line and in result files.
         title: in tables and figures.
-        table2: its name in Table II of the paper.
-        paper: accuracy in percent there, trained on T and on T'.
+        table2: its name in Table II of the paper; None where it is not there.
+        paper: accuracy in percent there, trained on T and on T'; None where it is not there.
         size: rows and columns the first layer is made for, whatever the image is; None where it takes any.
         make: (number of classes, side of the images) -> the network; :func:`classifiers.build` calls it.
         recipe: how it is trained.
@@ -52,8 +52,8 @@ class Spec:
 
     name: str
     title: str
-    table2: str
-    paper: tuple[float, float]
+    table2: str | None
+    paper: tuple[float, float] | None
     size: tuple[int, int] | None
     make: Callable[[int, int], KneeClassifier]
     recipe: Recipe

@@ -58,6 +58,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--image-size", type=int, default=128, help="of the classifiers' images; the paper's is 299"
     )
     data.add_argument("--validation-share", type=float, default=SHARE, help="of the training patients")
+    data.add_argument(
+        "--test-unseen",
+        action="store_true",
+        help="T is whom the weights were trained on, all others but validation patients are tested",
+    )
     run = parser.add_argument_group("protocol")
     run.add_argument(
         "--steps", type=int, default=1000, help="optimiser steps of every arm (default: %(default)s)"

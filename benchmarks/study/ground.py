@@ -14,7 +14,7 @@ from kecae_aug.data import Preparation
 from kecae_training.guide import Guide, load_guide
 from study.knees import Knees, read_folder
 from study.seen import Seen, by_judge, by_weights
-from study.split import Split, fixed_split, fraction_of, k_fold_split
+from study.split import Split, fixed_split, fraction_of, k_fold_split, unseen_split
 
 
 @dataclass(frozen=True)
@@ -96,8 +96,12 @@ def _split(
     fold: int | None,
     folds: int | None,
 ) -> Split:
-    """The fixed test set, or a fold of ``folds``."""
+    """The fixed test set, all whom nobody has seen, or a fold of ``folds``."""
     share = args.validation_share
+    if args.test_unseen:
+        if folds is not None:
+            raise ValueError("--test-unseen and --folds: both say who is tested; give one")
+        return unseen_split(knees, test, seen, share=share)
     if fold is None or folds is None:
         return fixed_split(knees, test, seen, share=share)
     return k_fold_split(knees, fold, folds, seen, share=share)

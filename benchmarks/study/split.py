@@ -66,6 +66,30 @@ def fixed_split(
     return _with_validation(knees, test, seen, share, seed, None)
 
 
+def unseen_split(
+    knees: Knees, test: Sequence[int], seen: Sequence[Seen], *, share: float = SHARE, seed: int = 0
+) -> Split:
+    """T is whom the weights (and judges) were trained on; tested are all others but the validation patients.
+
+    With weights of half of the patients: no label is in the weights that T has not, and many more patients are tested
+    than DIR/val has. The validation patients are those of :func:`fixed_split`.
+
+    Args and errors: as of :func:`fixed_split`; ``test`` may be empty.
+    """
+    known = frozenset().union(*(s.patients or frozenset() for s in seen))
+    if not known or any(s.patients is None for s in seen):
+        raise SplitError("--test-unseen: it is not known whom the weights were trained on; leave it out")
+    refuse_seen("test", {knees.patients[row] for row in test}, seen)
+    of_test = set(test)
+    rest = [row for row in range(len(knees)) if row not in of_test]
+    validation = _drawn(knees, rest, seen, share, seed)
+    train = tuple(row for row in rest if knees.patients[row] in known)
+    others = of_test | {row for row in rest if knees.patients[row] not in known} - validation
+    split = Split(train, tuple(sorted(validation)), tuple(sorted(others)), None)
+    check_split(knees, split, seen)
+    return split
+
+
 def k_fold_split(
     knees: Knees, fold: int, folds: int, seen: Sequence[Seen], *, share: float = SHARE, seed: int = 0
 ) -> Split:
