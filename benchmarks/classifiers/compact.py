@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from classifiers.base import KneeClassifier
 from kecae_training.networks import NETWORKS

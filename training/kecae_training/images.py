@@ -27,7 +27,7 @@ def to_uint8(dataset: Any, rows: Sequence[int] | None = None, *, progress: bool 
     """Decode rows of a dataset of (image (1, S, S) float in [-1, 1], label) into (N, 1, S, S) uint8."""
     rows = range(len(dataset)) if rows is None else rows
     images = []
-    for i in tqdm(rows, desc="reading radiographs", disable=not progress, leave=False):
+    for i in tqdm(rows, desc="reading radiographs", disable=None if progress else True, leave=False):
         image = dataset[i][0]
         images.append(to_bytes(image))
     if not images:
