@@ -61,9 +61,15 @@ class Cell:
     @cached_property
     def test(self) -> dict[str, tuple[float, float]]:
         """Mean and SD over runs of each figure of the lines' ``test``; SD NaN of one run."""
-        return {
-            name: mean_sd([line["test"].get(name) for line in self.runs.values()]) for name in ALL_METRICS
-        }
+        return self._figures("test")
+
+    @cached_property
+    def validation(self) -> dict[str, tuple[float, float]]:
+        """The same of the validation patients, by whom options may be chosen."""
+        return self._figures("validation")
+
+    def _figures(self, part: str) -> dict[str, tuple[float, float]]:
+        return {name: mean_sd([line[part].get(name) for line in self.runs.values()]) for name in ALL_METRICS}
 
 
 def read(path: Path) -> list[Line]:
