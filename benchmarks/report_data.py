@@ -49,6 +49,11 @@ class Cell:
         return self.arm.startswith(EXCHANGED)
 
     @property
+    def plain(self) -> bool:
+        """Whether it is T, with or without classical augmentation."""
+        return self.arm in ("T", "T" + CLASSICAL)
+
+    @property
     def classical(self) -> bool:
         """Whether there is classical augmentation."""
         return self.arm.endswith(CLASSICAL)

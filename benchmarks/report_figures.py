@@ -84,8 +84,10 @@ def forest_of_arms(found: Findings, classifier: str) -> str:
 def scarcity(found: Findings) -> str:
     """Accuracy and gain by the share of the training patients, of the classifier and arm with the most shares."""
     groups: dict[tuple[str, str], list[Comparison]] = {}
-    for c in found.scarcity:
+    for c in (c for c in found.scarcity if c.cell.exchanges):
         groups.setdefault((c.cell.classifier, c.cell.label), []).append(c)
+    if not groups:
+        return ""
     (name, label), of = max(groups.items(), key=lambda item: len(item[1]))
     of = sorted(of, key=lambda c: c.cell.fraction)
 

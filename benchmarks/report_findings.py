@@ -31,7 +31,7 @@ class Findings:
         mean: of the headline's accuracies, with classifiers as a sample.
         arms: every arm of the main study against its base.
         controls: every T' against the control arms, in the main study.
-        scarcity: T' against its base for each share of the patients.
+        scarcity: T', and its controls, against their base for each share of the patients.
         sampling: N pairs against none.
         problems: comparisons that could not be made, and why.
     """
@@ -80,7 +80,7 @@ def find(lines: list[Line], folder: Path, progress: Progress | None = None) -> F
     pairs = [(c, base_of(c, main, control)) for control in CONTROLS for c in exchanged]
     found.controls = all_of(pairs, "controls", FEW_METRICS)
     found.scarcity = all_of(
-        [(c, base_of(c, scarcity)) for c in scarcity if c.exchanges], "scarcity", FEW_METRICS
+        [(c, base_of(c, scarcity)) for c in scarcity if not c.plain], "scarcity", FEW_METRICS
     )
     found.sampling = all_of([(c, base_of(c, sampling)) for c in sampling], "sampling", FEW_METRICS)
     found.headline = headline(found.arms)
@@ -193,7 +193,7 @@ def missing(found: Findings) -> list[str]:
     arms = {cell.arm for cell in main}
     controls = [c + suffix for c in CONTROLS if c + suffix not in arms]
     said += [f"control arms: {', '.join(controls)}"] if controls else []
-    shares = {c.cell.fraction for c in found.scarcity}
+    shares = {c.cell.fraction for c in found.scarcity if c.cell.exchanges}
     rest = [f"{share:.0%}" for share in FRACTIONS if share not in shares]
     said += [f"label scarcity: {', '.join(rest)} of the training patients"] if rest else []
     if len(found.of("sampling")) < 2:

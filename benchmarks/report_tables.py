@@ -143,11 +143,11 @@ def control_table(found: Findings) -> Table:
 
 
 def scarcity_table(found: Findings) -> Table:
-    """T and T' by the share of the training patients."""
+    """T, T' and its controls by the share of the training patients."""
     table = Table(
         "Few labels",
-        "Accuracy in percent by the share of the training patients, mean ± SD over runs, and the difference in "
-        "points. Weights may have seen the others' images: the last column says how many patients they know "
+        "Accuracy in percent by the share of the training patients, mean ± SD over runs, of T and with what the arm "
+        "adds, and the difference in points. Weights may have seen the others' images: the last column says how many patients they know "
         "that T has not.",
         [
             "classifier",
@@ -155,7 +155,7 @@ def scarcity_table(found: Findings) -> Table:
             "arm",
             "seeds",
             "T",
-            "T'",
+            "with it",
             "accuracy",
             "AUROC",
             "verdict",
@@ -163,7 +163,10 @@ def scarcity_table(found: Findings) -> Table:
         ],
         heads=3,
     )
-    for c in sorted(found.scarcity, key=lambda c: (c.cell.classifier, c.cell.label, c.cell.fraction)):
+    order = sorted(
+        found.scarcity, key=lambda c: (c.cell.classifier, c.cell.fraction, c.cell.exchanges, c.cell.label)
+    )
+    for c in order:
         row = _against(c, [title(c.cell.classifier), f"{c.cell.fraction:.0%}", c.cell.label])
         table.rows.append(
             [
@@ -207,6 +210,8 @@ def _against(c: Comparison, names: Sequence[str]) -> list[str]:
 
 
 def _outside(cell: Cell) -> str:
+    if not any(line.get("weights") for line in cell.runs.values()):
+        return "-"
     counts = [(line.get("weights") or {}).get("patients_outside_T") for line in cell.runs.values()]
     known = [count for count in counts if count is not None]
     return (

@@ -221,6 +221,22 @@ def test_the_papers_claim_is_of_the_papers_classifiers(runs):
     assert re.search(r"\| compact VGG .* \| - \|\n", markdown(found, "runs.jsonl"))
 
 
+def test_few_labels_have_their_controls(runs):
+    """A control stands in the table, a picture is of T' alone, and controls alone are no curve."""
+    for seed in range(2):
+        runs.add("resnet18", "T + classical", 0.6, seed, study="scarcity", fraction=0.1)
+        runs.add("resnet18", "T + X^ + classical", 0.65, seed, study="scarcity", fraction=0.1)
+    assert figures.scarcity(runs.found()) == ""
+    for seed in range(2):
+        runs.add("resnet18", ONLINE, 0.7, seed, study="scarcity", fraction=0.1)
+    found = runs.found()
+    rows = re.findall(
+        r"\| ResNet-18 \| 10% \| (T.*?) \| 2 \| .*? \| .*? \| (\S+) ", markdown(found, "runs.jsonl")
+    )
+    assert rows == [("T + X^ + classical", "+5.0"), (ONLINE, "+10.0")]
+    assert "Label scarcity curve" in figures.scarcity(found)
+
+
 def test_variants_are_told_apart_by_name(runs):
     """Two strengths of one arm are two rows, and the other classifiers' rows carry the strength too."""
     runs.pair("resnet18", 0.05)
