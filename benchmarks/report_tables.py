@@ -147,8 +147,8 @@ def scarcity_table(found: Findings) -> Table:
     table = Table(
         "Few labels",
         "Accuracy in percent by the share of the training patients, mean ± SD over runs, of T and with what the arm "
-        "adds, and the difference in points. Weights may have seen the others' images: the last column says how many patients they know "
-        "that T has not.",
+        "adds, and the difference in points. Weights may have seen the others' images: the last column says how many "
+        "patients they know that T has not.",
         [
             "classifier",
             "patients",
