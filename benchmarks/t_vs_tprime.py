@@ -11,6 +11,9 @@ r"""Does T' beat T? Classifiers on real knees alone, and with exchanged ones, on
 Weights that know more patients than T bring labels in that T has not, which matters for label scarcity: `--fractions 0.1
 --seeds 0 --export OUT` writes the folder to train weights inside it; each line says how many patients are outside.
 
+Weights that were trained on half of the patients: `--test-unseen` makes that half T and tests all others (but the
+validation patients), which are many more than DIR/val has, so that smaller differences are told.
+
 Protocol. In all arms of a seed: the same patients, the same real knees in the same order with the same classical
 augmentation, equal optimiser steps, the recipe of the classifier, equally many looks at validation patients, whose AUROC
 chooses the checkpoint. Test patients are looked at once, at the end. Weights and judges must have seen neither; a leak is

@@ -70,7 +70,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     run.add_argument(
         "--looks", type=int, default=loop.looks, help="at validation patients (default: %(default)s)"
     )
-    run.add_argument("--precision", choices=PRECISIONS, default=loop.precision)
+    run.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        default=loop.precision,
+        help="bfloat16 only where the CPU has it (AVX-512 BF16, AMX): three times faster, else nine times slower",
+    )
     run.add_argument("--contiguous", action="store_true", help="memory format; channels_last by default")
     run.add_argument("--lr", type=float, help="instead of the classifier's own, in all arms")
     run.add_argument("--batch-size", type=int, help="real knees a step, instead of the classifier's own")
