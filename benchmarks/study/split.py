@@ -79,15 +79,7 @@ def unseen_split(
     known = frozenset().union(*(s.patients or frozenset() for s in seen))
     if not known or any(s.patients is None for s in seen):
         raise SplitError("--test-unseen: it is not known whom the weights were trained on; leave it out")
-    refuse_seen("test", {knees.patients[row] for row in test}, seen)
-    of_test = set(test)
-    rest = [row for row in range(len(knees)) if row not in of_test]
-    validation = _drawn(knees, rest, seen, share, seed)
-    train = tuple(row for row in rest if knees.patients[row] in known)
-    others = of_test | {row for row in rest if knees.patients[row] not in known} - validation
-    split = Split(train, tuple(sorted(validation)), tuple(sorted(others)), None)
-    check_split(knees, split, seen)
-    return split
+    return _with_validation(knees, test, seen, share, seed, None, known)
 
 
 def k_fold_split(
@@ -108,20 +100,24 @@ def fold_of(knees: Knees, fold: int, folds: int, seed: int = 0) -> list[int]:
 
 
 def _with_validation(
-    knees: Knees, test: Sequence[int], seen: Sequence[Seen], share: float, seed: int, fold: int | None
+    knees: Knees,
+    test: Sequence[int],
+    seen: Sequence[Seen],
+    share: float,
+    seed: int,
+    fold: int | None,
+    only: frozenset[str] | None = None,
 ) -> Split:
+    """T are the patients of ``only``, or all that are neither tested nor for validation; who is left is tested."""
     if not 0 < share < 1:
         raise ValueError(f"share={share}: accepted is a number between 0 and 1")
     refuse_seen("test", {knees.patients[row] for row in test}, seen)
     of_test = set(test)
     rest = [row for row in range(len(knees)) if row not in of_test]
     validation = _drawn(knees, rest, seen, share, seed)
-    split = Split(
-        tuple(row for row in rest if row not in validation),
-        tuple(sorted(validation)),
-        tuple(sorted(test)),
-        fold,
-    )
+    train = [row for row in rest if row not in validation and (only is None or knees.patients[row] in only)]
+    tested = of_test | set(rest) - validation - set(train)
+    split = Split(tuple(train), tuple(sorted(validation)), tuple(sorted(tested)), fold)
     check_split(knees, split, seen)
     return split
 
