@@ -30,7 +30,7 @@ class Findings:
         adjusted: Holm's p of the headline's accuracies, over its classifiers.
         mean: of the headline's accuracies, with classifiers as a sample.
         arms: every arm of the main study against its base.
-        controls: every T' against the control arms, in the main study.
+        controls: every T' against the control arms, of all patients and of a share.
         scarcity: T', and its controls, against their base for each share of the patients.
         sampling: N pairs against none.
         problems: comparisons that could not be made, and why.
@@ -76,8 +76,9 @@ def find(lines: list[Line], folder: Path, progress: Progress | None = None) -> F
 
     main, scarcity, sampling = (found.of(study) for study in ("main", "scarcity", "sampling"))
     found.arms = all_of([(c, base_of(c, main)) for c in main], "arms", MAIN_METRICS)
-    exchanged = [c for c in main if c.arm.startswith("T'")]
-    pairs = [(c, base_of(c, main, control)) for control in CONTROLS for c in exchanged]
+    both = [*main, *(c for c in scarcity if c.fraction < 1)]  # all patients stand in main already
+    exchanged = [c for c in both if c.arm.startswith("T'")]
+    pairs = [(c, base_of(c, both, control)) for control in CONTROLS for c in exchanged]
     found.controls = all_of(pairs, "controls", FEW_METRICS)
     found.scarcity = all_of(
         [(c, base_of(c, scarcity)) for c in scarcity if not c.plain], "scarcity", FEW_METRICS
@@ -164,7 +165,7 @@ def _controls(found: Findings) -> list[str]:
     label = found.headline[0].cell.label
     said = []
     for c in found.controls:
-        if c.cell.label != label:
+        if c.cell.label != label or c.cell.fraction < 1:
             continue
         d = c.differences["accuracy"]
         word = {

@@ -7,7 +7,7 @@ from html import escape
 
 import report_figures as figures
 import report_tables as tables
-from report_findings import Findings, answer, missing
+from report_findings import Findings, answer, missing, title
 from report_format import Table
 
 STYLE = """
@@ -105,10 +105,17 @@ def setting(found: Findings) -> list[str]:
     """On what it was measured, in one sentence."""
     if not found.headline:
         return []
-    line = next(iter(found.headline[0].cell.runs.values()))
+    on: dict[str, list[str]] = {}
+    for c in found.headline:
+        line = next(iter(c.cell.runs.values()))
+        text = (
+            f"{_counted(line, 'test')} (classes {', '.join(line['classes'])}), images of "
+            f"{line['settings'].get('image_size')} px"
+        )
+        on.setdefault(text, []).append(title(c.cell.classifier))
+    where = (text + (f" ({', '.join(names)})" if len(on) > 1 else "") for text, names in on.items())
     return [
-        f"Measured on {_counted(line, 'test')} (classes {', '.join(line['classes'])}), images of "
-        f"{line['settings'].get('image_size')} px; the same real knees and as many optimiser steps in both "
+        f"Measured on {'; '.join(where)}; the same real knees and as many optimiser steps in both "
         "arms; the test patients chose nothing."
     ]
 

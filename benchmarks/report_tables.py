@@ -134,11 +134,12 @@ def control_table(found: Findings) -> Table:
         "labels (blur and decoding), X' of the same grade (exchanging as such), X' with shuffled labels (noise), "
         "further real knees (larger batches). Differences in points; a gain that a control has too is not of "
         "the new grade.",
-        ["classifier", "T'", "control", "seeds", "accuracy", "AUROC", "verdict"],
-        heads=3,
+        ["classifier", "patients", "T'", "control", "seeds", "accuracy", "AUROC", "verdict"],
+        heads=4,
     )
     for c in found.controls:
-        table.rows.append(_against(c, [title(c.cell.classifier), c.cell.label, c.base.label]))
+        names = [title(c.cell.classifier), f"{c.cell.fraction:.0%}", c.cell.label, c.base.label]
+        table.rows.append(_against(c, names))
     return table
 
 

@@ -231,9 +231,12 @@ def test_few_labels_have_their_controls(runs):
         runs.add("resnet18", ONLINE, 0.7, seed, study="scarcity", fraction=0.1)
     found = runs.found()
     rows = re.findall(
-        r"\| ResNet-18 \| 10% \| (T.*?) \| 2 \| .*? \| .*? \| (\S+) ", markdown(found, "runs.jsonl")
+        r"\| ResNet-18 \| 10% \| (T.*?) \| 2 \| \d.*? \| .*? \| (\S+) ", markdown(found, "runs.jsonl")
     )
     assert rows == [("T + X^ + classical", "+5.0"), (ONLINE, "+10.0")]
+    assert [(c.base.arm, round(c.differences["accuracy"].mean, 9)) for c in found.controls] == [
+        ("T + X^ + classical", 0.05)
+    ]
     assert "Label scarcity curve" in figures.scarcity(found)
 
 
