@@ -142,6 +142,12 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=300, help="of each training (default: %(default)s)")
     parser.add_argument("--list", action="store_true", help="rows and what they change")
     parser.add_argument(
+        "--precision",
+        choices=("32-true", "bf16-mixed"),
+        help="of the trainings; by default the rows file's, bf16-mixed, which a CPU without AVX-512 BF16 or AMX"
+        " does nine times slower. Another one begins a study of its own",
+    )
+    parser.add_argument(
         "--data", type=Path, help="radiographs as DIR/split/grade/name.png, for studies of knees"
     )
     parser.add_argument(
@@ -165,6 +171,8 @@ def main(argv: list[str] | None = None) -> None:
             write_table(args.results or RESULTS / f"ablation-{study}.jsonl", args.doc, study)
         return
     table = Table.read(args.study)
+    if args.precision:
+        table = replace(table, base={**table.base, "run.precision": args.precision})
     names = args.rows or list(table.rows)
     unknown = [name for name in names if name not in table.rows]
     if unknown:

@@ -1,4 +1,4 @@
-"""The commands as a stranger types them, in a process of their own, and the whole line from files to weights."""
+"""The commands as a stranger types them, and the whole line from files to weights in processes of their own."""
 
 import json
 import subprocess
@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+
+from kecae_aug.cli import main
 
 
 def kecae(*args: object, ok: bool = True) -> str:
@@ -21,32 +23,39 @@ def kecae(*args: object, ok: bool = True) -> str:
     return done.stdout if ok else done.stderr
 
 
-def test_help_and_errors_are_for_people():
+def test_help_and_errors_are_for_people(capsys):
     """No traceback for a typing error; the training commands are in the help."""
-    assert "train" in kecae("--help")
     error = kecae("info", "knee_kl02", ok=False)
     assert "Traceback" not in error
     assert "knee-kl02" in error
-    assert "guide is missing" in kecae("train", "--config", "default", "--out", "nowhere", ok=False)
+    with pytest.raises(SystemExit, match=r"^0$"):
+        main(["--help"])
+    assert "train" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="guide is missing"):
+        main(["train", "--config", "default", "--out", "nowhere"])
 
 
-def test_info_lists_what_is_bundled():
+def test_info_lists_what_is_bundled(capsys):
     """The bundled weights say what they are."""
-    assert "phantom" in kecae("info")
-    facts = json.loads(kecae("info", "phantom"))
+    main(["info"])
+    assert "phantom" in capsys.readouterr().out
+    main(["info", "phantom"])
+    facts = json.loads(capsys.readouterr().out)
     assert facts["model"]["classes"] == ["0", "2"]
     assert facts["metadata"]["weights"]["sha256"]
 
 
 def test_exchange_two_files(tmp_path):
     """Two radiographs in, a sheet out, and nothing of the user's is overwritten."""
-    kecae("phantoms", "--out", tmp_path / "data", "--train-patients", 3, "--val-patients", 1)
-    grades = [sorted((tmp_path / "data" / "train" / g).glob("*.png"))[0] for g in ("0", "2")]
-    kecae("exchange", *grades, "--weights", "phantom", "--out", tmp_path / "x.png")
+    main(["phantoms", "--out", str(tmp_path / "data"), "--train-patients", "3", "--val-patients", "1"])
+    grades = [str(sorted((tmp_path / "data" / "train" / g).glob("*.png"))[0]) for g in ("0", "2")]
+    exchange = ["exchange", *grades, "--weights", "phantom", "--out", str(tmp_path / "x.png")]
+    main(exchange)
     assert Image.open(tmp_path / "x.png").width > 500
-    assert "exists already" in kecae(
-        "exchange", *grades, "--weights", "phantom", "--out", tmp_path / "x.png", ok=False
-    )
+    sheet = (tmp_path / "x.png").read_bytes()
+    with pytest.raises(SystemExit, match="exists already"):
+        main(exchange)
+    assert (tmp_path / "x.png").read_bytes() == sheet
 
 
 @pytest.mark.slow

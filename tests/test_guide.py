@@ -163,7 +163,7 @@ def test_radius_is_the_same_change_of_a_pixel_at_any_size():
     assert double.norm().item() == pytest.approx(radius * radius_at(1, 256) / radius_at(1, 128), rel=1e-5)
 
 
-@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+@pytest.mark.parametrize("precision", ["32-true", pytest.param("bf16-mixed", marks=pytest.mark.slow)])
 def test_robust_guide_withstands_what_breaks_a_plain_one(trained, precision, tmp_path):
     """Pre-trained plainly, then under attack: right more often under an attack, and where the grade is it looks."""
     save_guide(trained, tmp_path / "plain", patients=[], data={})

@@ -159,12 +159,11 @@ def test_divergence_is_an_error_not_a_result(of):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(CLASSIFIERS))
-def test_classifiers_of_table_2_learn_from_hard_and_from_soft_labels(name, ground, tmp_path):
-    """A step of each, from T' with labels that are smoothed and from MixUp's, in half precision; then all is stored."""
-    protocol = Protocol(steps=1, loop=Loop(looks=1, precision="bfloat16", progress=False), batch_size=4)
-    options = ExchangeOptions(smoothing=0.1)
-    for arm in ("T + classical", "T' online + classical", "T + MixUp"):
-        spec = RunSpec("main", name, arm, 0, options=options)
+def test_every_classifier_learns_from_hard_and_from_soft_labels(name, ground, tmp_path):
+    """A step from T, and one in half precision from T' with labels that are smoothed; then all is stored."""
+    for arm, precision in (("T + classical", "float32"), ("T' online + classical", "bfloat16")):
+        protocol = Protocol(steps=1, loop=Loop(looks=1, precision=precision, progress=False), batch_size=4)
+        spec = RunSpec("main", name, arm, 0, options=ExchangeOptions(smoothing=0.1))
         line, _ = perform(spec, ground, protocol, Store(tmp_path / "runs.jsonl"))
         assert line["run_steps"] == 1
         assert 0 <= line["test"]["accuracy"] <= 1
