@@ -76,7 +76,7 @@ def unseen_split(
 
     Args and errors: as of :func:`fixed_split`; ``test`` may be empty.
     """
-    known = frozenset().union(*(s.patients or frozenset() for s in seen))
+    known = _known(seen)
     if not known or any(s.patients is None for s in seen):
         raise SplitError("--test-unseen: it is not known whom the weights were trained on; leave it out")
     return _with_validation(knees, test, seen, share, seed, None, known)
@@ -136,7 +136,7 @@ def _drawn(knees: Knees, rest: Sequence[int], seen: Sequence[Seen], share: float
         patients = [knees.patients[row] for row in rows]
         return {rows[i] for i in split_patients(targets, patients, [part, 1 - part], seed)[0]}
 
-    known = frozenset().union(*(s.patients or frozenset() for s in seen))
+    known = _known(seen)
     first = draw(rest, share)
     if not known & {knees.patients[row] for row in first}:
         return first
@@ -151,6 +151,11 @@ def _drawn(knees: Knees, rest: Sequence[int], seen: Sequence[Seen], share: float
             "kecae-aug train, `--folds` of kecae-aug guide), on the same half; or ask for a smaller --validation-share"
         )
     return draw(free, wanted / n_free)
+
+
+def _known(seen: Sequence[Seen]) -> frozenset[str]:
+    """Whom weights or judges were trained on, as far as that is known."""
+    return frozenset[str]().union(*(s.patients or frozenset() for s in seen))
 
 
 def check_split(knees: Knees, split: Split, seen: Sequence[Seen]) -> None:
