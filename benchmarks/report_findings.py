@@ -10,6 +10,7 @@ from classifiers import CLASSIFIERS, TABLE_2
 from paired import ALL_METRICS, Difference
 from report_compare import Comparison, PairingError, compare, overall
 from report_data import CLASSICAL, CONTROLS, Cell, Line, base_of, cells
+from report_format import p_value
 from significance import ALPHA, holm, points, verdict
 from study.plan import FRACTIONS
 
@@ -32,6 +33,7 @@ class Findings:
         arms: every arm of the main study against its base.
         controls: every T' against the control arms, of all patients and of a share.
         scarcity: T', and its controls, against their base for each share of the patients.
+        few: of them one T' arm, a comparison for each classifier and share below all.
         sampling: N pairs against none.
         problems: comparisons that could not be made, and why.
     """
@@ -44,6 +46,7 @@ class Findings:
     arms: list[Comparison] = field(default_factory=list)
     controls: list[Comparison] = field(default_factory=list)
     scarcity: list[Comparison] = field(default_factory=list)
+    few: list[Comparison] = field(default_factory=list)
     sampling: list[Comparison] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
@@ -84,7 +87,8 @@ def find(lines: list[Line], folder: Path, progress: Progress | None = None) -> F
         [(c, base_of(c, scarcity)) for c in scarcity if not c.plain], "scarcity", FEW_METRICS
     )
     found.sampling = all_of([(c, base_of(c, sampling)) for c in sampling], "sampling", FEW_METRICS)
-    found.headline = headline(found.arms)
+    found.headline = headline([c for c in found.arms if c.cell.fraction == 1])
+    found.few = headline([c for c in found.scarcity if c.cell.fraction < 1])
     found.adjusted = holm([c.differences["accuracy"].p for c in found.headline])
     found.mean = overall(found.headline)
     return found
@@ -94,9 +98,13 @@ def headline(arms: Sequence[Comparison]) -> list[Comparison]:
     """The T' arm that most classifiers, then most runs were made of, never the one that did best; by classifier."""
     by_label: dict[str, list[Comparison]] = {}
     for c in arms:
-        if c.cell.exchanges and c.cell.fraction == 1:
+        if c.cell.exchanges:
             by_label.setdefault(c.cell.label, []).append(c)
-    best = max(by_label.values(), key=lambda of: (len(of), sum(len(c.cell.runs) for c in of)), default=[])
+
+    def most(of: list[Comparison]) -> tuple[int, int]:
+        return len({c.cell.classifier for c in of}), sum(len(c.cell.runs) for c in of)
+
+    best = max(by_label.values(), key=most, default=[])
     order = list(CLASSIFIERS)
     return sorted(
         best, key=lambda c: order.index(c.cell.classifier) if c.cell.classifier in order else len(order)
@@ -112,7 +120,7 @@ def answer(found: Findings) -> list[str]:
     """Does T' beat T? Plain sentences, the first of which is the shortest answer."""
     rows = found.headline
     if not rows:
-        return ["No T' arm has been run beside its T yet, so nothing can be said."]
+        return ["No T' arm has been run beside its T yet, so nothing can be said.", *_few(found)]
     accuracies = [c.differences["accuracy"] for c in rows]
     said = [verdict(d, ALL_METRICS["accuracy"]) for d in accuracies]
     counts = {word: said.count(word) for word in ("better", "worse", "not told apart")}
@@ -152,7 +160,7 @@ def answer(found: Findings) -> list[str]:
         "The paper's claim (all seven gain, the largest by 2 points; here also an interval above 0, of two seeds or more, "
         f"for three) is {'met, if no control explains it:' if reached else 'not met by these runs.'}"
     )
-    return [*sentences, *_controls(found)]
+    return [*sentences, *_controls(found), *_few(found)]
 
 
 def _common(rows: Sequence[Comparison]) -> str:
@@ -180,6 +188,32 @@ def _controls(found: Findings) -> list[str]:
     if not said:
         return ["No control arm has been run beside it: a gain could be of blur, noise or larger batches."]
     return ["Controls: " + "; ".join(said) + "."]
+
+
+def _few(found: Findings) -> list[str]:
+    """The same question for each share of the training patients."""
+    adjusted = holm([c.differences["accuracy"].p for c in found.few])
+    said = []
+    for share in sorted({c.cell.fraction for c in found.few}):
+        rows = [(c, p) for c, p in zip(found.few, adjusted, strict=True) if c.cell.fraction == share]
+        each = []
+        for c, p in rows:
+            d = c.differences["accuracy"]
+            word = verdict(d, ALL_METRICS["accuracy"])
+            held = f", p {p_value(p)} after Holm's correction" if word != "not told apart" else ""
+            each.append(
+                f"{title(c.cell.classifier)} {word}, {points(d.mean)} points ({points(d.low)} to {points(d.high)}; "
+                f"{len(c.seeds)} seed{'s' * (len(c.seeds) > 1)}{held})"
+            )
+        mean = overall([c for c, _ in rows])
+        if mean is not None:
+            each.append(
+                f"mean over them ({_common([c for c, _ in rows])}) {points(mean.mean)} ({points(mean.low)} to "
+                f"{points(mean.high)})"
+            )
+        label, base = rows[0][0].cell.label, rows[0][0].base.label
+        said.append(f"With {share:.0%} of the training patients, {label} against {base}: {'; '.join(each)}.")
+    return said
 
 
 def missing(found: Findings) -> list[str]:

@@ -147,14 +147,15 @@ def scarcity_table(found: Findings) -> Table:
     """T, T' and its controls by the share of the training patients."""
     table = Table(
         "Few labels",
-        "Accuracy in percent by the share of the training patients, mean ± SD over runs, of T and with what the arm "
-        "adds, and the difference in points. Weights may have seen the others' images: the last column says how many "
-        "patients they know that T has not.",
+        "By the share of the training patients, of T and with what the arm adds: AUROC of the validation patients, by "
+        "whom options are chosen; accuracy of the test patients in percent, mean ± SD over runs; differences in points. "
+        "Weights may have seen the others' images: the last column says how many patients they know that T has not.",
         [
             "classifier",
             "patients",
             "arm",
             "seeds",
+            "validation AUROC",
             "T",
             "with it",
             "accuracy",
@@ -172,6 +173,7 @@ def scarcity_table(found: Findings) -> Table:
         table.rows.append(
             [
                 *row[:4],
+                f"{100 * c.base.validation['auroc'][0]:.1f} → {100 * c.cell.validation['auroc'][0]:.1f}",
                 percent(*c.base_mean["accuracy"]),
                 percent(*c.arm_mean["accuracy"]),
                 *row[4:],

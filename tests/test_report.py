@@ -17,7 +17,9 @@ from classifiers import TABLE_2
 from report_compare import PairingError, compare
 from report_data import base_of, cells, read
 from report_findings import answer, find, missing
+from report_format import p_value
 from report_page import markdown, page
+from significance import holm
 
 ONLINE = "T' online + classical"
 EXCHANGE = {"strength": [1.0, 1.0], "detail": "host", "added": 16}
@@ -231,13 +233,33 @@ def test_few_labels_have_their_controls(runs):
         runs.add("resnet18", ONLINE, 0.7, seed, study="scarcity", fraction=0.1)
     found = runs.found()
     rows = re.findall(
-        r"\| ResNet-18 \| 10% \| (T.*?) \| 2 \| \d.*? \| .*? \| (\S+) ", markdown(found, "runs.jsonl")
+        r"\| ResNet-18 \| 10% \| (T.*?) \| 2 \| \d.* → .*? \| \d.*? \| .*? \| (\S+) ",
+        markdown(found, "runs.jsonl"),
     )
     assert rows == [("T + X^ + classical", "+5.0"), (ONLINE, "+10.0")]
     assert [(c.base.arm, round(c.differences["accuracy"].mean, 9)) for c in found.controls] == [
         ("T + X^ + classical", 0.05)
     ]
     assert "Label scarcity curve" in figures.scarcity(found)
+
+
+def test_few_labels_are_answered_for_each_share(runs):
+    """Every classifier with its difference, corrected over all of them; the mean of three; no share beside another."""
+    for name, gain in (("resnet18", 0.1), ("vgg11", 0.1), ("tiulpin", 0.0)):
+        runs.pair(name, gain, study="scarcity", fraction=0.1)
+    runs.pair("vgg11", -0.1, study="scarcity", fraction=0.5)
+    runs.pair("vgg11", 0.3, study="scarcity", fraction=1.0)  # all patients are the main study's
+    nothing, tenth, half = answer(runs.found())
+    assert "nothing can be said" in nothing
+    assert re.search(
+        r"With 10% .*ResNet-18 better, \+10.0 points .*; 3 seeds, p .*; VGG-11 better, \+10.0", tenth
+    )
+    assert re.search(
+        r"Tiulpin not told apart, \+0.0 .*; 3 seeds\); mean over them \(seeds 0, 1, 2\) \+6.7", tenth
+    )
+    assert re.fullmatch(r"With 50% .* VGG-11 worse, -10.0 points \(\S+ to \S+; 3 seeds, p .*\)\.", half)
+    p = [c.differences["accuracy"].p for c in runs.found().few]
+    assert f"p {p_value(min(holm(p)))} after Holm's correction" in tenth
 
 
 def test_variants_are_told_apart_by_name(runs):
