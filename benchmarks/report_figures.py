@@ -59,10 +59,11 @@ def forest_of_classifiers(found: Findings) -> str:
         rows.append(Row("mean over classifiers", found.mean, strong=True))
     c = found.headline[0]
     return _figure(
-        lambda: _forest(rows, f"accuracy of {c.cell.label} minus {c.base.label}, points"),
+        lambda: _forest(rows, "accuracy of T' minus T, points"),
         f"Forest plot: {c.cell.label} minus {c.base.label} for each classifier",
-        "Differences in accuracy with 95 % intervals over patients and seeds; small dots below are single seeds, "
-        "crosses the paper's own differences (other images). Right of 0 T' is better. Grey: not told apart.",
+        f"{c.cell.label} minus {c.base.label}: differences in accuracy with 95 % intervals over patients and seeds; "
+        "small dots below are single seeds, crosses the paper's own differences (other images). Right of 0 T' is "
+        "better. Grey: not told apart.",
     )
 
 

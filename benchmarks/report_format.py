@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from html import escape
@@ -11,6 +12,7 @@ from paired import ALL_METRICS, Difference
 from significance import points, verdict
 
 SIGNS = {"better": "▲ better", "worse": "▼ worse", "not told apart": "· not told apart"}
+INTERVAL = re.compile(r"^(\S+) \((\S+ to \S+)\)$")
 NAMES = {
     "accuracy": "accuracy",
     "balanced_accuracy": "balanced accuracy",
@@ -52,7 +54,9 @@ class Table:
         )
 
     def _cell(self, column: int, text: str) -> str:
-        inside = escape(text).replace("\n", "<br>")
+        inside = escape(INTERVAL.sub(r"\1\n(\2)", text)).replace(
+            "\n", "<br>"
+        )  # narrow: the verdict stays in sight
         if column == 0:
             return f'<th scope="row">{inside}</th>'
         sign = next((sign.split()[1] for sign in SIGNS.values() if text.startswith(sign)), "")

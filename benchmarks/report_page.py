@@ -31,9 +31,10 @@ a { color: var(--better); }
 .caption { margin: 1.4rem 0 .4rem; font-size: .9rem; color: var(--muted); } .caption b { color: var(--ink); }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .32rem .6rem; text-align: right; border-bottom: 1px solid var(--rule); white-space: nowrap; }
+th, td { padding: .32rem .45rem; text-align: right; border-bottom: 1px solid var(--rule); white-space: nowrap; }
 thead th { border-bottom: 2px solid var(--muted); vertical-align: bottom; white-space: normal; }
 tbody th { font-weight: 500; position: sticky; left: 0; background: var(--page); } tbody th, .name { text-align: left; }
+ tbody th, tbody .name { white-space: normal; max-width: 15rem; }
  tbody tr:hover { background: var(--band); }
 td.better, td.worse, td.not { text-align: left; } td.better { color: var(--better); } td.worse { color: var(--worse); }
 td.not { color: var(--muted); }

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from classifiers import CLASSIFIERS
 from paired import ALL_METRICS
 from report_compare import Comparison
-from report_data import Cell
+from report_data import Cell, mean_sd
 from report_findings import Findings, title
 from report_format import NAMES, Table, interval, judged, p_value, percent
 from significance import holm, sentence
@@ -173,7 +173,7 @@ def scarcity_table(found: Findings) -> Table:
         table.rows.append(
             [
                 *row[:4],
-                f"{100 * c.base.validation['auroc'][0]:.1f} → {100 * c.cell.validation['auroc'][0]:.1f}",
+                " → ".join(f"{100 * _validation(of, c.seeds):.1f}" for of in (c.base, c.cell)),
                 percent(*c.base_mean["accuracy"]),
                 percent(*c.arm_mean["accuracy"]),
                 *row[4:],
@@ -210,6 +210,10 @@ def _against(c: Comparison, names: Sequence[str]) -> list[str]:
     d = c.differences
     word = judged(d["accuracy"])
     return [*names, str(len(c.seeds)), interval(d["accuracy"]), interval(d.get("auroc")), word]
+
+
+def _validation(cell: Cell, seeds: Sequence[int]) -> float:
+    return mean_sd([line["validation"]["auroc"] for (seed, _), line in cell.runs.items() if seed in seeds])[0]
 
 
 def _outside(cell: Cell) -> str:
