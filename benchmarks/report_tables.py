@@ -148,7 +148,8 @@ def scarcity_table(found: Findings) -> Table:
     table = Table(
         "Few labels",
         "By the share of the training patients, of T and with what the arm adds: AUROC of the validation patients, by "
-        "whom options are chosen; accuracy of the test patients in percent, mean ± SD over runs; differences in points. "
+        "whom options are chosen; accuracy of the test patients in percent, mean ± SD over runs; differences in points, "
+        "of which only those of accuracy make the verdict. Of the calibration error less is better. "
         "Weights may have seen the others' images: the last column says how many patients they know that T has not.",
         [
             "classifier",
@@ -160,6 +161,7 @@ def scarcity_table(found: Findings) -> Table:
             "with it",
             "accuracy",
             "AUROC",
+            "calibration error",
             "verdict",
             "known to the weights only",
         ],
@@ -176,7 +178,9 @@ def scarcity_table(found: Findings) -> Table:
                 " → ".join(f"{100 * _validation(of, c.seeds):.1f}" for of in (c.base, c.cell)),
                 percent(*c.base_mean["accuracy"]),
                 percent(*c.arm_mean["accuracy"]),
-                *row[4:],
+                *row[4:6],
+                interval(c.differences.get("ece")),
+                row[6],
                 _outside(c.cell),
             ]
         )
