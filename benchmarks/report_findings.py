@@ -160,7 +160,9 @@ def answer(found: Findings) -> list[str]:
         "The paper's claim (all seven gain, the largest by 2 points; here also an interval above 0, of two seeds or more, "
         f"for three) is {'met, if no control explains it:' if reached else 'not met by these runs.'}"
     )
-    return [*sentences, *_controls(found), *_few(found)]
+    controls = _controls(found, rows[0].cell)
+    none = "No control arm has been run beside it: a gain could be of blur, noise or larger batches."
+    return [*sentences, controls or none, *_few(found)]
 
 
 def _common(rows: Sequence[Comparison]) -> str:
@@ -168,26 +170,23 @@ def _common(rows: Sequence[Comparison]) -> str:
     return f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
 
 
-def _controls(found: Findings) -> list[str]:
-    """Whether a control does as well as the headline's arm."""
-    label = found.headline[0].cell.label
+def _controls(found: Findings, of: Cell) -> str:
+    """Whether a control does as well as this arm with this share of the patients, whatever the classifier."""
     said = []
     for c in found.controls:
-        if c.cell.label != label or c.cell.fraction < 1:
+        if (c.cell.label, c.cell.fraction) != (of.label, of.fraction):
             continue
-        d = c.differences["accuracy"]
         word = {
             "better": "is beaten",
             "worse": "does better than T'",
             "not told apart": "is not told apart from T'",
-        }[verdict(d, ALL_METRICS["accuracy"])]
-        said.append(
-            f"{c.base.label} {word} ({title(c.cell.classifier)}: T' minus control {points(d.mean)}, "
-            f"{points(d.low)} to {points(d.high)})"
+        }[verdict(c.differences["accuracy"], ALL_METRICS["accuracy"])]
+        minus = " and of AUROC ".join(
+            f"{points(d.mean)} ({points(d.low)} to {points(d.high)})"
+            for d in (c.differences[m] for m in ("accuracy", "auroc") if m in c.differences)
         )
-    if not said:
-        return ["No control arm has been run beside it: a gain could be of blur, noise or larger batches."]
-    return ["Controls: " + "; ".join(said) + "."]
+        said.append(f"{c.base.label} {word} ({title(c.cell.classifier)}: T' minus control {minus})")
+    return "Controls: " + "; ".join(said) + "." if said else ""
 
 
 def _few(found: Findings) -> list[str]:
@@ -212,7 +211,8 @@ def _few(found: Findings) -> list[str]:
                 f"{points(mean.high)})"
             )
         label, base = rows[0][0].cell.label, rows[0][0].base.label
-        said.append(f"With {share:.0%} of the training patients, {label} against {base}: {'; '.join(each)}.")
+        text = f"With {share:.0%} of the training patients, {label} against {base}: {'; '.join(each)}."
+        said.append(f"{text} {_controls(found, rows[0][0].cell) or 'No control has been run.'}")
     return said
 
 

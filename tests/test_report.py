@@ -241,6 +241,7 @@ def test_few_labels_have_their_controls(runs):
         ("T + X^ + classical", 0.05)
     ]
     assert "Label scarcity curve" in figures.scarcity(found)
+    assert "Controls: T + X^ + classical is beaten (ResNet-18: T' minus control +5.0 (" in answer(found)[-1]
 
 
 def test_few_labels_are_answered_for_each_share(runs):
@@ -257,7 +258,10 @@ def test_few_labels_are_answered_for_each_share(runs):
     assert re.search(
         r"Tiulpin not told apart, \+0.0 .*; 3 seeds\); mean over them \(seeds 0, 1, 2\) \+6.7", tenth
     )
-    assert re.fullmatch(r"With 50% .* VGG-11 worse, -10.0 points \(\S+ to \S+; 3 seeds, p .*\)\.", half)
+    assert re.fullmatch(
+        r"With 50% .* VGG-11 worse, -10.0 points \(\S+ to \S+; 3 seeds, p .*\)\. No control has been run\.",
+        half,
+    )
     p = [c.differences["accuracy"].p for c in runs.found().few]
     assert f"p {p_value(min(holm(p)))} after Holm's correction" in tenth
 
