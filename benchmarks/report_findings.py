@@ -181,12 +181,12 @@ def _controls(found: Findings, of: Cell) -> str:
             "worse": "does better than T'",
             "not told apart": "is not told apart from T'",
         }[verdict(c.differences["accuracy"], ALL_METRICS["accuracy"])]
-        minus = " and of AUROC ".join(
+        minus = "; AUROC ".join(
             f"{points(d.mean)} ({points(d.low)} to {points(d.high)})"
             for d in (c.differences[m] for m in ("accuracy", "auroc") if m in c.differences)
         )
-        said.append(f"{c.base.label} {word} ({title(c.cell.classifier)}: T' minus control {minus})")
-    return "Controls: " + "; ".join(said) + "." if said else ""
+        said.append(f"{c.base.label} {word} ({title(c.cell.classifier)} {minus})")
+    return "Controls, T' minus control: " + "; ".join(said) + "." if said else ""
 
 
 def _few(found: Findings) -> list[str]:

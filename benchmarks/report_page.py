@@ -104,17 +104,20 @@ def markdown(found: Findings, source: str) -> str:
 
 def setting(found: Findings) -> list[str]:
     """On what it was measured, in one sentence."""
-    if not found.headline:
+    rows = [*found.headline, *found.few]
+    if not rows:
         return []
     on: dict[str, list[str]] = {}
-    for c in found.headline:
+    for c in rows:
         line = next(iter(c.cell.runs.values()))
         text = (
             f"{_counted(line, 'test')} (classes {', '.join(line['classes'])}), images of "
             f"{line['settings'].get('image_size')} px"
         )
         on.setdefault(text, []).append(title(c.cell.classifier))
-    where = (text + (f" ({', '.join(names)})" if len(on) > 1 else "") for text, names in on.items())
+    where = (
+        text + (f" ({', '.join(dict.fromkeys(names))})" if len(on) > 1 else "") for text, names in on.items()
+    )
     return [
         f"Measured on {'; '.join(where)}; the same real knees and as many optimiser steps in both "
         "arms; the test patients chose nothing."

@@ -189,7 +189,7 @@ def test_known_differences_come_out(runs):
     assert set(columns) == set(headers)
     assert "better in 1 of 3 classifiers, worse in 1, not told apart in 1" in text
     assert "not met by these runs" in text
-    assert "T + X^ + classical is beaten (ResNet-18: T' minus control +10.0" in text
+    assert "T + X^ + classical is beaten (ResNet-18 +10.0" in text
     assert "fewer than 5 seeds: ResNet-18 3, VGG-11 3, Tiulpin 1" in text
     assert "DenseNet-201, Antony, Siamese-GAP, SSPE-ViT" in text
 
@@ -241,7 +241,7 @@ def test_few_labels_have_their_controls(runs):
         ("T + X^ + classical", 0.05)
     ]
     assert "Label scarcity curve" in figures.scarcity(found)
-    assert "Controls: T + X^ + classical is beaten (ResNet-18: T' minus control +5.0 (" in answer(found)[-1]
+    assert "Controls, T' minus control: T + X^ + classical is beaten (ResNet-18 +5.0 (" in answer(found)[-1]
 
 
 def test_few_labels_are_answered_for_each_share(runs):
