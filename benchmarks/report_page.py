@@ -126,7 +126,7 @@ def setting(found: Findings) -> list[str]:
 
 def provenance(found: Findings, source: str) -> list[str]:
     """What the figures were made from."""
-    lines = found.lines
+    lines = list({line["id"]: line for line in found.lines}.values())  # one that two studies share is one run
     if not lines:
         return [f"no runs in {source}"]
     codes = sorted({line["code"] for line in lines})

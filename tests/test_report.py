@@ -357,6 +357,7 @@ def test_a_later_line_of_a_run_counts_and_a_torn_one_is_passed_over(runs, capsys
     lines = read(runs.path)
     assert [(line["study"], line["seconds"]) for line in lines] == [("main", 7.0), ("scarcity", 60.0)]
     assert "broken line" in capsys.readouterr().out
+    assert "- 1 runs of" in markdown(runs.found(), "runs.jsonl")  # both studies show it, it was run once
 
 
 def test_report_writes_between_its_markers_only(runs, tmp_path):
