@@ -34,7 +34,8 @@ table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabu
 th, td { padding: .32rem .45rem; text-align: right; border-bottom: 1px solid var(--rule); white-space: nowrap; }
 thead th { border-bottom: 2px solid var(--muted); vertical-align: bottom; white-space: normal; }
 tbody th { font-weight: 500; position: sticky; left: 0; background: var(--page); } tbody th, .name { text-align: left; }
- tbody th, tbody .name { white-space: normal; min-width: 6rem; max-width: 15rem; }
+ tbody th, tbody .name { white-space: normal; max-width: 15rem; }
+ tbody td.name:nth-child(3) { min-width: 6rem; }
  tbody tr:hover { background: var(--band); }
 td.better, td.worse, td.not { text-align: left; } td.better { color: var(--better); } td.worse { color: var(--worse); }
 td.not { color: var(--muted); }
