@@ -10,7 +10,7 @@ from classifiers import CLASSIFIERS, TABLE_2
 from paired import ALL_METRICS, Difference
 from report_compare import Comparison, PairingError, compare, overall
 from report_data import CLASSICAL, CONTROLS, Cell, Line, base_of, cells
-from report_format import p_value
+from report_format import interval, p_value
 from significance import ALPHA, holm, points, verdict
 from study.plan import FRACTIONS
 
@@ -182,8 +182,7 @@ def _controls(found: Findings, of: Cell) -> str:
             "not told apart": "is not told apart from T'",
         }[verdict(c.differences["accuracy"], ALL_METRICS["accuracy"])]
         minus = "; AUROC ".join(
-            f"{points(d.mean)} ({points(d.low)} to {points(d.high)})"
-            for d in (c.differences[m] for m in ("accuracy", "auroc") if m in c.differences)
+            interval(c.differences[m]) for m in ("accuracy", "auroc") if m in c.differences
         )
         said.append(f"{c.base.label} {word} ({title(c.cell.classifier)} {minus})")
     return "Controls, T' minus control: " + "; ".join(said) + "." if said else ""
@@ -206,10 +205,7 @@ def _few(found: Findings) -> list[str]:
             )
         mean = overall([c for c, _ in rows])
         if mean is not None:
-            each.append(
-                f"mean over them ({_common([c for c, _ in rows])}) {points(mean.mean)} ({points(mean.low)} to "
-                f"{points(mean.high)})"
-            )
+            each.append(f"mean over them ({_common([c for c, _ in rows])}) {interval(mean)}")
         label, base = rows[0][0].cell.label, rows[0][0].base.label
         text = f"With {share:.0%} of the training patients, {label} against {base}: {'; '.join(each)}."
         said.append(f"{text} {_controls(found, rows[0][0].cell) or 'No control has been run.'}")

@@ -54,9 +54,8 @@ class Table:
         )
 
     def _cell(self, column: int, text: str) -> str:
-        inside = escape(INTERVAL.sub(r"\1\n(\2)", text)).replace(
-            "\n", "<br>"
-        )  # narrow: the verdict stays in sight
+        lines = INTERVAL.sub(r"\1\n(\2)", text)  # narrow, so that the verdict stays in sight
+        inside = escape(lines).replace("\n", "<br>")
         if column == 0:
             return f'<th scope="row">{inside}</th>'
         sign = next((sign.split()[1] for sign in SIGNS.values() if text.startswith(sign)), "")
