@@ -21,13 +21,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 
 from ablation_table import write_table
 from kecae_training.checkpoint import environment
-from kecae_training.config import parse
+from kecae_training.config import Precision, parse
 from kecae_training.short import DivergedError, beside_defaults, run
 from kecae_training.study import ROBUST, Study, folder_study, phantom_study
 from kecae_training.train import model_config
@@ -143,7 +143,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--list", action="store_true", help="rows and what they change")
     parser.add_argument(
         "--precision",
-        choices=("32-true", "bf16-mixed"),
+        choices=get_args(Precision),
         help="of the trainings; by default the rows file's, bf16-mixed, which a CPU without AVX-512 BF16 or AMX"
         " does nine times slower. Another one begins a study of its own",
     )

@@ -17,7 +17,7 @@ from study.plan import FRACTIONS
 SEEDS = 5  # of the main comparison (issue 5)
 BAR = {"largest": 0.02, "told": 3}  # the paper's claim: all gain, the largest by 2 points, three told apart
 MAIN_METRICS = tuple(ALL_METRICS)
-FEW_METRICS = ("accuracy", "auroc", "ece")
+FEW_METRICS = ("accuracy", "auroc")
 Progress = Callable[[Sequence[tuple[Cell, Cell]], str], Iterable[tuple[Cell, Cell]]]
 
 
@@ -84,7 +84,7 @@ def find(lines: list[Line], folder: Path, progress: Progress | None = None) -> F
     pairs = [(c, base_of(c, both, control)) for control in CONTROLS for c in exchanged]
     found.controls = all_of(pairs, "controls", FEW_METRICS)
     found.scarcity = all_of(
-        [(c, base_of(c, scarcity)) for c in scarcity if not c.plain], "scarcity", FEW_METRICS
+        [(c, base_of(c, scarcity)) for c in scarcity if not c.plain], "scarcity", (*FEW_METRICS, "ece")
     )
     found.sampling = all_of([(c, base_of(c, sampling)) for c in sampling], "sampling", FEW_METRICS)
     found.headline = headline([c for c in found.arms if c.cell.fraction == 1])
@@ -181,9 +181,7 @@ def _controls(found: Findings, of: Cell) -> str:
             "worse": "does better than T'",
             "not told apart": "is not told apart from T'",
         }[verdict(c.differences["accuracy"], ALL_METRICS["accuracy"])]
-        minus = "; AUROC ".join(
-            interval(c.differences[m]) for m in ("accuracy", "auroc") if m in c.differences
-        )
+        minus = "; AUROC ".join(interval(c.differences[m]) for m in FEW_METRICS if m in c.differences)
         said.append(f"{c.base.label} {word} ({title(c.cell.classifier)} {minus})")
     return "Controls, T' minus control: " + "; ".join(said) + "." if said else ""
 
@@ -203,12 +201,15 @@ def _few(found: Findings) -> list[str]:
                 f"{title(c.cell.classifier)} {word}, {points(d.mean)} points ({points(d.low)} to {points(d.high)}; "
                 f"{len(c.seeds)} seed{'s' * (len(c.seeds) > 1)}{held})"
             )
-        mean = overall([c for c, _ in rows])
+        compared = [c for c, _ in rows]
+        mean = overall(compared)
         if mean is not None:
-            each.append(f"mean over them ({_common([c for c, _ in rows])}) {interval(mean)}")
-        label, base = rows[0][0].cell.label, rows[0][0].base.label
-        text = f"With {share:.0%} of the training patients, {label} against {base}: {'; '.join(each)}."
-        said.append(f"{text} {_controls(found, rows[0][0].cell) or 'No control has been run.'}")
+            each.append(f"mean over them ({_common(compared)}) {interval(mean)}")
+        arm, base = compared[0].cell, compared[0].base
+        text = (
+            f"With {share:.0%} of the training patients, {arm.label} against {base.label}: {'; '.join(each)}."
+        )
+        said.append(f"{text} {_controls(found, arm) or 'No control has been run.'}")
     return said
 
 

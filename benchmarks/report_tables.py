@@ -171,16 +171,20 @@ def scarcity_table(found: Findings) -> Table:
         found.scarcity, key=lambda c: (c.cell.classifier, c.cell.fraction, c.cell.exchanges, c.cell.label)
     )
     for c in order:
-        row = _against(c, [title(c.cell.classifier), f"{c.cell.fraction:.0%}", c.cell.label])
+        d = c.differences
         table.rows.append(
             [
-                *row[:4],
+                title(c.cell.classifier),
+                f"{c.cell.fraction:.0%}",
+                c.cell.label,
+                str(len(c.seeds)),
                 " → ".join(f"{100 * _validation(of, c.seeds):.1f}" for of in (c.base, c.cell)),
                 percent(*c.base_mean["accuracy"]),
                 percent(*c.arm_mean["accuracy"]),
-                *row[4:6],
-                interval(c.differences.get("ece")),
-                row[6],
+                interval(d["accuracy"]),
+                interval(d.get("auroc")),
+                interval(d.get("ece")),
+                judged(d["accuracy"]),
                 _outside(c.cell),
             ]
         )

@@ -189,7 +189,7 @@ def test_known_differences_come_out(runs):
     assert set(columns) == set(headers)
     assert "better in 1 of 3 classifiers, worse in 1, not told apart in 1" in text
     assert "not met by these runs" in text
-    assert "T + X^ + classical is beaten (ResNet-18 +10.0" in text
+    assert "Controls, T' minus control: T + X^ + classical is beaten (ResNet-18 +10.0" in text
     assert "fewer than 5 seeds: ResNet-18 3, VGG-11 3, Tiulpin 1" in text
     assert "DenseNet-201, Antony, Siamese-GAP, SSPE-ViT" in text
 
@@ -233,7 +233,7 @@ def test_few_labels_have_their_controls(runs):
         runs.add("resnet18", ONLINE, 0.7, seed, study="scarcity", fraction=0.1)
     found = runs.found()
     rows = re.findall(
-        r"\| ResNet-18 \| 10% \| (T.*?) \| 2 \| \d.* → .*? \| \d.*? \| .*? \| (\S+) ",
+        r"\| ResNet-18 \| 10% \| (T.*?) \| 2 \| [\d.]+ → [\d.]+ \| [^|]+ \| [^|]+ \| (\S+) ",
         markdown(found, "runs.jsonl"),
     )
     assert rows == [("T + X^ + classical", "+5.0"), (ONLINE, "+10.0")]

@@ -16,6 +16,8 @@ from typing import Any, Literal
 
 from kecae_aug.model import PRESETS
 
+Precision = Literal["32-true", "bf16-mixed"]  # of a training, by Lightning Fabric's names
+
 CONFIGS = ("paper", "default", "tiny")
 
 
@@ -189,7 +191,7 @@ class RunConfig:
     devices: int = 1
     num_nodes: int = 1
     strategy: str = "auto"
-    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    precision: Precision = "32-true"
     checkpoint_every: int = 200
     log_every: int = 10
     samples_every: int = 500

@@ -18,7 +18,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, get_args
 
 import torch
 import torch.nn.functional as F
@@ -30,6 +30,7 @@ from tqdm import trange
 from kecae_aug._files import save_tensors
 from kecae_training.adversarial import l2_attack, radius_at
 from kecae_training.augment import augment
+from kecae_training.config import Precision
 from kecae_training.networks import build, stages
 
 FORMAT = "kecae-guide-1"
@@ -76,14 +77,14 @@ class GuideConfig:
     adversarial_radius: float = 0.0
     adversarial_steps: int = 2
     init: Path | None = None
-    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    precision: Precision = "32-true"
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.adversarial_radius) and self.adversarial_radius >= 0):
             raise ValueError(f"adversarial_radius={self.adversarial_radius}: accepted are 0 (off) and above")
         if self.adversarial_steps < 1:
             raise ValueError(f"adversarial_steps={self.adversarial_steps}: accepted are 1 and above")
-        if self.precision not in ("32-true", "bf16-mixed"):
+        if self.precision not in get_args(Precision):
             raise ValueError(f"precision={self.precision!r}: accepted are '32-true' and 'bf16-mixed'")
 
 
