@@ -22,6 +22,7 @@ Run = tuple[int, int | None]  # seed, fold
 CLASSICAL = " + classical"
 CONTROLS = ("T + X^", "T + X' same grade", "T + shuffled X'", "T + real")
 EXCHANGED = ("T'", "paper")  # how the arms that are T' begin
+INSIDE = "trained inside T"  # weights that know no label beside those of a share of the patients
 
 
 @dataclass
@@ -90,7 +91,9 @@ def cells(lines: Iterable[Line]) -> list[Cell]:
         fold = line.get("fold")
         settings, weights = dict(line["settings"]), line.get("weights") or {}
         variant = {**line.get("options", {}), "N": line.get("n_pairs")}
-        if fold is None:
+        if fold is None and line["fraction"] < 1 and weights.get("patients_outside_T") == 0:
+            variant["weights"] = INSIDE  # each seed draws patients, and has weights, of its own
+        elif fold is None:
             variant["weights"] = weights.get("name") and f"{weights['name']} ({weights['sha256'][:6]})"
         else:  # every fold has data and cross-fitted weights of its own
             settings.pop("data", None)
@@ -105,7 +108,7 @@ def cells(lines: Iterable[Line]) -> list[Cell]:
 def base_of(cell: Cell, among: Sequence[Cell], arm: str | None = None) -> Cell | None:
     """The cell of another arm that differs in nothing else: by default T, with classical augmentation if it has it.
 
-    Of several (two sets of options of a control) the one with the most options, then runs, in common.
+    A control is of the same weights. Of several (two sets of options) the one with the most options, then runs, in common.
     """
     wanted = (arm or "T") + (CLASSICAL if cell.classical else "")
     if cell.arm == "T" + CLASSICAL and arm is None:
@@ -117,6 +120,7 @@ def base_of(cell: Cell, among: Sequence[Cell], arm: str | None = None) -> Cell |
         and (other.study, other.classifier, other.arm, other.fraction)
         == (cell.study, cell.classifier, wanted, cell.fraction)
         and other.settings == cell.settings
+        and other.variant.get("weights") in (None, cell.variant.get("weights"))
         and other.runs.keys() & cell.runs.keys()
     ]
 

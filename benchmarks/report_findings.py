@@ -9,7 +9,7 @@ from pathlib import Path
 from classifiers import CLASSIFIERS, TABLE_2
 from paired import ALL_METRICS, Difference
 from report_compare import Comparison, PairingError, compare, overall
-from report_data import CLASSICAL, CONTROLS, Cell, Line, base_of, cells
+from report_data import CLASSICAL, CONTROLS, INSIDE, Cell, Line, base_of, cells
 from report_format import interval, p_value
 from significance import ALPHA, holm, points, verdict
 from study.plan import FRACTIONS
@@ -33,7 +33,8 @@ class Findings:
         arms: every arm of the main study against its base.
         controls: every T' against the control arms, of all patients and of a share.
         scarcity: T', and its controls, against their base for each share of the patients.
-        few: of them one T' arm, a comparison for each classifier and share below all.
+        few: of them one T' arm, a comparison for each classifier and share below all; and the same of weights that
+            were trained inside the share.
         sampling: N pairs against none.
         problems: comparisons that could not be made, and why.
     """
@@ -88,7 +89,9 @@ def find(lines: list[Line], folder: Path, progress: Progress | None = None) -> F
     )
     found.sampling = all_of([(c, base_of(c, sampling)) for c in sampling], "sampling", FEW_METRICS)
     found.headline = headline([c for c in found.arms if c.cell.fraction == 1])
-    found.few = headline([c for c in found.scarcity if c.cell.fraction < 1])
+    below = [c for c in found.scarcity if c.cell.fraction < 1]
+    inside = [c for c in below if c.cell.variant.get("weights") == INSIDE]
+    found.few = headline([c for c in below if c not in inside]) + headline(inside)
     found.adjusted = holm([c.differences["accuracy"].p for c in found.headline])
     found.mean = overall(found.headline)
     return found
@@ -190,8 +193,10 @@ def _few(found: Findings) -> list[str]:
     """The same question for each share of the training patients."""
     adjusted = holm([c.differences["accuracy"].p for c in found.few])
     said = []
-    for share in sorted({c.cell.fraction for c in found.few}):
-        rows = [(c, p) for c, p in zip(found.few, adjusted, strict=True) if c.cell.fraction == share]
+    groups = dict.fromkeys((c.cell.fraction, c.cell.label) for c in found.few)
+    for share, label in sorted(groups, key=lambda group: group[0]):
+        both = zip(found.few, adjusted, strict=True)
+        rows = [(c, p) for c, p in both if (c.cell.fraction, c.cell.label) == (share, label)]
         each = []
         for c, p in rows:
             d = c.differences["accuracy"]

@@ -9,7 +9,8 @@ r"""Does T' beat T? Classifiers on real knees alone, and with exchanged ones, on
     python benchmarks/t_vs_tprime.py --data DIR --folds 5 --weights W0 W1 W2 W3 W4 --weights-data OUT/fold-*
 
 Weights that know more patients than T bring labels in that T has not, which matters for label scarcity: `--fractions 0.1
---seeds 0 --export OUT` writes the folder to train weights inside it; each line says how many patients are outside.
+--seeds 0 --export OUT` writes the folder to train weights inside it; each line says how many patients are outside. Beside
+runs of W with `--test-unseen`: `--test-unseen W` with both commands, so that the same patients are drawn and tested.
 
 Weights that were trained on half of the patients: `--test-unseen` makes that half T and tests all others (but the
 validation patients), which are many more than DIR/val has, so that smaller differences are told.

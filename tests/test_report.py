@@ -4,6 +4,7 @@ import json
 import re
 import sys
 from html.parser import HTMLParser
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -264,6 +265,25 @@ def test_few_labels_are_answered_for_each_share(runs):
     )
     p = [c.differences["accuracy"].p for c in runs.found().few]
     assert f"p {p_value(min(holm(p)))} after Holm's correction" in tenth
+
+
+def test_weights_that_know_more_than_t_are_not_mixed_with_those_that_do_not(runs):
+    """Weights trained inside a seed's patients are one arm over seeds, answered apart, beside controls of such alone."""
+    arms = {"T + classical": 0.6, "T + shuffled X' + classical": 0.62, ONLINE: 0.7}
+    for seed, (arm, right) in product(range(2), arms.items()):
+        line = {"study": "scarcity", "fraction": 0.1}
+        hub = {"name": "hub", "sha256": "ab" * 32, "patients_outside_T": 90}
+        runs.add("vgg11", arm, right, seed, **line, weights=None if arm == "T + classical" else hub)
+        if arm == ONLINE:
+            own = {"name": f"seed-{seed}/weights", "sha256": f"{seed}" * 64, "patients_outside_T": 0}
+            runs.add("vgg11", arm, 0.55, seed, **line, weights=own)
+    first, second = answer(runs.found())[1:]
+    assert re.search(r"\(weights hub .*VGG-11 better, \+10\.0 .*; 2 seeds.* shuffled .* is beaten", first)
+    assert re.search(
+        r"\(weights trained inside T\) .*VGG-11 worse, -5\.0 .*; 2 seeds.*No control has been", second
+    )
+    rows = re.findall(r"\| 10% \| .*trained inside T\) \| 2 .*\| 0 \|", markdown(runs.found(), "runs.jsonl"))
+    assert len(rows) == 1
 
 
 def test_variants_are_told_apart_by_name(runs):

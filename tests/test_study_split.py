@@ -293,6 +293,21 @@ def test_weights_can_be_trained_inside_a_share_of_the_patients(phantoms, tmp_pat
     assert outside(ground, of[0.25])["patients_outside_T"] > 0
 
 
+def test_weights_trained_inside_a_share_keep_t_and_the_test_of_those_whose_patients_t_are(phantoms, tmp_path):
+    """With --test-unseen W: both weights are run beside the same T, and other weights may not know whom it tests."""
+    half = [p for p in ids(phantoms) if in_fold(p, 0, 2)]
+    hub = weights(tmp_path / "hub", images=len(half), split="train", folds=2, fold=0)
+    args = {"test_unseen": str(hub)}
+    (place,) = export(arguments(phantoms, hub, **args), None, [0.5], [0], tmp_path / "out")
+    own = weights(tmp_path / "own", images=len(ids(place)), split="train")
+    first = open_grounds(arguments(phantoms, hub, test_unseen=True), None, progress=False)[None]
+    second = open_grounds(arguments(phantoms, own, weights_data=[place], **args), None, progress=False)[None]
+    assert first.split == second.split
+    share = second.knees.of(fraction_of(second.knees, second.split.train, 0.5, 0))
+    assert outside(second, share) == {"patients": len(set(ids(place))), "patients_outside_T": 0}
+    assert outside(first, share)["patients_outside_T"] > 0
+
+
 def test_one_weights_folder_a_fold(phantoms, tmp_path):
     place = weights(tmp_path / "w", images=0, split="none")
     with pytest.raises(ValueError, match="1 given for 3 test sets"):

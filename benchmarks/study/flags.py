@@ -60,8 +60,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     data.add_argument("--validation-share", type=float, default=SHARE, help="of the training patients")
     data.add_argument(
         "--test-unseen",
-        action="store_true",
-        help="T is whom the weights were trained on, all others but validation patients are tested",
+        nargs="?",
+        const=True,
+        default=False,
+        metavar="W",
+        help="T is whom W (default: --weights) were trained on, all others but validation patients are tested",
     )
     run = parser.add_argument_group("protocol")
     run.add_argument(

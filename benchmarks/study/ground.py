@@ -81,7 +81,7 @@ def open_grounds(
     grounds: dict[int | None, Ground] = {}
     for fold, model, name in zip(numbers, models, args.weights, strict=True):
         seen = by_weights(model, name, [args.data, *args.weights_data], trust=args.trust_weights)
-        everybody = [seen, *(by_judge(judge, path) for path, judge in judges[fold].items())]
+        everybody = [seen, *(by_judge(judge, path) for path, judge in judges[fold].items()), *_halving(args)]
         split = _split(args, knees, test, everybody, fold, folds)
         grounds[fold] = Ground(knees, split, model, name, seen, judges[fold])
         told(grounds[fold])
@@ -105,6 +105,15 @@ def _split(
     if fold is None or folds is None:
         return fixed_split(knees, test, seen, share=share)
     return k_fold_split(knees, fold, folds, seen, share=share)
+
+
+def _halving(args: argparse.Namespace) -> list[Seen]:
+    """Whom the weights of ``--test-unseen`` were trained on, so that others, trained inside T, have the same T."""
+    if not args.test_unseen:
+        return []
+    name = args.weights[0] if args.test_unseen is True else args.test_unseen
+    folders = [args.data, *args.weights_data]
+    return [by_weights(load_weights(name), name, folders, trust=args.trust_weights)]
 
 
 def _judges(paths: Sequence[Path], fold: int | None, grades: Sequence[str]) -> dict[str, Guide]:
@@ -159,7 +168,7 @@ def export(
     knees, test = read_folder(args.data, [str(c) for c in model.config.classes], preparation)
     rows: dict[Path, Sequence[int]] = {}
     for fold in range(folds) if folds else [None]:
-        split = _split(args, knees, test, [], fold, folds)
+        split = _split(args, knees, test, _halving(args), fold, folds)
         place = out / ("fixed" if fold is None else f"fold-{fold}")
         for fraction, seed in product(fractions, seeds):
             part = place if fraction == 1 else place / f"{fraction:g}-seed-{seed}"
