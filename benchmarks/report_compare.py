@@ -135,7 +135,7 @@ def _shared(cell: Cell, base: Cell) -> tuple[list[int], list[int | None]]:
 def _judged(cell: Cell, seeds: Sequence[int], folds: Sequence[int | None], folder: Path) -> Judged:
     of_seed = []
     for seed in seeds:
-        parts = [_predictions(folder / cell.runs[seed, fold]["predictions"]) for fold in folds]
+        parts = [predictions(folder / cell.runs[seed, fold]["predictions"]) for fold in folds]
         of_seed.append([np.concatenate(of) for of in zip(*parts, strict=True)])
         same = all(np.array_equal(of_seed[0][i], of_seed[-1][i]) for i in range(3))
         if not same:
@@ -148,7 +148,7 @@ def _judged(cell: Cell, seeds: Sequence[int], folds: Sequence[int | None], folde
     return Judged([s[3] for s in of_seed], labels.astype(np.int64), patients.tolist(), fold_of)
 
 
-def _predictions(path: Path) -> tuple[NDArray[Any], ...]:
+def predictions(path: Path) -> tuple[NDArray[Any], ...]:
     """Files, patients, labels (N,), probabilities (N, K), sorted by file."""
     if not path.is_file():
         raise PairingError(f"{path}: not there; commit predictions with their lines, or run the study again")

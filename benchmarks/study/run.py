@@ -86,7 +86,7 @@ def identity(spec: RunSpec, ground: Ground, protocol: Protocol) -> dict[str, Any
             "classical": asdict(protocol.classical),
             "data": ground.fingerprints,
         },
-        "weights": _weights(ground) if arm.uses_weights else None,
+        "weights": weights_of(ground) if arm.uses_weights else None,
     }
 
 
@@ -182,7 +182,8 @@ def outside(ground: Ground, training: Knees) -> dict[str, int | None]:
     return {"patients": len(seen), "patients_outside_T": len(seen - set(training.patients))}
 
 
-def _weights(ground: Ground) -> dict[str, Any]:
+def weights_of(ground: Ground) -> dict[str, Any]:
+    """``name`` and ``sha256``, as a line has them."""
     if ground.model is None:
         raise ValueError("weights: this arm needs some (--weights)")
     sha256 = ground.model.metadata.get("weights", {}).get("sha256") or weights_sha256(ground.model)

@@ -1,0 +1,212 @@
+"""What the weights know of the grade without any exchange: a linear probe on hK, trained on T's labels alone.
+
+    python benchmarks/key_probe.py --data DIR --weights knee-kl02 --test-unseen --fractions 0.05 0.1 0.25 0.5 1
+
+A control of another kind than the arms of t_vs_tprime.py. Weights that were trained on more labels than T has carry some
+of them into X', but one can also read them where they are: encode T once, fit a line to hK. Where the probe is as good as
+T', the exchange was the long way round. And where a classifier on T' gains nothing over one on T once both are averaged
+with the probe, it had learned nothing from X' but what the probe says.
+
+Patients, seeds and test set are those of t_vs_tprime.py with the same flags; each share is compared with the runs in
+--results that have them, T + classical and T' online + classical, knee by knee.
+
+The probe: standardised, 64 principal components, logistic regression with equal weight of the grades, whose C the validation
+patients choose as they choose a network's checkpoint. Nothing of it is random but T. Appends a JSON line to
+benchmarks/results/key_probe.jsonl and prints it as a table.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.decomposition import PCA
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from tqdm import tqdm
+
+from kecae_aug import KECAE
+from kecae_aug.inference import FastKECAE
+from kecae_training.images import to_float
+from paired import ALL_METRICS, Difference, Labels, Scores, auroc, estimate
+from record import record
+from report_compare import predictions
+from report_data import Cell, cells, read
+from report_format import interval
+from study.flags import add_arguments
+from study.ground import Ground, open_grounds
+from study.loop import ending
+from study.plan import PAIR
+from study.run import outside, weights_of
+from study.split import fraction_of
+
+COMPONENTS = 64
+CS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+SHOWN = ("accuracy", "auroc", "ece")
+Floats = NDArray[np.float64]
+
+
+@torch.no_grad()
+def keys_of(model: KECAE, images: torch.Tensor) -> Floats:
+    """(N, D) hK of (N, 1, S, S) uint8 knees, prepared as the weights ask for it."""
+    fast = FastKECAE(model)
+    parts = [fast.encode_key(to_float(batch)).flatten(1) for batch in images.split(64)]
+    return torch.cat(parts).double().numpy()
+
+
+def probe(
+    train: tuple[Floats, Labels], validation: tuple[Floats, Labels], test: Floats
+) -> tuple[Scores, float]:
+    """Scores (N, K) of the test knees, and the C that did best on validation patients (AUROC)."""
+    x, y = train
+    components = min(COMPONENTS, x.shape[1], len(x) // 2)
+    features = make_pipeline(StandardScaler(), PCA(components, svd_solver="randomized", random_state=0)).fit(
+        x
+    )
+    known, held_out = features.transform(x), features.transform(validation[0])
+    fits = {c: LogisticRegression(C=c, class_weight="balanced", max_iter=5000).fit(known, y) for c in CS}
+    best = max(CS, key=lambda c: auroc(fits[c].predict_proba(held_out), validation[1]))
+    return fits[best].predict_proba(features.transform(test)), best
+
+
+@dataclass(frozen=True)
+class Tested:
+    """Probes of a share of the patients, by seed, and the test knees that they judged, sorted by file."""
+
+    scores: dict[int, Scores]
+    labels: Labels
+    patients: list[str]
+    files: list[str]
+
+    def minus(self, arm: dict[int, Scores], base: dict[int, Scores]) -> dict[str, Difference]:
+        """Over the seeds of ``arm``."""
+        a, b = list(arm.values()), [base[seed] for seed in arm]
+        return {m: estimate(a, b, self.labels, self.patients, ALL_METRICS[m]) for m in SHOWN}
+
+    def with_probe(self, of: dict[int, Scores]) -> dict[int, Scores]:
+        """Mean of both probabilities."""
+        return {seed: (scores + self.scores[seed]) / 2 for seed, scores in of.items()}
+
+
+def tested(
+    seeds: Sequence[int], ground: Ground, fraction: float, x: Floats
+) -> tuple[Tested, dict[int, float]]:
+    """The probes, and the C of each."""
+    knees, split = ground.knees, ground.split
+    labels, validation = knees.labels.numpy(), list(split.validation)
+    test = sorted(split.test, key=lambda row: knees.files[row])
+    scores, chosen = {}, {}
+    for seed in seeds:
+        rows = fraction_of(knees, split.train, fraction, seed)
+        scores[seed], chosen[seed] = probe(
+            (x[rows], labels[rows]), (x[validation], labels[validation]), x[test]
+        )
+    return Tested(
+        scores, labels[test], [knees.patients[i] for i in test], [knees.files[i] for i in test]
+    ), chosen
+
+
+def networks(args: argparse.Namespace, ground: Ground, fraction: float) -> dict[str, dict[str, Cell]]:
+    """T and T' of t_vs_tprime.py with these patients and, of T', these weights and no option changed, by classifier."""
+    known, found = weights_of(ground)["sha256"], dict[str, dict[str, Cell]]()
+    for cell in cells(read(args.results)) if args.results.exists() else []:
+        run = next(iter(cell.runs.values()))
+        weights, same = run.get("weights"), cell.settings.get("data") == ground.fingerprints
+        if (
+            cell.arm not in PAIR
+            or cell.fraction != fraction
+            or not same
+            or cell.settings["steps"] != args.steps
+        ):
+            continue
+        if weights and (weights["sha256"] != known or cell.variant["strength"] != [1.0, 1.0]):
+            continue
+        found.setdefault(cell.classifier, {})[cell.arm] = cell
+    return {name: of for name, of in found.items() if set(of) == set(PAIR)}
+
+
+def compared(of: dict[str, Cell], probes: Tested, args: argparse.Namespace) -> dict[str, Any]:
+    """T and T' of one classifier beside the probe, over the seeds that all have."""
+    seeds = [s for s in of[PAIR[1]].seeds if s in of[PAIR[0]].seeds and s in probes.scores]
+    if not seeds:
+        return {}
+    arms: list[dict[int, Scores]] = []
+    for cell in (of[arm] for arm in PAIR):
+        held = {
+            seed: predictions(args.results.parent / cell.runs[seed, None]["predictions"]) for seed in seeds
+        }
+        if any(files.tolist() != probes.files for files, *_ in held.values()):
+            raise ValueError(f"{cell.classifier}, {cell.label}: other test knees than these")
+        arms.append({seed: scores for seed, (*_, scores) in held.items()})
+    t, t_prime = arms
+    own = {seed: probes.scores[seed] for seed in seeds}
+    both = [probes.with_probe(arm) for arm in arms]
+    figures = {"probe": own, "T": t, "T'": t_prime, "T with probe": both[0], "T' with probe": both[1]}
+    return {
+        "seeds": seeds,
+        "figures": {name: _figures(list(scores.values()), probes.labels) for name, scores in figures.items()},
+        "T' - probe": _intervals(probes.minus(t_prime, own)),
+        "T' with probe - T with probe": _intervals(probes.minus(both[1], both[0])),
+        "T' with probe - probe": _intervals(probes.minus(both[1], own)),
+    }
+
+
+def _figures(scores: Sequence[Scores], labels: Labels) -> dict[str, float]:
+    return {m: round(float(np.mean([ALL_METRICS[m](s, labels) for s in scores])), 4) for m in SHOWN}
+
+
+def _intervals(of: dict[str, Difference]) -> dict[str, str]:
+    return {m: interval(d) for m, d in of.items()}
+
+
+def table(shares: Sequence[dict[str, Any]]) -> str:
+    """AUROC in percent and differences in points, as a Markdown table."""
+    minus = ("T' - probe", "T' with probe - T with probe", "T' with probe - probe")
+    lines = [f"| patients | classifier | seeds | T | T' | probe | {' | '.join(minus)} |", "|---" * 9 + "|"]
+    for share in shares:
+        for name, found in share["classifiers"].items():
+            figures = (f"{100 * found['figures'][of]['auroc']:.1f}" for of in ("T", "T'", "probe"))
+            cells = (f"{share['fraction']:.0%}", name, str(len(found["seeds"])), *figures)
+            lines.append("| " + " | ".join((*cells, *(found[of]["auroc"] for of in minus))) + " |")
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--fractions", type=float, nargs="+", default=[1.0], help="of the training patients")
+    add_arguments(parser)
+    args = parser.parse_args(argv)
+    with ending("key_probe"):
+        ground = open_grounds(args, None)[None]
+        assert ground.model is not None
+        x = keys_of(ground.model, ground.knees.images)
+        shares = []
+        for fraction in tqdm(args.fractions, desc="shares"):
+            probes, chosen = tested(args.seeds, ground, fraction, x)
+            training = ground.knees.of(fraction_of(ground.knees, ground.split.train, fraction, args.seeds[0]))
+            rivals = networks(args, ground, fraction)
+            beside = {name: compared(of, probes, args) for name, of in rivals.items()}
+            shares.append(
+                {
+                    "fraction": fraction,
+                    **outside(ground, training),
+                    "chosen_c": chosen,
+                    "probe": _figures(list(probes.scores.values()), probes.labels),
+                    "classifiers": {name: found for name, found in beside.items() if found},
+                }
+            )
+        record("key_probe", {"weights": ground.name, "seeds": args.seeds, "shares": shares})
+        print(table(shares))
+
+
+if __name__ == "__main__":
+    main()
