@@ -76,7 +76,7 @@ def probe(
 
 
 @dataclass(frozen=True)
-class Tested:
+class Probes:
     """Probes of a share of the patients, by seed, and the test knees that they judged, sorted by file."""
 
     scores: dict[int, Scores]
@@ -96,7 +96,7 @@ class Tested:
 
 def tested(
     seeds: Sequence[int], ground: Ground, fraction: float, x: Floats
-) -> tuple[Tested, dict[int, float]]:
+) -> tuple[Probes, dict[int, float]]:
     """The probes, and the C of each."""
     knees, split = ground.knees, ground.split
     labels, validation = knees.labels.numpy(), list(split.validation)
@@ -107,7 +107,7 @@ def tested(
         scores[seed], chosen[seed] = probe(
             (x[rows], labels[rows]), (x[validation], labels[validation]), x[test]
         )
-    return Tested(
+    return Probes(
         scores, labels[test], [knees.patients[i] for i in test], [knees.files[i] for i in test]
     ), chosen
 
@@ -131,7 +131,7 @@ def networks(args: argparse.Namespace, ground: Ground, fraction: float) -> dict[
     return {name: of for name, of in found.items() if set(of) == set(PAIR)}
 
 
-def compared(of: dict[str, Cell], probes: Tested, args: argparse.Namespace) -> dict[str, Any]:
+def compared(of: dict[str, Cell], probes: Probes, args: argparse.Namespace) -> dict[str, Any]:
     """T and T' of one classifier beside the probe, over the seeds that all have."""
     seeds = [s for s in of[PAIR[1]].seeds if s in of[PAIR[0]].seeds and s in probes.scores]
     if not seeds:

@@ -1,0 +1,88 @@
+"""benchmarks/key_probe.py: what is read from hK, and what a classifier on T' has beside it."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+
+import key_probe
+import t_vs_tprime
+from kecae_aug.data.phantom import write_phantoms
+from key_probe import Probes, probe
+from paired import auroc
+
+LABELS = np.tile([0, 1], 150)
+
+
+def latents(gap: float, seed: int) -> np.ndarray:
+    """(300, 200) noise, of which a fifth is ``gap`` higher for the second grade."""
+    x = np.random.default_rng(seed).normal(size=(len(LABELS), 200))
+    x[:, :40] += gap * LABELS[:, None]
+    return x
+
+
+@pytest.mark.parametrize(("gap", "low", "high"), [(2.0, 0.99, 1.0), (0.0, 0.4, 0.6)])
+def test_a_probe_reads_a_grade_that_is_there_and_none_that_is_not(gap, low, high):
+    train, validation, test = (latents(gap, seed) for seed in range(3))
+    scores, c = probe((train, LABELS), (validation, LABELS), test)
+    assert low <= auroc(scores, LABELS) <= high
+    assert c in key_probe.CS
+    again, _ = probe((train, LABELS), (validation, LABELS), test)
+    assert np.array_equal(scores, again)
+
+
+def test_only_what_the_probe_does_not_say_counts_beside_it():
+    """A T' that repeats the probe gains over a blind T, and nothing once both are averaged with the probe."""
+    rng = np.random.default_rng(0)
+
+    def scores(error):
+        score = np.clip(LABELS + error, 0.0, 1.0)
+        return np.stack([1 - score, score], 1)
+
+    said, other = (scores(rng.normal(scale=1.5, size=len(LABELS))) for _ in range(2))
+    blind = np.full((len(LABELS), 2), 0.5)
+    of = Probes({0: said}, LABELS, [str(i) for i in range(len(LABELS))], [])
+    t, repeats, knows = ({0: scores} for scores in (blind, said, other))
+    assert of.minus(repeats, t)["auroc"].low > 0.1
+    assert of.minus(of.with_probe(repeats), of.with_probe(t))["auroc"].mean == pytest.approx(0, abs=1e-9)
+    assert of.minus(of.with_probe(knows), of.with_probe(t))["auroc"].low > 0
+
+
+def test_runs_of_the_same_patients_and_weights_stand_beside_the_probe(tmp_path, monkeypatch, capsys):
+    """Both commands with the same flags; runs of another option, of other steps and of other shares do not count."""
+    data = write_phantoms(tmp_path / "d", train_patients=40, val_patients=12, image_size=64)
+    shared = [
+        "--data",
+        data,
+        "--weights",
+        "phantom",
+        "--trust-weights",
+        "--image-size",
+        64,
+        "--seeds",
+        0,
+        "--looks",
+        1,
+    ]
+    shared = [str(flag) for flag in (*shared, "--results", tmp_path / "runs.jsonl", "--work", tmp_path)]
+    pair = ["--arms", "T + classical", "T' online + classical", "--classifiers", "compact_vgg"]
+    t_vs_tprime.main([*shared, *pair, "--steps", "2"])
+    t_vs_tprime.main([*shared, *pair, "--steps", "2", "--strength", "1.5"])
+    t_vs_tprime.main([*shared, *pair, "--steps", "1"])
+    kept = []
+    monkeypatch.setattr(key_probe, "record", lambda name, figures: kept.append(figures))
+    key_probe.main([*shared, "--steps", "2", "--fractions", "0.5", "1"])
+    half, whole = kept[0]["shares"]
+    assert half["classifiers"] == {}
+    assert set(half["chosen_c"]) == {0}
+    assert half["probe"]["auroc"] > 0.6  # the bundled phantom weights know the grade
+    found = whole["classifiers"]["compact_vgg"]
+    assert found["seeds"] == [0]
+    assert found["figures"]["probe"] == whole["probe"]
+    difference = float(found["T' - probe"]["auroc"].split()[0])
+    by_figures = 100 * (found["figures"]["T'"]["auroc"] - whole["probe"]["auroc"])
+    assert difference == pytest.approx(by_figures, abs=0.06)
+    assert "| 100% | compact_vgg | 1 |" in capsys.readouterr().out
