@@ -9,6 +9,8 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+import section
+
 Line = dict[str, Any]
 HEADER = "# Ablation: what each term does\n"
 COLUMNS = {  # heading -> figures, joined by a slash; a column without any value is left out
@@ -33,13 +35,12 @@ def write_table(results: Path, doc: Path, study: str) -> None:
         print(f"{results}: not there, no table of {study}")
         return
     lines = [json.loads(text) for text in results.read_text().splitlines()]
-    opening, closing = f"<!-- ablation-{study} -->", f"<!-- /ablation-{study} -->"
+    name = f"ablation-{study}"
+    opening, closing = section.markers(name)
     text = doc.read_text() if doc.exists() else HEADER
     if opening not in text:
-        text += f"\n## {study.capitalize()}\n\n{opening}\n{closing}\n"
-    before, _, rest = text.partition(opening)
-    after = rest.partition(closing)[2]
-    doc.write_text(f"{before}{opening}\n{tables(lines)}\n{closing}{after}")
+        doc.write_text(f"{text}\n## {study.capitalize()}\n\n{opening}\n{closing}\n")
+    section.write(doc, name, tables(lines))
     print(f"{doc}: {len(lines)} runs of {study}")
 
 

@@ -12,7 +12,7 @@ Patients, seeds and test set are those of t_vs_tprime.py with the same flags; ea
 
 The probe: standardised, 64 principal components, logistic regression with equal weight of the grades, whose C the validation
 patients choose as they choose a network's checkpoint. Nothing of it is random but T. Appends a JSON line to
-benchmarks/results/key_probe.jsonl and prints it as a table.
+benchmarks/results/key_probe.jsonl; its table is printed, and with --doc written between that file's markers.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from tqdm import tqdm
 
+import section
 from kecae_aug import KECAE
 from kecae_aug.inference import FastKECAE
 from kecae_training.images import to_float
@@ -38,6 +40,7 @@ from paired import ALL_METRICS, Difference, Labels, Scores, auroc, estimate
 from record import record
 from report_compare import predictions
 from report_data import Cell, cells, read
+from report_findings import title
 from report_format import interval
 from study.flags import add_arguments
 from study.ground import Ground, open_grounds
@@ -48,6 +51,7 @@ from study.split import fraction_of
 
 COMPONENTS = 64
 CS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+SECTION = "key-probe"
 SHOWN = ("accuracy", "auroc", "ece")
 Floats = NDArray[np.float64]
 
@@ -154,6 +158,7 @@ def compared(of: dict[str, Cell], probes: Probes, args: argparse.Namespace) -> d
         "T' - probe": _intervals(probes.minus(t_prime, own)),
         "T' with probe - T with probe": _intervals(probes.minus(both[1], both[0])),
         "T' with probe - probe": _intervals(probes.minus(both[1], own)),
+        "T with probe - T": _intervals(probes.minus(both[0], t)),
     }
 
 
@@ -167,12 +172,12 @@ def _intervals(of: dict[str, Difference]) -> dict[str, str]:
 
 def table(shares: Sequence[dict[str, Any]]) -> str:
     """AUROC in percent and differences in points, as a Markdown table."""
-    minus = ("T' - probe", "T' with probe - T with probe", "T' with probe - probe")
-    lines = [f"| patients | classifier | seeds | T | T' | probe | {' | '.join(minus)} |", "|---" * 9 + "|"]
+    minus = ("T' - probe", "T with probe - T", "T' with probe - T with probe", "T' with probe - probe")
+    lines = [f"| patients | classifier | seeds | T | T' | probe | {' | '.join(minus)} |", "|---" * 10 + "|"]
     for share in shares:
         for name, found in share["classifiers"].items():
             figures = (f"{100 * found['figures'][of]['auroc']:.1f}" for of in ("T", "T'", "probe"))
-            cells = (f"{share['fraction']:.0%}", name, str(len(found["seeds"])), *figures)
+            cells = (f"{share['fraction']:.0%}", title(name), str(len(found["seeds"])), *figures)
             lines.append("| " + " | ".join((*cells, *(found[of]["auroc"] for of in minus))) + " |")
     return "\n".join(lines)
 
@@ -184,8 +189,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--fractions", type=float, nargs="+", default=[1.0], help="of the training patients")
     add_arguments(parser)
+    parser.add_argument("--doc", type=Path, help="Markdown file with the markers of the section key-probe")
     args = parser.parse_args(argv)
     with ending("key_probe"):
+        if args.doc:
+            section.around(args.doc, SECTION)
         ground = open_grounds(args, None)[None]
         assert ground.model is not None
         x = keys_of(ground.model, ground.knees.images)
@@ -206,6 +214,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             )
         record("key_probe", {"weights": ground.name, "seeds": args.seeds, "shares": shares})
         print(table(shares))
+        if args.doc:
+            section.write(args.doc, SECTION, table(shares))
 
 
 if __name__ == "__main__":

@@ -15,12 +15,13 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+import section
 from record import PROJECT
 from report_data import Cell, read
 from report_findings import answer, find
 from report_page import markdown, page
 
-OPENING, CLOSING = "<!-- benchmark -->", "<!-- /benchmark -->"
+SECTION = "benchmark"
 RESULTS = PROJECT / "benchmarks" / "results"
 
 
@@ -42,18 +43,14 @@ def report(runs: Path, out: Path, doc: Path | None) -> list[str]:
         )
     if out.exists() and "<title>Does T' beat T?</title>" not in out.read_text(errors="replace"):
         raise ValueError(f"{out}: is there and no report; nothing is overwritten, --page names another file")
-    text = doc.read_text() if doc is not None else ""
-    if doc is not None and not 0 <= text.find(OPENING) < text.find(CLOSING):
-        raise ValueError(
-            f"{doc}: accepted is a file with the lines {OPENING} and {CLOSING}; --doc none writes the page only"
-        )
+    if doc is not None:
+        section.around(doc, SECTION)  # now, and not after a minute of comparisons
     source = runs.relative_to(PROJECT).as_posix() if runs.is_relative_to(PROJECT) else runs.name
     found = find(read(runs), runs.parent, _bar)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(page(found, source))
     if doc is not None:
-        before, after = text.split(OPENING, 1)[0], text.split(CLOSING, 1)[1]
-        doc.write_text(f"{before}{OPENING}\n{markdown(found, source)}\n{CLOSING}{after}")
+        section.write(doc, SECTION, markdown(found, source))
     return answer(found)
 
 

@@ -85,4 +85,4 @@ def test_runs_of_the_same_patients_and_weights_stand_beside_the_probe(tmp_path, 
     difference = float(found["T' - probe"]["auroc"].split()[0])
     by_figures = 100 * (found["figures"]["T'"]["auroc"] - whole["probe"]["auroc"])
     assert difference == pytest.approx(by_figures, abs=0.06)
-    assert "| 100% | compact_vgg | 1 |" in capsys.readouterr().out
+    assert "| 100% | compact VGG | 1 |" in capsys.readouterr().out

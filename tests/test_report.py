@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import paired
 import report
 import report_figures as figures
+import section
 from classifiers import TABLE_2
 from report_compare import PairingError, compare
 from report_data import base_of, cells, read
@@ -24,6 +25,7 @@ from significance import holm
 
 ONLINE = "T' online + classical"
 EXCHANGE = {"strength": [1.0, 1.0], "detail": "host", "added": 16}
+OPENING, CLOSING = section.markers(report.SECTION)
 PATIENTS = 60
 
 
@@ -384,11 +386,11 @@ def test_report_writes_between_its_markers_only(runs, tmp_path):
     """Text around them stays, twice is as once."""
     runs.pair()
     doc, out = tmp_path / "doc.md", tmp_path / "new" / "page.html"
-    doc.write_text(f"# Title\n\nmine\n\n{report.OPENING}\nOUTDATED\n{report.CLOSING}\n\nalso mine\n")
+    doc.write_text(f"# Title\n\nmine\n\n{OPENING}\nOUTDATED\n{CLOSING}\n\nalso mine\n")
     report.report(runs.path, out, doc)
     once, text = doc.read_text(), out.read_text()
-    assert once.startswith(f"# Title\n\nmine\n\n{report.OPENING}\n### Answer")
-    assert once.endswith(f"{report.CLOSING}\n\nalso mine\n")
+    assert once.startswith(f"# Title\n\nmine\n\n{OPENING}\n### Answer")
+    assert once.endswith(f"{CLOSING}\n\nalso mine\n")
     assert "OUTDATED" not in once
     report.report(runs.path, out, doc)
     assert (doc.read_text(), out.read_text()) == (once, text)
@@ -427,4 +429,4 @@ def test_no_runs_at_all(tmp_path, capsys):
 
 def test_the_document_of_this_project_has_the_markers():
     text = (report.PROJECT / "docs" / "benchmark.md").read_text()
-    assert 0 < text.find(report.OPENING) < text.find(report.CLOSING)
+    assert 0 < text.find(OPENING) < text.find(CLOSING)
