@@ -1,0 +1,62 @@
+"""Very few labels, and weights that know more: read the grade where the weights keep it, in the key.
+
+    python examples/read_the_key.py --data ../shared/data/knee
+
+DIR holds train/<grade>/<patient><L|R>.png and val/<grade>/..., no patient of val known to the weights. Each knee is encoded
+once, and a logistic regression on hK is the classifier. How it compares with T and T' by the number of labelled
+patients: docs/benchmark.md, "What the weights know without an exchange". Needs scikit-learn.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import classification_report
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from torch.utils.data import DataLoader
+
+from kecae_aug import KECAE, load_weights
+from kecae_aug.data import Preparation, RadiographFolder, check_disjoint
+
+
+@torch.no_grad()
+def keys(model: KECAE, folder: RadiographFolder) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """(N, D) hK and (N,) class indices of a folder's knees."""
+    parts = [
+        (model.encode(images).key.flatten(1), labels) for images, labels in DataLoader(folder, batch_size=64)
+    ]
+    key, labels = (torch.cat(of).numpy() for of in zip(*parts, strict=True))
+    return key, labels
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--weights", default="knee-kl02", help="bundled name, folder or Hub id")
+    args = parser.parse_args()
+    model = load_weights(args.weights).eval()
+    prepare, grades = Preparation.of(model), [str(c) for c in model.config.classes]
+    train, val = (
+        RadiographFolder(args.data, s, grades=grades, preparation=prepare) for s in ("train", "val")
+    )
+    check_disjoint(train=train.patients, val=val.patients)
+    x, y = keys(model, train)
+    x_val, y_val = keys(model, val)
+    probe = make_pipeline(
+        StandardScaler(), LogisticRegression(C=1e-4, class_weight="balanced", max_iter=5000)
+    )
+    probe.fit(x, y)
+    print(f"{len(y)} labelled knees; of {len(y_val)} others:")
+    print(classification_report(y_val, probe.predict(x_val), target_names=[f"grade {g}" for g in grades]))
+
+
+if __name__ == "__main__":
+    main()
