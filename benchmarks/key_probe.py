@@ -6,7 +6,6 @@ A control of another kind than the arms of t_vs_tprime.py. Weights that were tra
 of them into X', but one can also read them where they are: encode T once, fit a line to hK. Where the probe is as good as
 T', the exchange was the long way round. And where a classifier on T' gains nothing over one on T once both are averaged
 with the probe, it had learned nothing from X' but what the probe says.
-
 Patients, seeds and test set are those of t_vs_tprime.py with the same flags; each share is compared with the runs in
 --results that have them, T + classical and T' online + classical, knee by knee.
 
@@ -26,6 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.special import softmax
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -94,8 +94,18 @@ class Probes:
         return {m: estimate(a, b, self.labels, self.patients, ALL_METRICS[m]) for m in SHOWN}
 
     def with_probe(self, of: dict[int, Scores]) -> dict[int, Scores]:
-        """Mean of both probabilities."""
-        return {seed: (scores + self.scores[seed]) / 2 for seed, scores in of.items()}
+        """Mean of both log-odds, brought to the same spread: else whoever is surer has the greater say."""
+        return {
+            seed: softmax(spread(scores) + spread(self.scores[seed]), axis=1) for seed, scores in of.items()
+        }
+
+
+def spread(scores: Scores) -> Scores:
+    """Logarithms of probabilities, without what all classes share, at a standard deviation of 1 over these knees."""
+    logs = np.log(np.maximum(scores, 1e-12))
+    logs -= logs.mean(1, keepdims=True)
+    found: Scores = logs / max(float(logs.std()), 1e-12)
+    return found
 
 
 def tested(
