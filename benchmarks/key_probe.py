@@ -127,7 +127,7 @@ def tested(
 
 
 def networks(args: argparse.Namespace, ground: Ground, fraction: float) -> dict[str, dict[str, Cell]]:
-    """T and T' of t_vs_tprime.py with these patients and, of T', these weights and no option changed, by classifier."""
+    """T and T' of t_vs_tprime.py with these patients and, of T', these weights and strength 1, by classifier."""
     known, found = weights_of(ground)["sha256"], dict[str, dict[str, Cell]]()
     for cell in cells(read(args.results)) if args.results.exists() else []:
         run = next(iter(cell.runs.values()))
@@ -141,7 +141,9 @@ def networks(args: argparse.Namespace, ground: Ground, fraction: float) -> dict[
             continue
         if weights and (weights["sha256"] != known or cell.variant["strength"] != [1.0, 1.0]):
             continue
-        found.setdefault(cell.classifier, {})[cell.arm] = cell
+        kept = found.setdefault(cell.classifier, {}).setdefault(cell.arm, cell)
+        if len(cell.runs) > len(kept.runs):  # of several numbers of X', the one that was run most
+            found[cell.classifier][cell.arm] = cell
     return {name: of for name, of in found.items() if set(of) == set(PAIR)}
 
 
