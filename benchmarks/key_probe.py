@@ -6,6 +6,7 @@ A control of another kind than the arms of t_vs_tprime.py. Weights that were tra
 of them into X', but one can also read them where they are: encode T once, fit a line to hK. Where the probe is as good as
 T', the exchange was the long way round. And where a classifier on T' gains nothing over one on T once both are averaged
 with the probe, it had learned nothing from X' but what the probe says.
+
 Patients, seeds and test set are those of t_vs_tprime.py with the same flags; each share is compared with the runs in
 --results that have them, T + classical and T' online + classical, knee by knee.
 
