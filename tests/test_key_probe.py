@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.special import softmax
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
@@ -35,11 +36,14 @@ def test_a_probe_reads_a_grade_that_is_there_and_none_that_is_not(gap, low, high
 
 
 def test_only_what_the_probe_does_not_say_counts_beside_it():
-    """A T' that repeats the probe gains over a blind T, and nothing once both are averaged with the probe."""
+    """A T' that repeats the probe gains over a blind T, and nothing once both are averaged with the probe.
+
+    However sure it is: a T of the same order and other confidence has the same say.
+    """
     rng = np.random.default_rng(0)
 
     def scores(error):
-        score = np.clip(LABELS + error, 0.0, 1.0)
+        score = 1 / (1 + np.exp(-2 * (LABELS - 0.5 + error)))
         return np.stack([1 - score, score], 1)
 
     said, other = (scores(rng.normal(scale=1.5, size=len(LABELS))) for _ in range(2))
@@ -47,7 +51,9 @@ def test_only_what_the_probe_does_not_say_counts_beside_it():
     of = Probes({0: said}, LABELS, [str(i) for i in range(len(LABELS))], [])
     t, repeats, knows = ({0: scores} for scores in (blind, said, other))
     assert of.minus(repeats, t)["auroc"].low > 0.1
-    assert of.minus(of.with_probe(repeats), of.with_probe(t))["auroc"].mean == pytest.approx(0, abs=1e-9)
+    assert of.minus(of.with_probe(repeats), of.with_probe(t))["auroc"].mean == pytest.approx(0, abs=1e-4)
+    surer = {0: softmax(2 * np.log(other), axis=1)}
+    assert of.minus(of.with_probe(surer), of.with_probe(knows))["auroc"].mean == pytest.approx(0, abs=1e-4)
     assert of.minus(of.with_probe(knows), of.with_probe(t))["auroc"].low > 0
 
 
