@@ -46,7 +46,7 @@ def test_only_what_the_probe_does_not_say_counts_beside_it():
         score = 1 / (1 + np.exp(-2 * (LABELS - 0.5 + error)))
         return np.stack([1 - score, score], 1)
 
-    said, other = (scores(rng.normal(scale=1.5, size=len(LABELS))) for _ in range(2))
+    said, other = (scores(rng.normal(scale=1.0, size=len(LABELS))) for _ in range(2))
     blind = np.full((len(LABELS), 2), 0.5)
     of = Probes({0: said}, LABELS, [str(i) for i in range(len(LABELS))], [])
     t, repeats, knows = ({0: scores} for scores in (blind, said, other))
