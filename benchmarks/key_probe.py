@@ -10,9 +10,10 @@ with the probe, it had learned nothing from X' but what the probe says.
 Patients, seeds and test set are those of t_vs_tprime.py with the same flags; each share is compared with the runs in
 --results that have them, T + classical and T' online + classical, knee by knee.
 
-The probe: standardised, 64 principal components, logistic regression with equal weight of the grades, whose C the validation
-patients choose as they choose a network's checkpoint. Nothing of it is random but T. Appends a JSON line to
-benchmarks/results/key_probe.jsonl; its table is printed, and with --doc written between that file's markers.
+The probe is the linear one of `kecae-aug evaluate` (standardised, 64 principal components, logistic regression with equal
+weight of the grades); its C is chosen by the validation patients, as a network's checkpoint is. Nothing of it is random
+but T. Appends a JSON line to benchmarks/results/key_probe.jsonl; its table is printed, and with --doc written between that
+file's markers.
 """
 
 from __future__ import annotations
@@ -27,16 +28,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.special import softmax
-from sklearn.decomposition import PCA
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.base import clone
 from tqdm import tqdm
 
 import section
 from kecae_aug import KECAE
 from kecae_aug.inference import FastKECAE
 from kecae_training.images import to_float
+from kecae_training.validity.probes import classifier
 from paired import ALL_METRICS, Difference, Labels, Scores, auroc, estimate
 from record import record
 from report_compare import predictions
@@ -50,7 +49,6 @@ from study.plan import PAIR
 from study.run import outside, weights_of
 from study.split import fraction_of
 
-COMPONENTS = 64
 CS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 SECTION = "key-probe"
 SHOWN = ("accuracy", "auroc", "ece")
@@ -70,12 +68,10 @@ def probe(
 ) -> tuple[Scores, float]:
     """Scores (N, K) of the test knees, and the C that did best on validation patients (AUROC)."""
     x, y = train
-    components = min(COMPONENTS, x.shape[1], len(x) // 2)
-    features = make_pipeline(StandardScaler(), PCA(components, svd_solver="randomized", random_state=0)).fit(
-        x
-    )
+    steps = classifier("linear", *x.shape)
+    features, line = steps[:-1].fit(x), steps[-1]
     known, held_out = features.transform(x), features.transform(validation[0])
-    fits = {c: LogisticRegression(C=c, class_weight="balanced", max_iter=5000).fit(known, y) for c in CS}
+    fits = {c: clone(line).set_params(C=c).fit(known, y) for c in CS}
     best = max(CS, key=lambda c: auroc(fits[c].predict_proba(held_out), validation[1]))
     return fits[best].predict_proba(features.transform(test)), best
 
@@ -127,24 +123,26 @@ def tested(
     ), chosen
 
 
-def networks(args: argparse.Namespace, ground: Ground, fraction: float) -> dict[str, dict[str, Cell]]:
+def networks(
+    among: Sequence[Cell], ground: Ground, fraction: float, steps: int
+) -> dict[str, dict[str, Cell]]:
     """T and T' of t_vs_tprime.py with these patients and, of T', these weights and strength 1, by classifier."""
-    known, found = weights_of(ground)["sha256"], dict[str, dict[str, Cell]]()
-    for cell in cells(read(args.results)) if args.results.exists() else []:
-        run = next(iter(cell.runs.values()))
-        weights, same = run.get("weights"), cell.settings.get("data") == ground.fingerprints
-        if (
-            cell.arm not in PAIR
-            or cell.fraction != fraction
-            or not same
-            or cell.settings["steps"] != args.steps
-        ):
-            continue
-        if weights and (weights["sha256"] != known or cell.variant["strength"] != [1.0, 1.0]):
-            continue
-        kept = found.setdefault(cell.classifier, {}).setdefault(cell.arm, cell)
-        if len(cell.runs) > len(kept.runs):  # of several numbers of X', the one that was run most
-            found[cell.classifier][cell.arm] = cell
+    known = weights_of(ground)["sha256"]
+
+    def fits(cell: Cell) -> bool:
+        weights = next(iter(cell.runs.values()))["weights"]
+        return (
+            cell.arm in PAIR
+            and (cell.fraction, cell.settings["steps"]) == (fraction, steps)
+            and cell.settings.get("data") == ground.fingerprints
+            and (not weights or (weights["sha256"], cell.variant["strength"]) == (known, [1.0, 1.0]))
+        )
+
+    found: dict[str, dict[str, Cell]] = {}
+    for cell in sorted(filter(fits, among), key=lambda cell: len(cell.runs)):
+        found.setdefault(cell.classifier, {})[cell.arm] = (
+            cell  # of several numbers of X', the one that was run most
+        )
     return {name: of for name, of in found.items() if set(of) == set(PAIR)}
 
 
@@ -210,11 +208,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         ground = open_grounds(args, None)[None]
         assert ground.model is not None
         x = keys_of(ground.model, ground.knees.images)
+        runs = cells(read(args.results))
         shares = []
         for fraction in tqdm(args.fractions, desc="shares"):
             probes, chosen = tested(args.seeds, ground, fraction, x)
             training = ground.knees.of(fraction_of(ground.knees, ground.split.train, fraction, args.seeds[0]))
-            rivals = networks(args, ground, fraction)
+            rivals = networks(runs, ground, fraction, args.steps)
             beside = {name: compared(of, probes, args) for name, of in rivals.items()}
             shares.append(
                 {

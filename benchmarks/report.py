@@ -44,7 +44,10 @@ def report(runs: Path, out: Path, doc: Path | None) -> list[str]:
     if out.exists() and "<title>Does T' beat T?</title>" not in out.read_text(errors="replace"):
         raise ValueError(f"{out}: is there and no report; nothing is overwritten, --page names another file")
     if doc is not None:
-        section.around(doc, SECTION)  # now, and not after a minute of comparisons
+        try:
+            section.around(doc, SECTION)  # now, and not after a minute of comparisons
+        except ValueError as error:
+            raise ValueError(f"{error}; --doc none writes the page only") from None
     source = runs.relative_to(PROJECT).as_posix() if runs.is_relative_to(PROJECT) else runs.name
     found = find(read(runs), runs.parent, _bar)
     out.parent.mkdir(parents=True, exist_ok=True)

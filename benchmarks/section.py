@@ -20,9 +20,7 @@ def around(doc: Path, name: str) -> tuple[str, str]:
     text = doc.read_text() if doc.exists() else ""
     start, end = text.find(opening), text.find(closing)
     if not 0 <= start < end:
-        raise ValueError(
-            f"{doc}: accepted is a file with the lines {opening} and {closing}; --doc none writes no document"
-        )
+        raise ValueError(f"{doc}: accepted is a file with the lines {opening} and {closing}")
     return text[: start + len(opening)], text[end:]
 
 

@@ -61,18 +61,8 @@ def test_runs_of_the_same_patients_and_weights_stand_beside_the_probe(tmp_path, 
     """Both commands with the same flags; runs of another option, of other steps and of other shares do not count."""
     data = write_phantoms(tmp_path / "d", train_patients=40, val_patients=12, image_size=64)
     shared = [
-        "--data",
-        data,
-        "--weights",
-        "phantom",
-        "--trust-weights",
-        "--image-size",
-        64,
-        "--seeds",
-        0,
-        "--looks",
-        1,
-    ]
+        "--data", data, "--weights", "phantom", "--trust-weights", "--image-size", 64, "--seeds", 0, "--looks", 1,
+    ]  # fmt: skip
     shared = [str(flag) for flag in (*shared, "--results", tmp_path / "runs.jsonl", "--work", tmp_path)]
     pair = ["--arms", "T + classical", "T' online + classical", "--classifiers", "compact_vgg"]
     t_vs_tprime.main([*shared, *pair, "--steps", "2"])

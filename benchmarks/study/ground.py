@@ -78,10 +78,11 @@ def open_grounds(
     judges = {fold: _judges(args.judges, fold, grades) for fold in numbers}
     preparation = replace(preparations.pop(), image_size=args.image_size)
     knees, test = read_folder(args.data, grades, preparation, progress=progress)
+    of_t = _halving(args) if args.test_unseen is not True else []  # of True, they are the weights themselves
     grounds: dict[int | None, Ground] = {}
     for fold, model, name in zip(numbers, models, args.weights, strict=True):
         seen = by_weights(model, name, [args.data, *args.weights_data], trust=args.trust_weights)
-        everybody = [seen, *(by_judge(judge, path) for path, judge in judges[fold].items()), *_halving(args)]
+        everybody = [seen, *(by_judge(judge, path) for path, judge in judges[fold].items()), *of_t]
         split = _split(args, knees, test, everybody, fold, folds)
         grounds[fold] = Ground(knees, split, model, name, seen, judges[fold])
         told(grounds[fold])
