@@ -112,7 +112,7 @@ def scarcity(found: Findings) -> str:
                 each = [100 * line["test"]["accuracy"] for line in cell.runs.values()]
                 left.plot([share * shift] * len(each), each, ".", color=colour, ms=3, alpha=0.6)
         left.set_ylabel("test accuracy, %")
-        left.legend(loc="lower right", frameon=False, fontsize=8)
+        figure.legend(loc="outside upper left", frameon=False, fontsize=8)
         for share, c in zip(shares, of, strict=True):
             _whisker(right, c.differences["accuracy"], share, upright=True)
         right.axhline(0, color=COLOURS["ink"], lw=1)
