@@ -7,6 +7,7 @@ benchmarks/report_compare.py compares two of them.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from classifiers import CLASSIFIERS
 from paired import ALL_METRICS, Log
 
 Line = dict[str, Any]
@@ -22,6 +24,7 @@ Run = tuple[int, int | None]  # seed, fold
 CLASSICAL = " + classical"
 CONTROLS = ("T + X^", "T + X' same grade", "T + shuffled X'", "T + real")
 EXCHANGED = ("T'", "paper")  # how the arms that are T' begin
+_OWN = ("batch_size", "optimiser", "lr", "weight_decay", "added")  # a recipe's, or of its batch
 INSIDE = "trained inside T"  # weights that know no label beside those of a share of the patients
 
 
@@ -139,21 +142,54 @@ def mean_sd(values: Sequence[float | None]) -> tuple[float, float]:
     return float(np.mean(known)), float(np.std(known, ddof=1)) if len(known) > 1 else float("nan")
 
 
+def usual(found: Sequence[Cell]) -> dict[str, Any]:
+    """What goes without saying of each option and setting that any one classifier has in several ways: what most runs have.
+
+    Of a recipe's settings, None: that it is the classifier's own, or an ``added`` of a third of the batch.
+    """
+    of_one = _grouped(found, lambda c: c.classifier).values()
+    keys = [key for key in _keys({**c.variant, **c.settings} for c in found) if key != "N"]
+    counted = {key: Counter[str]() for key in keys if any(_varies(key, among) for among in of_one)}
+    for key, counts in counted.items():
+        for cell in found:
+            if (value := _value(cell, key)) is not None:
+                counts[json.dumps(value)] += len(cell.runs)
+    most = {key: json.loads(counts.most_common(1)[0][0]) for key, counts in counted.items() if counts}
+    return most | {key: None for key in most if key in _OWN}
+
+
 def _label(found: Sequence[Cell]) -> None:
-    """Name every cell by its arm, N, and what cells of the same arm and any one classifier have differently."""
-    for (_, arm), among in _grouped(found, lambda c: (c.study, c.arm)).items():
-        of_one = _grouped(among, lambda c: c.classifier).values()
-        options = [k for k in _keys(c.variant for c in among) if any(_varies(k, c) for c in of_one)]
-        settings = [k for k in _keys(c.settings for c in among) if any(_varies(k, c) for c in of_one)]
-        for cell in among:
-            values = {
-                **{k: cell.variant.get(k) for k in options},
-                **{k: cell.settings.get(k) for k in settings},
-            }
-            if cell.variant.get("N"):
-                values = {"N": cell.variant["N"], **values}
-            told = ", ".join(f"{k} {_short(v)}" for k, v in values.items() if v is not None)
-            cell.label = f"{arm} ({told})" if told else arm
+    """Name every cell by its arm, N, and what is not usual of it."""
+    without_saying = usual(found)
+    for cell in found:
+        told = {"N": cell.variant.get("N")}
+        for key, value in without_saying.items():
+            own = _own(cell, key) if value is None else value
+            told[key] = _value(cell, key) if _value(cell, key) != own else None
+        if told.get("data"):
+            told["data"] = _tested(cell)
+        texts = [
+            f"{key.replace('_', ' ')} {short(value)}" for key, value in told.items() if value is not None
+        ]
+        cell.label = f"{cell.arm} ({', '.join(texts)})" if texts else cell.arm
+
+
+def _value(cell: Cell, key: str) -> Any:
+    return {**cell.settings, **cell.variant}.get(key)
+
+
+def _own(cell: Cell, key: str) -> Any:
+    """What the classifier's recipe, or a third of its batch, would be; the cell's own value where that is not known."""
+    if key == "added":
+        batch = cell.settings.get("batch_size")
+        return max(1, batch // 3) if batch else _value(cell, key)
+    known = CLASSIFIERS.get(cell.classifier)
+    return getattr(known.recipe, key) if known else _value(cell, key)
+
+
+def _tested(cell: Cell) -> str:
+    counts = next(iter(cell.runs.values())).get("counts", {}).get("test")
+    return f"with {counts['images']:,} test knees" if counts else "other than most"
 
 
 def _grouped(found: Iterable[Cell], by: Callable[[Cell], Any]) -> dict[Any, list[Cell]]:
@@ -168,13 +204,14 @@ def _keys(of: Iterable[dict[str, Any]]) -> list[str]:
 
 
 def _varies(key: str, among: Sequence[Cell]) -> bool:
-    values = [{**c.settings, **c.variant}.get(key) for c in among]
+    values = [value for c in among if (value := _value(c, key)) is not None]
     return any(value != values[0] for value in values)
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
+    """An option's value, in a name."""
     if isinstance(value, list):
-        return "-".join(dict.fromkeys(map(_short, value)))
+        return "-".join(dict.fromkeys(map(short, value)))
     if isinstance(value, dict):
         return json.dumps(value, sort_keys=True)
     return (

@@ -204,7 +204,7 @@ def _few(found: Findings) -> list[str]:
             held = f", p {p_value(p)} after Holm's correction" if word != "not told apart" else ""
             each.append(
                 f"{title(c.cell.classifier)} {word}, {points(d.mean)} points ({points(d.low)} to {points(d.high)}; "
-                f"{len(c.seeds)} seed{'s' * (len(c.seeds) > 1)}{held})"
+                f"{len(c.seeds)} seed{'s' * (len(c.seeds) > 1) or ': of two networks, not of two arms'}{held})"
             )
         compared = [c for c, _ in rows]
         mean = overall(compared)

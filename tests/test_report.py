@@ -280,7 +280,7 @@ def test_weights_that_know_more_than_t_are_not_mixed_with_those_that_do_not(runs
             own = {"name": f"seed-{seed}/weights", "sha256": f"{seed}" * 64, "patients_outside_T": 0}
             runs.add("vgg11", arm, 0.55, seed, **line, weights=own)
     first, second = answer(runs.found())[1:]
-    assert re.search(r"\(weights hub .*VGG-11 better, \+10\.0 .*; 2 seeds.* shuffled .* is beaten", first)
+    assert re.search(r"classical against .*VGG-11 better, \+10\.0 .*; 2 seeds.* shuffled .* is beaten", first)
     assert re.search(
         r"\(weights trained inside T\) .*VGG-11 worse, -5\.0 .*; 2 seeds.*No control has been", second
     )
@@ -289,17 +289,36 @@ def test_weights_that_know_more_than_t_are_not_mixed_with_those_that_do_not(runs
 
 
 def test_variants_are_told_apart_by_name(runs):
-    """Two strengths of one arm are two rows, and the other classifiers' rows carry the strength too."""
+    """Two strengths of one arm are two rows; only the rarer one is named, and what goes without saying is said once."""
     runs.pair("resnet18", 0.05)
     runs.pair("vgg11", 0.05)
     for seed in range(3):
         runs.add("resnet18", ONLINE, 0.8, seed, options={**EXCHANGE, "strength": [1.5, 1.5]})
     labels = {(c.classifier, c.label) for c in runs.found().cells if c.exchanges}
     assert labels == {
-        ("resnet18", f"{ONLINE} (strength 1)"),
+        ("resnet18", ONLINE),
         ("resnet18", f"{ONLINE} (strength 1.5)"),
-        ("vgg11", f"{ONLINE} (strength 1)"),
+        ("vgg11", ONLINE),
     }  # fmt: skip
+    assert "Where an arm's name says nothing else: strength 1." in markdown(runs.found(), "runs.jsonl")
+
+
+def test_a_smaller_batch_has_a_smaller_third(runs):
+    """The classifier's own batch and a third of it go without saying; another batch is named, its third is not."""
+    for batch, added in ((32, 10), (8, 2), (8, 5)):
+        settings = {"image_size": 128, "steps": 500, "batch_size": batch}
+        runs.add(arm=ONLINE, settings=settings, options={**EXCHANGE, "added": added})
+    assert [c.label for c in runs.found().cells] == [
+        ONLINE, f"{ONLINE} (batch size 8)", f"{ONLINE} (added 5, batch size 8)"
+    ]  # fmt: skip
+
+
+def test_other_test_knees_are_named(runs):
+    """Cells that were tested on other knees are told apart without their fingerprints in a name."""
+    runs.add(arm="T", seed=0)
+    runs.add(arm="T", seed=1)
+    runs.add(arm="T", settings={"image_size": 128, "steps": 500, "data": {"test": "ef"}}, rows=range(20))
+    assert [c.label for c in runs.found().cells] == ["T", "T (data with 20 test knees)"]
 
 
 def test_only_equal_settings_are_compared(runs):
