@@ -63,6 +63,11 @@ class Cell:
         return self.arm.endswith(CLASSICAL)
 
     @property
+    def shown(self) -> int:
+        """Real knees in a training, each as often as it came; 0 where that is not known."""
+        return int(self.settings.get("steps", 0) * self.settings.get("batch_size", 0))
+
+    @property
     def seeds(self) -> list[int]:
         """In order."""
         return sorted({seed for seed, _ in self.runs})

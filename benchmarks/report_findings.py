@@ -163,9 +163,34 @@ def answer(found: Findings) -> list[str]:
         "The paper's claim (all seven gain, the largest by 2 points; here also an interval above 0, of two seeds or more, "
         f"for three) is {'met, if no control explains it:' if reached else 'not met by these runs.'}"
     )
+    sentences += _longer(found)
     controls = _controls(found, rows[0].cell)
     none = "No control arm has been run beside it: a gain could be of blur, noise or larger batches."
     return [*sentences, controls or none, *_few(found)]
+
+
+def by_length(found: Findings) -> list[Comparison]:
+    """T' against T where one classifier was trained on several numbers of real knees, by classifier and that number."""
+    rows = [c for c in found.arms if c.cell.exchanges and c.cell.fraction == 1 and c.cell.shown]
+    numbers: dict[str, set[int]] = {}
+    for c in rows:
+        numbers.setdefault(c.cell.classifier, set()).add(c.cell.shown)
+    several = [c for c in rows if len(numbers[c.cell.classifier]) > 1]
+    return sorted(several, key=lambda c: (title(c.cell.classifier), c.cell.shown, c.cell.label))
+
+
+def _longer(found: Findings) -> list[str]:
+    """What is left of the headline's differences where the same classifiers were shown more real knees."""
+    base = found.headline[0].cell
+    said = [
+        f"{title(c.cell.classifier)} after {c.cell.shown:,} ({c.cell.label}; {len(c.seeds)} seed{'s' * (len(c.seeds) > 1)}) "
+        f"{interval(c.differences['accuracy'])}"
+        for c in by_length(found)
+        if c.cell.arm == base.arm and c.cell.shown > base.shown
+    ]
+    return (
+        [f"That is after {base.shown:,} real knees. After more, accuracy: {'; '.join(said)}."] if said else []
+    )
 
 
 def _common(rows: Sequence[Comparison]) -> str:

@@ -163,6 +163,7 @@ def _sections(found: Findings) -> list[tuple[str, str, str]]:
     arms = [figures.forest_of_arms(found, name) for name in tables.with_all_arms(found)]
     arms += [table.html() for table in tables.all_arms(found)]
     controls = tables.control_table(found).html() if found.controls else ""
+    lengths = tables.length_table(found)
     scarce = figures.scarcity(found) + tables.scarcity_table(found).html() if found.scarcity else ""
     sizes = figures.sampling(found) + tables.sampling_table(found).html() if found.of("sampling") else ""
     gone = [*missing(found), *found.problems]
@@ -170,6 +171,7 @@ def _sections(found: Findings) -> list[tuple[str, str, str]]:
         ("classifiers", "Every classifier", first),
         ("controls", "Is it the exchange?", controls),
         ("arms", "All arms", "".join(arms)),
+        ("length", "Length of training", lengths.html() if lengths.rows else ""),
         ("scarcity", "Few labels", scarce),
         ("sampling", "How many exchanged knees", sizes),
         ("missing", "Not there", _list(gone)),
@@ -179,6 +181,8 @@ def _sections(found: Findings) -> list[tuple[str, str, str]]:
 def _more(found: Findings) -> list[Table]:
     found_tables = [tables.control_table(found)] if found.controls else []
     found_tables += tables.all_arms(found)
+    lengths = tables.length_table(found)
+    found_tables += [lengths] if lengths.rows else []
     found_tables += [tables.scarcity_table(found)] if found.scarcity else []
     return found_tables + ([tables.sampling_table(found)] if found.of("sampling") else [])
 

@@ -8,7 +8,7 @@ from classifiers import CLASSIFIERS
 from paired import ALL_METRICS
 from report_compare import Comparison
 from report_data import Cell, mean_sd
-from report_findings import Findings, title
+from report_findings import Findings, by_length, title
 from report_format import NAMES, Table, interval, judged, p_value, percent
 from significance import holm, sentence
 
@@ -140,6 +140,24 @@ def control_table(found: Findings) -> Table:
     for c in found.controls:
         names = [title(c.cell.classifier), f"{c.cell.fraction:.0%}", c.cell.label, c.base.label]
         table.rows.append(_against(c, names))
+    return table
+
+
+def length_table(found: Findings) -> Table:
+    """Whether a gain outlasts the training."""
+    table = Table(
+        "Length of training",
+        "T' against T by how many real knees a training has shown (steps times batch, each knee as often as it came), of "
+        "classifiers that were trained for several lengths on all training patients. Accuracy of the test patients in "
+        "percent, mean ± SD over runs; differences in points. A gain that longer training takes away was speed.",
+        ["classifier", "real knees", "arm", "seeds", "T", "with it", "accuracy", "AUROC", "verdict"],
+        heads=3,
+    )
+    for c in by_length(found):
+        names = [title(c.cell.classifier), f"{c.cell.shown:,}", c.cell.label]
+        row = _against(c, names)
+        row[4:4] = [percent(*c.base_mean["accuracy"]), percent(*c.arm_mean["accuracy"])]
+        table.rows.append(row)
     return table
 
 

@@ -313,6 +313,22 @@ def test_a_smaller_batch_has_a_smaller_third(runs):
     ]  # fmt: skip
 
 
+def test_a_gain_is_followed_through_longer_training(runs):
+    """Most classifiers were trained briefly here; where one of them was trained longer, the answer says what is left."""
+    short, long = ({"image_size": 128, "steps": steps, "batch_size": 8} for steps in (500, 4000))
+    for name in ("resnet18", "vgg11"):
+        runs.pair(name, 0.1, settings=short)
+    runs.pair("vgg11", -0.05, settings=long)
+    found = runs.found()
+    after = next(text for text in answer(found) if text.startswith("That is after 4,000 real knees."))
+    assert "VGG-11 after 32,000" in after
+    assert "-5.0 (" in after
+    assert "ResNet" not in after
+    rows = re.findall(r"\| VGG-11 \| ([\d,]+) \| T'", markdown(found, "runs.jsonl"))
+    assert rows == ["4,000", "32,000"]
+    assert "Length of training" in page(found, "runs.jsonl")
+
+
 def test_other_test_knees_are_named(runs):
     """Cells that were tested on other knees are told apart without their fingerprints in a name."""
     runs.add(arm="T", seed=0)
