@@ -7,8 +7,8 @@ of them into X', but one can also read them where they are: encode T once, fit a
 T', the exchange was the long way round. And where a classifier on T' gains nothing over one on T once both are averaged
 with the probe, it had learned nothing from X' but what the probe says.
 
-Patients, seeds and test set are those of t_vs_tprime.py with the same flags; each share is compared with the runs in
---results that have them, T + classical and T' online + classical, knee by knee.
+Patients, seeds and test set are those of t_vs_tprime.py with the same flags; each share is compared with the runs of
+T + classical and T' online + classical that those flags make, as far as --results has them, knee by knee.
 
 The probe is the linear one of `kecae-aug evaluate` (standardised, 64 principal components, logistic regression with equal
 weight of the grades); its C is chosen by the validation patients, as a network's checkpoint is. Nothing of it is random
@@ -21,6 +21,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from sklearn.base import clone
 from tqdm import tqdm
 
 import section
+from classifiers import CLASSIFIERS
 from kecae_aug import KECAE
 from kecae_aug.inference import FastKECAE
 from kecae_training.images import to_float
@@ -39,14 +41,14 @@ from kecae_training.validity.probes import classifier
 from paired import ALL_METRICS, Difference, Labels, Scores, auroc, estimate
 from record import record
 from report_compare import predictions
-from report_data import Cell, cells, read
+from report_data import Line, read
 from report_findings import title
-from report_format import interval
-from study.flags import add_arguments
+from report_format import spanned
+from study.flags import add_arguments, options_of, protocol_of
 from study.ground import Ground, open_grounds
 from study.loop import ending
-from study.plan import PAIR
-from study.run import outside, weights_of
+from study.plan import PAIR, RunSpec
+from study.run import id_of, identity, outside
 from study.split import fraction_of
 
 CS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
@@ -124,61 +126,55 @@ def tested(
 
 
 def networks(
-    among: Sequence[Cell], ground: Ground, fraction: float, steps: int
-) -> dict[str, dict[str, Cell]]:
-    """T and T' of t_vs_tprime.py with these patients and, of T', these weights and strength 1, by classifier."""
-    known = weights_of(ground)["sha256"]
-
-    def fits(cell: Cell) -> bool:
-        weights = next(iter(cell.runs.values()))["weights"]
-        return (
-            cell.arm in PAIR
-            and (cell.fraction, cell.settings["steps"]) == (fraction, steps)
-            and cell.settings.get("data") == ground.fingerprints
-            and (not weights or (weights["sha256"], cell.variant["strength"]) == (known, [1.0, 1.0]))
-        )
-
-    found: dict[str, dict[str, Cell]] = {}
-    for cell in sorted(filter(fits, among), key=lambda cell: len(cell.runs)):
-        found.setdefault(cell.classifier, {})[cell.arm] = (
-            cell  # of several numbers of X', the one that was run most
-        )
-    return {name: of for name, of in found.items() if set(of) == set(PAIR)}
+    lines: dict[str, Line], ground: Ground, fraction: float, args: argparse.Namespace
+) -> dict[str, dict[str, dict[int, Line]]]:
+    """By classifier and arm the runs of T and T' that t_vs_tprime.py makes with these flags, of the seeds that both have."""
+    protocol, options = protocol_of(args), options_of(args)
+    found = {}
+    for name in CLASSIFIERS:
+        arms: dict[str, dict[int, Line]] = {arm: {} for arm in PAIR}
+        for arm, seed in product(PAIR, args.seeds):
+            spec = RunSpec("main", name, arm, seed, fraction=fraction, options=options)
+            line = lines.get(id_of(identity(spec, ground, protocol)))
+            arms[arm] |= {seed: line} if line else {}
+        both = [seed for seed in args.seeds if all(seed in of for of in arms.values())]
+        if both:
+            found[name] = {arm: {seed: of[seed] for seed in both} for arm, of in arms.items()}
+    return found
 
 
-def compared(of: dict[str, Cell], probes: Probes, args: argparse.Namespace) -> dict[str, Any]:
-    """T and T' of one classifier beside the probe, over the seeds that all have."""
-    seeds = [s for s in of[PAIR[1]].seeds if s in of[PAIR[0]].seeds and s in probes.scores]
-    if not seeds:
-        return {}
+def compared(of: dict[str, dict[int, Line]], probes: Probes, folder: Path) -> dict[str, Any]:
+    """T and T' of one classifier beside the probe."""
     arms: list[dict[int, Scores]] = []
-    for cell in (of[arm] for arm in PAIR):
-        held = {
-            seed: predictions(args.results.parent / cell.runs[seed, None]["predictions"]) for seed in seeds
-        }
+    for runs in of.values():
+        held = {seed: predictions(folder / line["predictions"]) for seed, line in runs.items()}
         if any(files.tolist() != probes.files for files, *_ in held.values()):
-            raise ValueError(f"{cell.classifier}, {cell.label}: other test knees than these")
+            raise ValueError(
+                f"{[line['id'] for line in runs.values()]}: predictions of other test knees than these"
+            )
         arms.append({seed: scores for seed, (*_, scores) in held.items()})
     t, t_prime = arms
-    own = {seed: probes.scores[seed] for seed in seeds}
+    own = {seed: probes.scores[seed] for seed in t}
     both = [probes.with_probe(arm) for arm in arms]
     figures = {"probe": own, "T": t, "T'": t_prime, "T with probe": both[0], "T' with probe": both[1]}
+    differences = {
+        "T' - probe": probes.minus(t_prime, own),
+        "T' with probe - T with probe": probes.minus(both[1], both[0]),
+        "T' with probe - probe": probes.minus(both[1], own),
+        "T with probe - T": probes.minus(both[0], t),
+    }
     return {
-        "seeds": seeds,
+        "seeds": list(t),
         "figures": {name: _figures(list(scores.values()), probes.labels) for name, scores in figures.items()},
-        "T' - probe": _intervals(probes.minus(t_prime, own)),
-        "T' with probe - T with probe": _intervals(probes.minus(both[1], both[0])),
-        "T' with probe - probe": _intervals(probes.minus(both[1], own)),
-        "T with probe - T": _intervals(probes.minus(both[0], t)),
+        "differences": {
+            name: {m: [round(x, 5) for x in (d.mean, d.low, d.high)] for m, d in by.items()}
+            for name, by in differences.items()
+        },
     }
 
 
 def _figures(scores: Sequence[Scores], labels: Labels) -> dict[str, float]:
     return {m: round(float(np.mean([ALL_METRICS[m](s, labels) for s in scores])), 4) for m in SHOWN}
-
-
-def _intervals(of: dict[str, Difference]) -> dict[str, str]:
-    return {m: interval(d) for m, d in of.items()}
 
 
 def table(shares: Sequence[dict[str, Any]]) -> str:
@@ -189,7 +185,8 @@ def table(shares: Sequence[dict[str, Any]]) -> str:
         for name, found in share["classifiers"].items():
             figures = (f"{100 * found['figures'][of]['auroc']:.1f}" for of in ("T", "T'", "probe"))
             cells = (f"{share['fraction']:.0%}", title(name), str(len(found["seeds"])), *figures)
-            lines.append("| " + " | ".join((*cells, *(found[of]["auroc"] for of in minus))) + " |")
+            differences = (spanned(*found["differences"][of]["auroc"]) for of in minus)
+            lines.append("| " + " | ".join((*cells, *differences)) + " |")
     return "\n".join(lines)
 
 
@@ -208,20 +205,21 @@ def main(argv: Sequence[str] | None = None) -> None:
         ground = open_grounds(args, None)[None]
         assert ground.model is not None
         x = keys_of(ground.model, ground.knees.images)
-        runs = cells(read(args.results))
+        lines = {line["id"]: line for line in read(args.results)}
         shares = []
         for fraction in tqdm(args.fractions, desc="shares"):
             probes, chosen = tested(args.seeds, ground, fraction, x)
             training = ground.knees.of(fraction_of(ground.knees, ground.split.train, fraction, args.seeds[0]))
-            rivals = networks(runs, ground, fraction, args.steps)
-            beside = {name: compared(of, probes, args) for name, of in rivals.items()}
+            rivals = networks(lines, ground, fraction, args)
             shares.append(
                 {
                     "fraction": fraction,
                     **outside(ground, training),
                     "chosen_c": chosen,
                     "probe": _figures(list(probes.scores.values()), probes.labels),
-                    "classifiers": {name: found for name, found in beside.items() if found},
+                    "classifiers": {
+                        name: compared(of, probes, args.results.parent) for name, of in rivals.items()
+                    },
                 }
             )
         record("key_probe", {"weights": ground.name, "seeds": args.seeds, "shares": shares})

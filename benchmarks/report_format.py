@@ -72,7 +72,12 @@ def percent(mean: float, sd: float) -> str:
 
 def interval(d: Difference | None) -> str:
     """Points, with the 95 % interval."""
-    return f"{points(d.mean)} ({points(d.low)} to {points(d.high)})" if d is not None else "-"
+    return spanned(d.mean, d.low, d.high) if d is not None else "-"
+
+
+def spanned(mean: float, low: float, high: float) -> str:
+    """Shares as points, a mean and its interval."""
+    return f"{points(mean)} ({points(low)} to {points(high)})"
 
 
 def p_value(p: float) -> str:
