@@ -18,14 +18,17 @@ import numpy as np
 
 from classifiers import CLASSIFIERS
 from paired import ALL_METRICS, Log
+from study.options import ExchangeOptions
 
 Line = dict[str, Any]
 Run = tuple[int, int | None]  # seed, fold
 CLASSICAL = " + classical"
 CONTROLS = ("T + X^", "T + X' same grade", "T + shuffled X'", "T + real")
 EXCHANGED = ("T'", "paper")  # how the arms that are T' begin
-_OWN = ("batch_size", "optimiser", "lr", "weight_decay", "added")  # a recipe's, or of its batch
 INSIDE = "trained inside T"  # weights that know no label beside those of a share of the patients
+OWN = dict.fromkeys(("batch_size", "optimiser", "lr", "weight_decay"), "of the recipe") | {
+    "added": "a third of the batch"
+}
 
 
 @dataclass
@@ -150,7 +153,7 @@ def mean_sd(values: Sequence[float | None]) -> tuple[float, float]:
 def usual(found: Sequence[Cell]) -> dict[str, Any]:
     """What goes without saying of each option and setting that any one classifier has in several ways: what most runs have.
 
-    Of a recipe's settings, None: that it is the classifier's own, or an ``added`` of a third of the batch.
+    Of what every classifier has its own of, None; :data:`OWN` says in words what that is.
     """
     of_one = _grouped(found, lambda c: c.classifier).values()
     keys = [key for key in _keys({**c.variant, **c.settings} for c in found) if key != "N"]
@@ -160,7 +163,7 @@ def usual(found: Sequence[Cell]) -> dict[str, Any]:
             if (value := _value(cell, key)) is not None:
                 counts[json.dumps(value)] += len(cell.runs)
     most = {key: json.loads(counts.most_common(1)[0][0]) for key, counts in counted.items() if counts}
-    return most | {key: None for key in most if key in _OWN}
+    return most | {key: None for key in most if key in OWN}
 
 
 def _label(found: Sequence[Cell]) -> None:
@@ -184,10 +187,10 @@ def _value(cell: Cell, key: str) -> Any:
 
 
 def _own(cell: Cell, key: str) -> Any:
-    """What the classifier's recipe, or a third of its batch, would be; the cell's own value where that is not known."""
+    """What :data:`OWN` is for this classifier; the cell's value where that is not known."""
     if key == "added":
         batch = cell.settings.get("batch_size")
-        return max(1, batch // 3) if batch else _value(cell, key)
+        return ExchangeOptions().beside(batch) if batch else _value(cell, key)
     known = CLASSIFIERS.get(cell.classifier)
     return getattr(known.recipe, key) if known else _value(cell, key)
 

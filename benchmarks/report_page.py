@@ -7,7 +7,7 @@ from html import escape
 
 import report_figures as figures
 import report_tables as tables
-from report_data import short, usual
+from report_data import OWN, short, usual
 from report_findings import Findings, answer, missing, title
 from report_format import Table
 
@@ -46,7 +46,6 @@ dt { font-weight: 600; margin-top: .5rem; } dd { margin: 0 0 0 1.2rem; max-width
 footer { margin-top: 2.5rem; border-top: 1px solid var(--rule); font-size: .88rem; color: var(--muted); }
 """
 
-OWN = {"added": "a third of the batch"}
 WORDS = {  # what a newcomer asks
     "T, T'": "the training set of real knees, and the same with exchanged knees X' added: a knee that was given "
     "the grade of another one.",
@@ -132,7 +131,7 @@ def _unsaid(found: Findings) -> list[str]:
     """What the arms' names leave out."""
     most = {key: value for key, value in usual(found.cells).items() if key != "data"}
     texts = [
-        f"{key.replace('_', ' ')} {OWN.get(key, 'of the recipe') if value is None else short(value)}"
+        f"{key.replace('_', ' ')} {OWN[key] if value is None else short(value)}"
         for key, value in most.items()
     ]
     return [f"Where an arm's name says nothing else: {', '.join(texts)}."] if texts else []

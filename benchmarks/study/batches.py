@@ -84,7 +84,7 @@ class Batches:
     def __post_init__(self) -> None:
         self._rows = BalancedRows(self.knees.members, self.seed, "real")
         self._k = len(self.knees.classes)
-        self.per_step = min(self.options.added or max(1, self.size // 3), self.size)
+        self.per_step = self.options.beside(self.size)
         self._until = math.ceil(self.options.early * self.steps)
         self._prime: KeyExchangeDataset | None = None
         self._make = self._maker()

@@ -67,6 +67,10 @@ class ExchangeOptions:
         low, high = self.strength
         return float(low), float(high)
 
+    def beside(self, batch: int) -> int:
+        """X' beside a batch of so many real knees."""
+        return min(self.added or max(1, batch // 3), batch)
+
     def used_by(self, added: str) -> dict[str, Any]:
         """What plays a part in an arm that adds ``added``: two runs that differ in the rest only are the same run."""
         values = asdict(self)

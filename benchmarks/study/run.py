@@ -62,7 +62,7 @@ def identity(spec: RunSpec, ground: Ground, protocol: Protocol) -> dict[str, Any
     arm, recipe = ARMS[spec.arm], protocol.recipe(spec.classifier)
     options = spec.options.used_by(arm.added)
     if "added" in options and options.get("p") is None:
-        options["added"] = min(options["added"] or max(1, recipe.batch_size // 3), recipe.batch_size)
+        options["added"] = spec.options.beside(recipe.batch_size)
     if arm.added == "gate" or options.get("labels") == "judges":
         options["judges"] = sorted(weights_sha256(judge)[:12] for judge in ground.judges.values())
     return {
