@@ -17,7 +17,7 @@ from paired import ALL_METRICS, Difference
 from report_compare import Comparison
 from report_data import Cell
 from report_findings import Findings, title
-from significance import verdict
+from significance import of_seeds, verdict
 
 # drawn in colours that nothing else has, and written as the page's own
 COLOURS = {"ink": "#010203", "muted": "#040506", "rule": "#070809", "better": "#0a0b0c", "worse": "#0d0e0f"}
@@ -54,7 +54,9 @@ def forest_of_classifiers(found: Findings) -> str:
     for c in found.headline:
         spec = CLASSIFIERS.get(c.cell.classifier)
         paper = (spec.paper[1] - spec.paper[0]) / 100 if spec and spec.paper else None
-        rows.append(Row(title(c.cell.classifier) + _seeds(c), c.differences["accuracy"], paper))
+        rows.append(
+            Row(f"{title(c.cell.classifier)} ({of_seeds(len(c.seeds))})", c.differences["accuracy"], paper)
+        )
     if found.mean is not None:
         rows.append(Row("mean over classifiers", found.mean, strong=True))
     c = found.headline[0]
@@ -203,10 +205,6 @@ def _whisker(axes: Any, d: Difference, at: float, upright: bool = False, strong:
     for across, along, mark in marks:
         x, y = (across, along) if upright else (along, across)
         axes.plot(x, y, mark, color=colour, ms=3.5 if mark == "." else 6, lw=2.4 if strong else 1.6)
-
-
-def _seeds(c: Comparison) -> str:
-    return f" ({len(c.seeds)} seed{'s' * (len(c.seeds) > 1)})"
 
 
 def _figure(draw: Any, name: str, caption: str) -> str:

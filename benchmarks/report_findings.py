@@ -11,7 +11,7 @@ from paired import ALL_METRICS, Difference
 from report_compare import Comparison, PairingError, compare, overall
 from report_data import CLASSICAL, CONTROLS, INSIDE, Cell, Line, base_of, cells
 from report_format import interval, p_value
-from significance import ALPHA, holm, points, verdict
+from significance import ALPHA, holm, of_seeds, points, verdict
 from study.plan import FRACTIONS
 
 SEEDS = 5  # of the main comparison (issue 5)
@@ -183,7 +183,7 @@ def _longer(found: Findings) -> list[str]:
     """What is left of the headline's differences where the same classifiers were shown more real knees."""
     base = found.headline[0].cell
     said = [
-        f"{title(c.cell.classifier)} after {c.cell.shown:,} ({c.cell.label}; {len(c.seeds)} seed{'s' * (len(c.seeds) > 1)}) "
+        f"{title(c.cell.classifier)} after {c.cell.shown:,} ({c.cell.label}; {of_seeds(len(c.seeds))}) "
         f"{interval(c.differences['accuracy'])}"
         for c in by_length(found)
         if c.cell.arm == base.arm and c.cell.shown > base.shown
@@ -229,7 +229,7 @@ def _few(found: Findings) -> list[str]:
             held = f", p {p_value(p)} after Holm's correction" if word != "not told apart" else ""
             each.append(
                 f"{title(c.cell.classifier)} {word}, {points(d.mean)} points ({points(d.low)} to {points(d.high)}; "
-                f"{len(c.seeds)} seed{'s' * (len(c.seeds) > 1) or ': of two networks, not of two arms'}{held})"
+                f"{of_seeds(len(c.seeds))}{': of two networks, not of two arms' * (len(c.seeds) == 1)}{held})"
             )
         compared = [c for c, _ in rows]
         mean = overall(compared)

@@ -122,7 +122,7 @@ def sentence(
     said = verdict(found, metric)
     text = (
         f"{said.capitalize()}: {points(found.mean)} points of {name} (95 % interval {points(found.low)} to "
-        f"{points(found.high)}; {seeds} seed{'s' * (seeds > 1)}, {found.patients} patients)"
+        f"{points(found.high)}; {of_seeds(seeds)}, {found.patients} patients)"
     )
     if seeds == 1:
         text += ", for this one seed: how much seeds differ is not in the interval"
@@ -152,6 +152,11 @@ def points(value: float) -> str:
     """A share as percentage points with its sign: one digit, and as many more as it takes to see on which side of 0."""
     digits = next((n for n in (1, 2, 3) if round(100 * value, n)), 1)
     return f"{round(100 * value, digits) + 0.0:+.{digits}f}"
+
+
+def of_seeds(number: int) -> str:
+    """How many seeds, in words."""
+    return f"{number} seed{'s' * (number > 1)}"
 
 
 def rounded(count: int) -> int:
