@@ -151,13 +151,14 @@ def mean_sd(values: Sequence[float | None]) -> tuple[float, float]:
 
 
 def usual(found: Sequence[Cell]) -> dict[str, Any]:
-    """What goes without saying of each option and setting that any one classifier has in several ways: what most runs have.
+    """What goes without saying: what most runs have, of options of X' and of settings that vary within a classifier.
 
     Of what every classifier has its own of, None; :data:`OWN` says in words what that is.
     """
     of_one = _grouped(found, lambda c: c.classifier).values()
     keys = [key for key in _keys({**c.variant, **c.settings} for c in found) if key != "N"]
-    counted = {key: Counter[str]() for key in keys if any(_varies(key, among) for among in of_one)}
+    options = {key for cell in found for key in cell.variant}
+    counted = {key: Counter[str]() for key in keys if key in options or any(_varies(key, c) for c in of_one)}
     for key, counts in counted.items():
         for cell in found:
             if (value := _value(cell, key)) is not None:

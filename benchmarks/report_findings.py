@@ -10,7 +10,7 @@ from classifiers import CLASSIFIERS, TABLE_2
 from paired import ALL_METRICS, Difference
 from report_compare import Comparison, PairingError, compare, overall
 from report_data import CLASSICAL, CONTROLS, INSIDE, Cell, Line, base_of, cells
-from report_format import interval, p_value
+from report_format import NAMES, interval, p_value
 from significance import ALPHA, holm, of_seeds, points, verdict
 from study.plan import FRACTIONS
 
@@ -131,10 +131,13 @@ def answer(found: Findings) -> list[str]:
     largest = max(rows, key=lambda c: c.differences["accuracy"].mean)
     n, label = len(rows), rows[0].cell.label
     some = f"{n} classifier{'s' * (n > 1)}"
+    shown = rows[0].cell.shown
     sentences = [
-        f"{label} against {rows[0].base.label}, accuracy: better in {counts['better']} of {some}, worse in "
+        (f"After {shown:,} real knees, " if shown else "")
+        + f"{label} against {rows[0].base.label}, accuracy: better in {counts['better']} of {some}, worse in "
         f"{counts['worse']}, not told apart in {counts['not told apart']}"
-        + (f" (better after Holm's correction: {held})." if n > 1 else ".")
+        + (f" (better after Holm's correction: {held})." if n > 1 else "."),
+        *_longer(found),
     ]
     once = sum(len(d.by_seed) == 1 for d in accuracies)
     if once:
@@ -163,7 +166,6 @@ def answer(found: Findings) -> list[str]:
         "The paper's claim (all seven gain, the largest by 2 points; here also an interval above 0, of two seeds or more, "
         f"for three) is {'met, if no control explains it:' if reached else 'not met by these runs.'}"
     )
-    sentences += _longer(found)
     controls = _controls(found, rows[0].cell)
     none = "No control arm has been run beside it: a gain could be of blur, noise or larger batches."
     return [*sentences, controls or none, *_few(found)]
@@ -188,9 +190,7 @@ def _longer(found: Findings) -> list[str]:
         for c in by_length(found)
         if c.cell.arm == base.arm and c.cell.shown > base.shown
     ]
-    return (
-        [f"That is after {base.shown:,} real knees. After more, accuracy: {'; '.join(said)}."] if said else []
-    )
+    return [f"After more real knees, accuracy: {'; '.join(said)}."] if said else []
 
 
 def _common(rows: Sequence[Comparison]) -> str:
@@ -199,19 +199,30 @@ def _common(rows: Sequence[Comparison]) -> str:
 
 
 def _controls(found: Findings, of: Cell) -> str:
-    """Whether a control does as well as this arm with this share of the patients, whatever the classifier."""
+    """Which controls this arm is ahead of with this share of the patients, by classifier and metric."""
+    rows = [c for c in found.controls if (c.cell.label, c.cell.fraction) == (of.label, of.fraction)]
     said = []
-    for c in found.controls:
-        if (c.cell.label, c.cell.fraction) != (of.label, of.fraction):
-            continue
-        word = {
-            "better": "is beaten",
-            "worse": "does better than T'",
-            "not told apart": "is not told apart from T'",
-        }[verdict(c.differences["accuracy"], ALL_METRICS["accuracy"])]
-        minus = "; AUROC ".join(interval(c.differences[m]) for m in FEW_METRICS if m in c.differences)
-        said.append(f"{c.base.label} {word} ({title(c.cell.classifier)} {minus})")
-    return "Controls, T' minus control: " + "; ".join(said) + "." if said else ""
+    for classifier in dict.fromkeys(c.cell.classifier for c in rows):
+        own = [c for c in rows if c.cell.classifier == classifier]
+        said.append(f"{title(classifier)}, " + "; ".join(_against(own, metric) for metric in FEW_METRICS))
+    return f"Controls, T' minus control. {'. '.join(said)}." if said else ""
+
+
+def _against(rows: Sequence[Comparison], metric: str) -> str:
+    """One classifier's T' beside its controls: which it is ahead of, which not, and by how many points."""
+    by_verdict: dict[str, list[Comparison]] = {}
+    for c in rows:
+        by_verdict.setdefault(verdict(c.differences[metric], ALL_METRICS[metric]), []).append(c)
+    parts = []
+    for said, word in (
+        ("better", "ahead of"),
+        ("not told apart", "not told apart from"),
+        ("worse", "behind"),
+    ):
+        those = by_verdict.get(said, [])
+        each = (f"{c.base.arm.removesuffix(CLASSICAL)} ({interval(c.differences[metric])})" for c in those)
+        parts += [f"{word} {', '.join(each)}"] if those else []
+    return f"{NAMES[metric]} {', '.join(parts)}"
 
 
 def _few(found: Findings) -> list[str]:

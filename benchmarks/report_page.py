@@ -122,7 +122,7 @@ def setting(found: Findings) -> list[str]:
     )
     return [
         f"Measured on {'; '.join(where)}; the same real knees and as many optimiser steps in both "
-        "arms; the test patients chose nothing.",
+        "arms; the checkpoint of each was chosen by validation patients.",
         *_unsaid(found),
     ]
 

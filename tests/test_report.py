@@ -192,7 +192,7 @@ def test_known_differences_come_out(runs):
     assert set(columns) == set(headers)
     assert "better in 1 of 3 classifiers, worse in 1, not told apart in 1" in text
     assert "not met by these runs" in text
-    assert "Controls, T' minus control: T + X^ + classical is beaten (ResNet-18 +10.0" in text
+    assert "Controls, T' minus control. ResNet-18, accuracy ahead of T + X^ (+10.0 (" in text
     assert "fewer than 5 seeds: ResNet-18 3, VGG-11 3, Tiulpin 1" in text
     assert "DenseNet-201, Antony, Siamese-GAP, SSPE-ViT" in text
 
@@ -244,7 +244,7 @@ def test_few_labels_have_their_controls(runs):
         ("T + X^ + classical", 0.05)
     ]
     assert "Label scarcity curve" in figures.scarcity(found)
-    assert "Controls, T' minus control: T + X^ + classical is beaten (ResNet-18 +5.0 (" in answer(found)[-1]
+    assert "Controls, T' minus control. ResNet-18, accuracy ahead of T + X^ (+5.0 (" in answer(found)[-1]
 
 
 def test_few_labels_are_answered_for_each_share(runs):
@@ -280,7 +280,9 @@ def test_weights_that_know_more_than_t_are_not_mixed_with_those_that_do_not(runs
             own = {"name": f"seed-{seed}/weights", "sha256": f"{seed}" * 64, "patients_outside_T": 0}
             runs.add("vgg11", arm, 0.55, seed, **line, weights=own)
     first, second = answer(runs.found())[1:]
-    assert re.search(r"classical against .*VGG-11 better, \+10\.0 .*; 2 seeds.* shuffled .* is beaten", first)
+    assert re.search(
+        r"classical against .*VGG-11 better, \+10\.0 .*; 2 seeds.*ahead of T \+ shuffled X'", first
+    )
     assert re.search(
         r"\(weights trained inside T\) .*VGG-11 worse, -5\.0 .*; 2 seeds.*No control has been", second
     )
@@ -300,7 +302,9 @@ def test_variants_are_told_apart_by_name(runs):
         ("resnet18", f"{ONLINE} (strength 1.5)"),
         ("vgg11", ONLINE),
     }  # fmt: skip
-    assert "Where an arm's name says nothing else: strength 1." in markdown(runs.found(), "runs.jsonl")
+    said = re.search(r"Where an arm's name says nothing else: (.*)\.\n", markdown(runs.found(), "runs.jsonl"))
+    assert said is not None
+    assert {"strength 1", "detail host", "added a third of the batch"} <= set(said[1].split(", "))
 
 
 def test_a_smaller_batch_has_a_smaller_third(runs):
@@ -320,7 +324,8 @@ def test_a_gain_is_followed_through_longer_training(runs):
         runs.pair(name, 0.1, settings=short)
     runs.pair("vgg11", -0.05, settings=long)
     found = runs.found()
-    after = next(text for text in answer(found) if text.startswith("That is after 4,000 real knees."))
+    after = next(text for text in answer(found) if text.startswith("After more real knees"))
+    assert answer(found)[0].startswith("After 4,000 real knees, T'")
     assert "VGG-11 after 32,000" in after
     assert "-5.0 (" in after
     assert "ResNet" not in after
