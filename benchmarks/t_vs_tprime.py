@@ -9,8 +9,8 @@ r"""Does T' beat T? Classifiers on real knees alone, and with exchanged ones, on
     python benchmarks/t_vs_tprime.py --data DIR --folds 5 --weights W0 W1 W2 W3 W4 --weights-data OUT/fold-*
 
 Weights that know more patients than T bring labels in that T has not, which matters for label scarcity: `--fractions 0.1
---seeds 0 --export OUT` writes the folder to train weights inside it; each line says how many patients are outside. Beside
-runs of W with `--test-unseen`: `--test-unseen W` with both commands, so that the same patients are drawn and tested.
+--seeds 0 --export OUT` writes the folder to train weights inside it; each line says how many patients are outside. To
+compare such weights with runs of W under `--test-unseen`, give `--test-unseen W` to export and run: both use W's patients.
 
 Weights that were trained on half of the patients: `--test-unseen` makes that half T and tests all others (but the
 validation patients), which are many more than DIR/val has, so that smaller differences are told.
@@ -64,7 +64,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--plan",
         choices=("flags", "budget", "all"),
         default="flags",
-        help="flags: all combinations of the flags; budget: that of issue 5; all: every arm of --classifiers",
+        help="flags: all combinations of the flags; budget: --classifiers at seed 0 in T and T', four at five seeds, "
+        "--one in all arms at three, and with few labels; all: every arm of --classifiers",
     )
     parser.add_argument("--one", default="resnet18", help="of --plan budget: the classifier of all arms")
     parser.add_argument("--folds", type=int, help="cross-validation over all images, instead of DIR/val")

@@ -93,7 +93,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--weights", default="knee-kl02", help="bundled name, folder or Hub id")
+    parser.add_argument(
+        "--weights", default="knee-kl02", help="of two grades: bundled name, folder or Hub id"
+    )
     parser.add_argument("--detail", default="decoder", choices=("decoder", "host"))
     parser.add_argument("--steps", type=int, default=400, help="optimiser steps of each arm")
     parser.add_argument("--batch-size", type=int, default=48, help="real knees a step")
@@ -108,6 +110,10 @@ def main() -> None:
     args = parser.parse_args()
 
     model = load_weights(args.weights)
+    if len(model.config.classes) != 2:
+        parser.error(
+            f"--weights {args.weights}: exchange {model.config.classes}; this loop compares two grades, as knee-kl02 has"
+        )
     prepare, grades = Preparation.of(model), list(model.config.classes)
     sets = {s: RadiographFolder(args.data, s, grades=grades, preparation=prepare) for s in ("train", "val")}
     check_disjoint(**{name: folder.patients for name, folder in sets.items()})

@@ -22,9 +22,9 @@ Parameters for two classes, and the multiplications (10^9) of one image's forwar
 | compact_densenet | 140,540 | 0.049 | 0.265 | compact.py, not in the paper |
 
 antony to sspe_vit have layers made for one size and resize the image to it, see views.py. Recipes marked ``ours`` were
-chosen by us and tuned by nobody; they are the same in every arm. The compact ones cost a tenth and learn more in the same
-steps from scratch, so they are what can be run often enough to tell a point or two. Guides of the weights may be of the
-same kind (of the bundled ones all but DenseNet).
+chosen by us and tuned by nobody; they are the same in every arm. The compact ones cost a fifth of the cheapest and
+learn more in the same steps from scratch, so they are what can be run often enough to tell a point or two. Guides of
+the weights may be of the same kind (of the bundled ones all but DenseNet).
 """
 
 from __future__ import annotations
