@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from kecae_aug.data.phantom import write_phantoms
 
@@ -58,6 +59,31 @@ def test_the_key_says_the_grade(tmp_path, monkeypatch, capsys):
     macro = re.search(r"macro avg +\S+ +(\S+)", out)  # mean recall; 0.5 is chance
     assert macro is not None
     assert float(macro[1]) > 0.65, out
+
+
+def test_the_plain_loop_wants_two_grades(tmp_path, monkeypatch, capsys):
+    """examples/existing_loop.py has a network of two logits: weights of five grades are refused, with a way out."""
+    argv = ["existing_loop.py", "--data", str(tmp_path), "--weights", "knee-kl04"]
+    monkeypatch.setattr(sys, "argv", argv)
+    with pytest.raises(SystemExit):
+        runpy.run_path(str(ROOT / "examples/existing_loop.py"), run_name="__main__")
+    assert (
+        "knee-kl04: exchange ('0', '1', '2', '3', '4'); this loop compares two grades"
+        in capsys.readouterr().err
+    )
+
+
+def test_the_line_of_the_readme():
+    """The first snippet, as it stands, adds about a third of the batch."""
+    code = re.search(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.S | re.M)
+    assert code is not None
+    knees = torch.rand(64, 1, 96, 96, generator=torch.Generator().manual_seed(0))
+    names = {"loader": [(knees, torch.arange(64) % 2)]}
+    torch.manual_seed(0)
+    exec(code[1], names)
+    images, labels = names["images"], names["labels"]
+    assert torch.equal(images[:64], knees)
+    assert 64 + 8 < len(images) == len(labels) < 64 + 35
 
 
 BLOCKS = re.findall(
