@@ -16,7 +16,7 @@ from classifiers import CLASSIFIERS
 from paired import ALL_METRICS, Difference
 from report_compare import Comparison
 from report_data import Cell
-from report_findings import Findings, title
+from report_findings import Findings, lengths, title
 from significance import of_seeds, verdict
 
 # drawn in colours that nothing else has, and written as the page's own
@@ -91,46 +91,29 @@ def scarcity(found: Findings) -> str:
         groups.setdefault((c.cell.classifier, c.cell.label), []).append(c)
     if not groups:
         return ""
-    (name, label), of = max(groups.items(), key=lambda item: len(item[1]))
+    (name, _), of = max(groups.items(), key=lambda item: len(item[1]))
     of = sorted(of, key=lambda c: c.cell.fraction)
 
-    def draw() -> Figure:
-        figure = Figure((WIDE, 3.3), layout="constrained")
-        left, right = figure.subplots(1, 2)
-        shares = np.array([100 * c.cell.fraction for c in of])
-        for cells, colour, text, shift in (
-            ([c.base for c in of], COLOURS["muted"], of[0].base.label, 0.98),
-            ([c.cell for c in of], SERIES["series-0"], label, 1.02),
-        ):
-            left.plot(
-                shares,
-                [100 * cell.test["accuracy"][0] for cell in cells],
-                "o-",
-                color=colour,
-                label=text,
-                ms=4,
-            )
-            for share, cell in zip(shares, cells, strict=True):
-                each = [100 * line["test"]["accuracy"] for line in cell.runs.values()]
-                left.plot([share * shift] * len(each), each, ".", color=colour, ms=3, alpha=0.6)
-        left.set_ylabel("test accuracy, %")
-        figure.legend(loc="outside upper left", frameon=False, fontsize=8)
-        for share, c in zip(shares, of, strict=True):
-            _whisker(right, c.differences["accuracy"], share, upright=True)
-        right.axhline(0, color=COLOURS["ink"], lw=1)
-        right.set_ylabel("T' − T, points of accuracy")
-        for axes in (left, right):
-            axes.set_xscale("log")
-            axes.set_xticks(shares, [f"{share:g}" for share in shares])
-            axes.minorticks_off()
-            axes.set_xlabel("share of the training patients, %")
-        return figure
-
+    shares = [100 * c.cell.fraction for c in of]
     return _figure(
-        draw,
+        lambda: _along(of, shares, [f"{share:g}" for share in shares], "share of the training patients, %"),
         "Label scarcity curve",
         f"{title(name)} by the share of the training patients. Left: mean (line) and runs (dots). Right: difference "
         "with its 95 % interval.",
+    )
+
+
+def length(found: Findings) -> str:
+    """Accuracy and gain by the real knees shown, of the classifier with the most lengths; of each length most seeds."""
+    name, of = max(lengths(found).items(), key=lambda item: len(item[1]), default=("", {}))
+    if not of:
+        return ""
+    shown = sorted(of)
+    return _figure(
+        lambda: _along([of[n] for n in shown], shown, [f"{n:,}" for n in shown], "real knees shown"),
+        "Length of training curve",
+        f"{title(name)} by how many real knees a training has shown; other settings may differ, see the table. Left: mean "
+        "(line) and runs (dots). Right: difference with its 95 % interval.",
     )
 
 
@@ -166,6 +149,36 @@ def sampling(found: Findings) -> str:
         f"{title(name)}, as the paper's Fig. 5: N exchanged pairs added to T. Mean over seeds, bands "
         "from the lowest to the highest.",
     )
+
+
+def _along(of: Sequence[Comparison], at: Sequence[float], ticks: Sequence[str], what: str) -> Figure:
+    """Test accuracy of T and T' along a logarithmic axis, and beside it what they differ by."""
+    figure = Figure((WIDE, 3.3), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    arms = [c.cell for c in of]
+    for cells, colour, shift in (
+        ([c.base for c in of], COLOURS["muted"], 0.98),
+        (arms, SERIES["series-0"], 1.02),
+    ):
+        one = len({cell.label for cell in cells}) == 1
+        text = cells[0].label if one else cells[0].arm
+        means = [100 * cell.test["accuracy"][0] for cell in cells]
+        left.plot(at, means, "o-", color=colour, label=text, ms=4)
+        for x, cell in zip(at, cells, strict=True):
+            each = [100 * line["test"]["accuracy"] for line in cell.runs.values()]
+            left.plot([x * shift] * len(each), each, ".", color=colour, ms=3, alpha=0.6)
+    left.set_ylabel("test accuracy, %")
+    figure.legend(loc="outside upper left", frameon=False, fontsize=8)
+    for x, c in zip(at, of, strict=True):
+        _whisker(right, c.differences["accuracy"], x, upright=True)
+    right.axhline(0, color=COLOURS["ink"], lw=1)
+    right.set_ylabel("T' − T, points of accuracy")
+    for axes in (left, right):
+        axes.set_xscale("log")
+        axes.set_xticks(at, ticks)
+        axes.minorticks_off()
+        axes.set_xlabel(what)
+    return figure
 
 
 def _curves(cell: Cell) -> Any:

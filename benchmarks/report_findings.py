@@ -181,15 +181,27 @@ def by_length(found: Findings) -> list[Comparison]:
     return sorted(several, key=lambda c: (title(c.cell.classifier), c.cell.shown, c.cell.label))
 
 
+def lengths(found: Findings) -> dict[str, dict[int, Comparison]]:
+    """By classifier and real knees shown, the headline's arm: with whatever options, of those the one with most seeds."""
+    best: dict[str, dict[int, Comparison]] = {}
+    for c in by_length(found):
+        if c.cell.arm == found.headline[0].cell.arm:
+            of_one = best.setdefault(c.cell.classifier, {})
+            there = of_one.setdefault(c.cell.shown, c)
+            of_one[c.cell.shown] = max(there, c, key=lambda one: len(one.seeds))
+    return best
+
+
 def _longer(found: Findings) -> list[str]:
     """What is left of the headline's differences where the same classifiers were shown more real knees."""
-    base = found.headline[0].cell
-    said = [
-        f"{title(c.cell.classifier)} after {c.cell.shown:,} ({c.cell.label}; {of_seeds(len(c.seeds))}) "
-        f"{interval(c.differences['accuracy'])}"
-        for c in by_length(found)
-        if c.cell.arm == base.arm and c.cell.shown > base.shown
-    ]
+    said = []
+    for classifier, of_one in lengths(found).items():
+        after = [
+            f"{shown:,} {interval(c.differences['accuracy'])} ({of_seeds(len(c.seeds))})"
+            for shown, c in sorted(of_one.items())
+            if shown > found.headline[0].cell.shown
+        ]
+        said += [f"{title(classifier)} after {', '.join(after)}"] if after else []
     return [f"After more real knees, accuracy: {'; '.join(said)}."] if said else []
 
 
@@ -220,7 +232,7 @@ def _against(rows: Sequence[Comparison], metric: str) -> str:
         ("worse", "behind"),
     ):
         those = by_verdict.get(said, [])
-        each = (f"{c.base.arm.removesuffix(CLASSICAL)} ({interval(c.differences[metric])})" for c in those)
+        each = (f"{c.base.arm.removesuffix(CLASSICAL)} {interval(c.differences[metric])}" for c in those)
         parts += [f"{word} {', '.join(each)}"] if those else []
     return f"{NAMES[metric]} {', '.join(parts)}"
 

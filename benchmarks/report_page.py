@@ -170,7 +170,7 @@ def _sections(found: Findings) -> list[tuple[str, str, str]]:
         ("classifiers", "Every classifier", first),
         ("controls", "Is it the exchange?", controls),
         ("arms", "All arms", "".join(arms)),
-        ("length", "Length of training", lengths.html() if lengths.rows else ""),
+        ("length", "Length of training", figures.length(found) + lengths.html() if lengths.rows else ""),
         ("scarcity", "Few labels", scarce),
         ("sampling", "How many exchanged knees", sizes),
         ("missing", "Not there", _list(gone)),

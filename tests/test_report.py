@@ -192,7 +192,7 @@ def test_known_differences_come_out(runs):
     assert set(columns) == set(headers)
     assert "better in 1 of 3 classifiers, worse in 1, not told apart in 1" in text
     assert "not met by these runs" in text
-    assert "Controls, T' minus control. ResNet-18, accuracy ahead of T + X^ (+10.0 (" in text
+    assert "Controls, T' minus control. ResNet-18, accuracy ahead of T + X^ +10.0 (" in text
     assert "fewer than 5 seeds: ResNet-18 3, VGG-11 3, Tiulpin 1" in text
     assert "DenseNet-201, Antony, Siamese-GAP, SSPE-ViT" in text
 
@@ -244,7 +244,7 @@ def test_few_labels_have_their_controls(runs):
         ("T + X^ + classical", 0.05)
     ]
     assert "Label scarcity curve" in figures.scarcity(found)
-    assert "Controls, T' minus control. ResNet-18, accuracy ahead of T + X^ (+5.0 (" in answer(found)[-1]
+    assert "Controls, T' minus control. ResNet-18, accuracy ahead of T + X^ +5.0 (" in answer(found)[-1]
 
 
 def test_few_labels_are_answered_for_each_share(runs):
@@ -331,7 +331,7 @@ def test_a_gain_is_followed_through_longer_training(runs):
     assert "ResNet" not in after
     rows = re.findall(r"\| VGG-11 \| ([\d,]+) \| T'", markdown(found, "runs.jsonl"))
     assert rows == ["4,000", "32,000"]
-    assert "Length of training" in page(found, "runs.jsonl")
+    assert "Length of training curve" in page(found, "runs.jsonl")
 
 
 def test_other_test_knees_are_named(runs):
