@@ -25,6 +25,7 @@ Run = tuple[int, int | None]  # seed, fold
 CLASSICAL = " + classical"
 CONTROLS = ("T + X^", "T + X' same grade", "T + shuffled X'", "T + real")
 EXCHANGED = ("T'", "paper")  # how the arms that are T' begin
+ABSENT = "absent"  # what most cells have of an option, see :func:`usual`
 INSIDE = "trained inside T"  # weights that know no label beside those of a share of the patients
 OWN = dict.fromkeys(("batch_size", "optimiser", "lr", "weight_decay"), "of the recipe") | {
     "added": "a third of the batch"
@@ -153,18 +154,29 @@ def mean_sd(values: Sequence[float | None]) -> tuple[float, float]:
 def usual(found: Sequence[Cell]) -> dict[str, Any]:
     """What goes without saying: what most runs have, of options of X' and of settings that vary within a classifier.
 
-    Of what every classifier has its own of, None; :data:`OWN` says in words what that is.
+    Of what every classifier has its own of, None; :data:`OWN` says in words what that is. :data:`ABSENT` of an option that
+    some cells of an arm have, and most have not.
     """
-    of_one = _grouped(found, lambda c: c.classifier).values()
-    keys = [key for key in _keys({**c.variant, **c.settings} for c in found) if key != "N"]
     options = {key for cell in found for key in cell.variant}
-    counted = {key: Counter[str]() for key in keys if key in options or any(_varies(key, c) for c in of_one)}
-    for key, counts in counted.items():
-        for cell in found:
-            if (value := _value(cell, key)) is not None:
-                counts[json.dumps(value)] += len(cell.runs)
-    most = {key: json.loads(counts.most_common(1)[0][0]) for key, counts in counted.items() if counts}
-    return most | {key: None for key in most if key in OWN}
+    of_arm, of_classifier = _grouped(found, lambda c: c.arm), _grouped(found, lambda c: c.classifier)
+    most: dict[str, Any] = {}
+    for key in (key for key in _keys({**c.variant, **c.settings} for c in found) if key != "N"):
+        if key in options:
+            groups = [
+                cells for cells in of_arm.values() if len({json.dumps(_value(c, key)) for c in cells}) > 1
+            ]
+            among = [c for cells in groups for c in cells] or [c for c in found if c.exchanges]
+        elif any(_varies(key, cells) for cells in of_classifier.values()):
+            groups, among = [found], [c for c in found if _value(c, key) is not None]
+        else:
+            continue
+        counts = Counter[str]()
+        for c in among:
+            counts[json.dumps(_value(c, key))] += len(c.runs)
+        value = json.loads(counts.most_common(1)[0][0]) if counts else None
+        if value is not None or groups:
+            most[key] = None if key in OWN else ABSENT if value is None else value
+    return most
 
 
 def _label(found: Sequence[Cell]) -> None:
@@ -177,6 +189,8 @@ def _label(found: Sequence[Cell]) -> None:
             told[key] = _value(cell, key) if _value(cell, key) != own else None
         if told.get("data"):
             told["data"] = _tested(cell)
+        if told.get("judges"):
+            told["judges"] = [fingerprint[:6] for fingerprint in told["judges"]]
         texts = [
             f"{key.replace('_', ' ')} {short(value)}" for key, value in told.items() if value is not None
         ]

@@ -7,7 +7,7 @@ from html import escape
 
 import report_figures as figures
 import report_tables as tables
-from report_data import OWN, short, usual
+from report_data import ABSENT, OWN, short, usual
 from report_findings import Findings, answer, missing, title
 from report_format import Table
 
@@ -129,7 +129,7 @@ def setting(found: Findings) -> list[str]:
 
 def _unsaid(found: Findings) -> list[str]:
     """What the arms' names leave out."""
-    most = {key: value for key, value in usual(found.cells).items() if key != "data"}
+    most = {key: value for key, value in usual(found.cells).items() if key != "data" and value != ABSENT}
     texts = [
         f"{key.replace('_', ' ')} {OWN[key] if value is None else short(value)}"
         for key, value in most.items()

@@ -307,6 +307,15 @@ def test_variants_are_told_apart_by_name(runs):
     assert {"strength 1", "detail host", "added a third of the batch"} <= set(said[1].split(", "))
 
 
+def test_an_option_that_few_runs_have_is_named(runs):
+    """Replacing is an option that other runs have not, whatever its value: not the arm of those that add."""
+    runs.pair("resnet18", 0.05)
+    for seed in range(3):
+        runs.add("resnet18", ONLINE, 0.6, seed, options={"strength": [1.0, 1.0], "detail": "host", "p": 0.33})
+    assert [c.label for c in runs.found().cells if c.exchanges] == [ONLINE, f"{ONLINE} (p 0.33)"]
+    assert "p 0.33," not in markdown(runs.found(), "runs.jsonl").split("says nothing else")[1]
+
+
 def test_a_smaller_batch_has_a_smaller_third(runs):
     """The classifier's own batch and a third of it go without saying; another batch is named, its third is not."""
     for batch, added in ((32, 10), (8, 2), (8, 5)):
