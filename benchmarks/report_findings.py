@@ -182,13 +182,17 @@ def by_length(found: Findings) -> list[Comparison]:
 
 
 def lengths(found: Findings) -> dict[str, dict[int, Comparison]]:
-    """By classifier and real knees shown, the headline's arm: with whatever options, of those the one with most seeds."""
+    """By classifier and real knees shown, the headline's arm: of several options those with most seeds, then most like its."""
+    first = found.headline[0].cell
+
+    def worth(c: Comparison) -> tuple[int, int]:
+        return len(c.seeds), sum(c.cell.variant.get(key) == value for key, value in first.variant.items())
+
     best: dict[str, dict[int, Comparison]] = {}
     for c in by_length(found):
-        if c.cell.arm == found.headline[0].cell.arm:
+        if c.cell.arm == first.arm:
             of_one = best.setdefault(c.cell.classifier, {})
-            there = of_one.setdefault(c.cell.shown, c)
-            of_one[c.cell.shown] = max(there, c, key=lambda one: len(one.seeds))
+            of_one[c.cell.shown] = max(of_one.get(c.cell.shown, c), c, key=worth)
     return best
 
 
