@@ -112,7 +112,7 @@ def length(found: Findings) -> str:
     return _figure(
         lambda: _along([of[n] for n in shown], shown, [f"{n:,}" for n in shown], "real knees shown"),
         "Length of training curve",
-        f"{title(name)} by how many real knees a training has shown; options and settings may differ, see the table. Left: mean "
+        f"{title(name)} by how many real knees a training has shown; options may differ, see the table. Left: mean "
         "(line) and runs (dots). Right: difference with its 95 % interval.",
     )
 

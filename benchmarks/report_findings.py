@@ -182,7 +182,7 @@ def by_length(found: Findings) -> list[Comparison]:
 
 
 def lengths(found: Findings) -> dict[str, dict[int, Comparison]]:
-    """By classifier and real knees shown, the headline's arm: of several options those with most seeds, then most like its."""
+    """By classifier and real knees shown, the headline's arm: of several options those with most seeds, then nearest."""
     first = found.headline[0].cell
 
     def worth(c: Comparison) -> tuple[int, int]:
