@@ -220,7 +220,8 @@ def _controls(found: Findings, of: Cell) -> str:
     said = []
     for classifier in dict.fromkeys(c.cell.classifier for c in rows):
         own = [c for c in rows if c.cell.classifier == classifier]
-        said.append(f"{title(classifier)}, " + "; ".join(_against(own, metric) for metric in FEW_METRICS))
+        told = [_against(own, m) for m in FEW_METRICS if all(m in c.differences for c in own)]
+        said.append(f"{title(classifier)}, {'; '.join(told)}")
     return f"Controls, T' minus control. {'. '.join(said)}." if said else ""
 
 
