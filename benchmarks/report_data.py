@@ -161,13 +161,12 @@ def usual(found: Sequence[Cell]) -> dict[str, Any]:
     of_arm, of_classifier = _grouped(found, lambda c: c.arm), _grouped(found, lambda c: c.classifier)
     most: dict[str, Any] = {}
     for key in (key for key in _keys({**c.variant, **c.settings} for c in found) if key != "N"):
-        if key in options:
-            groups = [
-                cells for cells in of_arm.values() if len({json.dumps(_value(c, key)) for c in cells}) > 1
-            ]
+        option = key in options
+        groups = [c for c in (of_arm if option else of_classifier).values() if _varies(key, c, absent=option)]
+        if option:
             among = [c for cells in groups for c in cells] or [c for c in found if c.exchanges]
-        elif any(_varies(key, cells) for cells in of_classifier.values()):
-            groups, among = [found], [c for c in found if _value(c, key) is not None]
+        elif groups:
+            among = [c for c in found if _value(c, key) is not None]
         else:
             continue
         counts = Counter[str]()
@@ -226,8 +225,9 @@ def _keys(of: Iterable[dict[str, Any]]) -> list[str]:
     return list(dict.fromkeys(key for values in of for key in values))
 
 
-def _varies(key: str, among: Sequence[Cell]) -> bool:
-    values = [value for c in among if (value := _value(c, key)) is not None]
+def _varies(key: str, among: Sequence[Cell], absent: bool = False) -> bool:
+    """Whether it has several values; ``absent``: to lack it is one."""
+    values = [value for c in among if (value := _value(c, key)) is not None or absent]
     return any(value != values[0] for value in values)
 
 

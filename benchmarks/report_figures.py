@@ -155,10 +155,9 @@ def _along(of: Sequence[Comparison], at: Sequence[float], ticks: Sequence[str], 
     """Test accuracy of T and T' along a logarithmic axis, and beside it what they differ by."""
     figure = Figure((WIDE, 3.3), layout="constrained")
     left, right = figure.subplots(1, 2)
-    arms = [c.cell for c in of]
     for cells, colour, shift in (
         ([c.base for c in of], COLOURS["muted"], 0.98),
-        (arms, SERIES["series-0"], 1.02),
+        ([c.cell for c in of], SERIES["series-0"], 1.02),
     ):
         one = len({cell.label for cell in cells}) == 1
         text = cells[0].label if one else cells[0].arm
