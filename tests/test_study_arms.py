@@ -1,6 +1,7 @@
 """benchmarks/study: what a step of each arm looks like, measured on phantoms with the bundled phantom weights."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -51,11 +52,18 @@ def model():
 
 
 @pytest.fixture(scope="module")
-def make(of, model, tmp_path_factory):
+def others() -> Knees:
+    """Knees outside T, and none of its patients."""
+    found = some_knees(20).of(range(16, 40))
+    return replace(found, patients=tuple(f"other {p}" for p in found.patients))
+
+
+@pytest.fixture(scope="module")
+def make(of, model, others, tmp_path_factory):
     work = tmp_path_factory.mktemp("work")
 
     def make(arm: str, seed: int = 0, judges=None, n_pairs: int = 4, **options) -> Batches:
-        tools = Tools(model, judges or [Says(0.5, 0.5)], None, n_pairs, work)
+        tools = Tools(model, judges or [Says(0.5, 0.5)], None, n_pairs, others, work)
         return Batches(ARMS[arm], of, seed, SIZE, STEPS, ExchangeOptions(**options), tools)
 
     return make
@@ -254,6 +262,26 @@ def test_donors_of_a_bank_are_training_knees(make, of):
     assert torch.equal(y[real:], 1 - y[:2])
 
 
+def test_unlabelled_hosts_are_outside_t_and_get_a_key_and_a_label_of_t(make, of, others, model):
+    """Every X' is decode(hN of a knee outside T + hK of a knee of T), its label that knee's; no label of a host is read."""
+    batches = make("T' unlabelled", detail="decoder", added=4)
+    blank = Batches(
+        batches.arm, of, 0, SIZE, STEPS, batches.options,
+        replace(batches.tools, others=replace(others, labels=torch.zeros_like(others.labels))),
+    )  # fmt: skip
+    for step in range(2):
+        x, y, real = batches.batch(step)
+        assert sorted(y[real:].tolist()) == [0, 0, 1, 1]
+        assert torch.equal(x, blank.batch(step).images)
+        assert torch.equal(y, blank.batch(step).labels)
+        with torch.no_grad():
+            non_keys = model.encode(others.floats(range(len(others)))).non_key
+            keys = [model.encode(of.floats(rows)).key for rows in of.members]
+            for image, label in zip(x[real:], y[real:].tolist(), strict=True):
+                made = model.decode((non_keys[:, None] + keys[label][None]).flatten(0, 1))
+                assert float((made - image).abs().amax((1, 2, 3)).min()) < 2e-3
+
+
 @pytest.mark.parametrize(
     ("arm", "tools", "options", "message"),
     [
@@ -261,6 +289,7 @@ def test_donors_of_a_bank_are_training_knees(make, of):
         ("T' offline", Tools(n_pairs=None), {}, "needs a number of pairs"),
         ("T' gate", Tools(), {}, "needs --judges"),
         ("T' online", Tools(), {"donors": "bank"}, "--work"),
+        ("T' unlabelled", Tools(), {}, "--fractions below 1"),
     ],
 )
 def test_arms_without_what_they_need(arm, tools, options, message, of, model):

@@ -285,7 +285,8 @@ def test_run_of_another_study_is_told_there_and_not_run(ground, store):
 
 @pytest.mark.parametrize(
     ("arm", "donors"),
-    [("T + classical", "batch"), ("T' online", "batch"), ("T' online", "bank"), ("T' offline", "batch"), ("paper", "batch")],
+    [("T + classical", "batch"), ("T' online", "batch"), ("T' online", "bank"), ("T' offline", "batch"), ("paper", "batch"),
+     ("T' unlabelled", "batch")],
 )  # fmt: skip
 def test_training_and_selection_never_see_the_test_set(arm, donors, ground, store, tmp_path):
     """Garbage in the place of the test knees and their labels: the same curve, checkpoint and validation figures.
@@ -293,7 +294,8 @@ def test_training_and_selection_never_see_the_test_set(arm, donors, ground, stor
     So no test knee is a host or a donor either.
     """
     n_pairs = 8 if ARMS[arm].uses_pairs else None
-    spec = replace(SPEC, arm=arm, n_pairs=n_pairs, options=ExchangeOptions(donors=donors))
+    fraction = 0.5 if ARMS[arm].uses_others else 1.0
+    spec = replace(SPEC, arm=arm, fraction=fraction, n_pairs=n_pairs, options=ExchangeOptions(donors=donors))
     protocol = replace(PROTOCOL, work=tmp_path / "work")
     wanted, _ = perform(spec, ground, protocol, store)
     knees, test = ground.knees, list(ground.split.test)
@@ -316,6 +318,15 @@ def test_scarce_labels_say_what_the_weights_know_besides(ground, store):
     assert line["counts"]["train"]["patients"] == len(everybody) / 2
     assert line["weights"]["patients"] == len(everybody)
     assert line["weights"]["patients_outside_T"] == len(everybody) / 2
+
+
+def test_unlabelled_hosts_are_the_training_knees_that_t_leaves_out(ground, store, monkeypatch):
+    made = []
+    monkeypatch.setattr(study.run, "Batches", lambda *args: made.append(args) or Batches(*args))
+    perform(replace(SPEC, fraction=0.5), ground, PROTOCOL, store)
+    ((_, training, *_, tools, _),) = made
+    assert sorted((*training.files, *tools.others.files)) == sorted(ground.knees.of(ground.split.train).files)
+    assert not set(training.patients) & set(tools.others.patients)
 
 
 # --- plans ------------------------------------------------------------------------------------------------------
@@ -434,7 +445,15 @@ def test_bad_arguments_are_refused(wrong, capsys):
     assert wrong[0] in capsys.readouterr().err
 
 
-def test_gate_without_judges_is_left_out_and_said(capsys):
+def test_arms_without_what_they_need_are_left_out_and_said(capsys):
     specs = t_vs_tprime.planned(t_vs_tprime.parse(["--plan", "all", "--classifiers", "small"]))
-    assert "left out: T' gate (needs --judges or --max-distance)" in capsys.readouterr().out
-    assert {s.arm for s in specs} == {name for name, arm in ARMS.items() if arm.added != "gate"}
+    said = capsys.readouterr().out
+    assert "left out: T' gate (needs --judges or --max-distance)" in said
+    assert "left out: T' unlabelled (needs --fractions below 1)" in said
+    assert {s.arm for s in specs} == {n for n, arm in ARMS.items() if arm.added not in ("gate", "unlabelled")}
+    both = t_vs_tprime.parse(
+        ["--fractions", "0.5", "1", "--arms", "T", "T' unlabelled", "--seeds", "0", "--classifiers", "small"]
+    )
+    assert [(s.arm, s.fraction) for s in t_vs_tprime.planned(both)] == [
+        ("T", 0.5), ("T' unlabelled", 0.5), ("T", 1.0),
+    ]  # fmt: skip

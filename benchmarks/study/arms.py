@@ -12,6 +12,7 @@ with ``p``, which replaces, and in "paper", which is the paper's protocol).
     T + shuffled X'     X' with labels dealt out at random: the control for noise
     T' online           X' made in the step (KeyExchangeAugment)
     T' offline          X' out of N pairs that are drawn once (KeyExchangeDataset)
+    T' unlabelled       online, of hosts that are training knees outside T, with T's keys: their own labels are not used
     T' gate             online, those that held-out judges accept (Gate)
     paper               batches out of T' = T and N pairs, as many epochs of it as the others have of T
 
@@ -48,6 +49,11 @@ class Arm:
         """Whether N, the number of pairs, plays a part."""
         return self.added in ("offline", "paper")
 
+    @property
+    def uses_others(self) -> bool:
+        """Whether training knees outside T play a part, so that T must be a share of the training patients."""
+        return self.added == "unlabelled"
+
 
 _PARTS: dict[str, dict[str, str]] = {
     "T": {},
@@ -59,6 +65,7 @@ _PARTS: dict[str, dict[str, str]] = {
     "T + shuffled X'": {"added": "shuffled"},
     "T' online": {"added": "online"},
     "T' offline": {"added": "offline"},
+    "T' unlabelled": {"added": "unlabelled"},
     "T' gate": {"added": "gate"},
     "paper": {"added": "paper"},
 }

@@ -35,13 +35,15 @@ class Tools:
     Attributes:
         model: weights. judges: held-out judges with logits of the knees' classes, for the gate and for labels.
         judge_size: side that all judges want; None for the images' own.
-        n_pairs: N of "T' offline" and "paper". work: folder for latent banks.
+        n_pairs: N of "T' offline" and "paper". others: training knees outside T, the hosts of "T' unlabelled".
+        work: folder for latent banks.
     """
 
     model: KECAE | None = None
     judges: Sequence[nn.Module] = ()
     judge_size: int | None = None
     n_pairs: int | None = None
+    others: Knees | None = None
     work: Path | None = None
 
 
@@ -154,14 +156,18 @@ class Batches:
             return lambda x, y, rows, step: self._of_prime(self._members, step, self.per_step, "pool")
         if added == "gate":
             self._gate = self._gated()
+        if self.arm.uses_others:
+            self._others = self._order_of_others()
         self._augment = self._transform()
-        return {"same_grade": self._same_grade, "shuffled": self._shuffled}.get(added, self._exchanged)
+        made = {"same_grade": self._same_grade, "shuffled": self._shuffled, "unlabelled": self._of_others}
+        return made.get(added, self._exchanged)
 
     def _transform(self) -> KeyExchangeAugment:
         assert self.tools.model is not None
         o, x_hat = self.options, self.arm.added == "x_hat"
         replacing = self.arm.added == "online" and o.p is not None
         from_bank = o.donors == "bank" and self.arm.added in ("online", "gate", "shuffled")
+        from_bank = from_bank or self.arm.uses_others
         return KeyExchangeAugment(
             self.tools.model,
             p=o.p if replacing and o.p is not None else 1.0,
@@ -229,6 +235,28 @@ class Batches:
         first = params.where(torch.arange(len(params.rows)) < self.per_step)
         images, labels = self._augment.replay(x, y, params=first)
         return images[len(x) :], labels[len(x) :]
+
+    def _order_of_others(self) -> BalancedRows:
+        """The hosts of "T' unlabelled" in passes without repetition; no label of theirs is read."""
+        if self.tools.others is None or not len(self.tools.others):
+            raise ValueError(f"arm {self.arm.name!r}: needs training knees outside T (--fractions below 1)")
+        if self.options.strengths[0] < 0.5:
+            raise ValueError(
+                f"strength={self.options.strength}: of unlabelled hosts accepted is 0.5 or more, since below X' has the "
+                "host's grade, which nobody knows"
+            )
+        return BalancedRows([range(len(self.tools.others))], self.seed, "others")
+
+    def _of_others(self, x: Tensor, y: Tensor, rows: Tensor, step: int) -> Made:
+        """Hosts outside T pose as the grades in turn, so that every grade of a key is equally frequent."""
+        others, known = self.tools.others, set(self.tools.model.config.classes)  # type: ignore[union-attr]
+        assert others is not None
+        hosts = self._others.batch(step, self.per_step)
+        at = torch.tensor([c for c, name in enumerate(self.knees.classes) if name in known])
+        posing = at[torch.arange(len(hosts)) % len(at)]
+        patients = [others.patients[row] for row in hosts.tolist()]
+        images, labels = self._augment(others.floats(hosts), posing, patients=patients)
+        return images[len(hosts) :], labels[len(hosts) :]
 
     def _shuffled(self, x: Tensor, y: Tensor, rows: Tensor, step: int) -> Made:
         images, labels = self._exchanged(x, y, rows, step)

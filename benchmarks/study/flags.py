@@ -140,6 +140,8 @@ def possible(arms: Sequence[str], args: argparse.Namespace) -> list[str]:
 def _lacking(arm: Arm, args: argparse.Namespace) -> str:
     if arm.added == "gate" and not args.judges and args.max_distance is None:
         return "needs --judges or --max-distance"
+    if arm.uses_others and all(f == 1 for f in getattr(args, "fractions", [1])):
+        return "needs --fractions below 1"
     return ""
 
 

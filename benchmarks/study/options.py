@@ -90,6 +90,7 @@ USED: dict[str, tuple[str, ...]] = {
     "shuffled": ("added", "early", *_EXCHANGE, "donors"),
     "online": _ONLINE,
     "gate": tuple(name for name in _ALL if name != "p"),
+    "unlabelled": ("added", "early", *_EXCHANGE),
     "offline": ("added", "early", *_EXCHANGE, "labels", "smoothing"),
     "paper": (),
 }

@@ -66,7 +66,7 @@ def product(
     n_pairs: int | None = None,
     options: ExchangeOptions | None = None,
 ) -> list[RunSpec]:
-    """Every combination: seed by seed and fraction by fraction, the arms of one classifier beside each other."""
+    """Every combination that can be: seed by seed and fraction by fraction, the arms of one classifier beside each other."""
     found = options or ExchangeOptions()
     return [
         RunSpec(study, c, arm, seed, fold, fraction, n_pairs if ARMS[arm].uses_pairs else None, found)
@@ -75,6 +75,7 @@ def product(
         for fraction in fractions
         for c in classifiers
         for arm in arms
+        if not (ARMS[arm].uses_others and fraction == 1)
     ]
 
 

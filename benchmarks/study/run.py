@@ -109,9 +109,10 @@ def perform(spec: RunSpec, ground: Ground, protocol: Protocol, store: Store) -> 
     if line is not None:
         return line, False
     knees, split, recipe = ground.knees, ground.split, protocol.recipe(spec.classifier)
-    training = knees.of(fraction_of(knees, split.train, spec.fraction, spec.seed))
+    rows = fraction_of(knees, split.train, spec.fraction, spec.seed)
+    training, others = knees.of(rows), knees.of(sorted(set(split.train) - set(rows)))
     validation, test = knees.of(split.validation), knees.of(split.test)
-    batches = batches_of(spec, ground, protocol, training)
+    batches = batches_of(spec, ground, protocol, training, others)
     trained = train(
         lambda classes, size: build(spec.classifier, classes, size),
         training_loss,
@@ -156,9 +157,12 @@ def perform(spec: RunSpec, ground: Ground, protocol: Protocol, store: Store) -> 
     return store.add(line, predictions), True
 
 
-def batches_of(spec: RunSpec, ground: Ground, protocol: Protocol, training: Knees) -> Batches:
-    """The steps of a run."""
-    tools = Tools(ground.model, list(ground.judges.values()), ground.judge_size, spec.n_pairs, protocol.work)
+def batches_of(
+    spec: RunSpec, ground: Ground, protocol: Protocol, training: Knees, others: Knees | None = None
+) -> Batches:
+    """The steps of a run on ``training``; ``others`` are the training knees that it leaves out."""
+    judges = list(ground.judges.values())
+    tools = Tools(ground.model, judges, ground.judge_size, spec.n_pairs, others, protocol.work)
     return Batches(
         ARMS[spec.arm],
         training,
