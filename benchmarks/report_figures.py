@@ -16,7 +16,7 @@ from classifiers import CLASSIFIERS
 from paired import ALL_METRICS, Difference
 from report_compare import Comparison
 from report_data import Cell
-from report_findings import Findings, lengths, title
+from report_findings import Findings, lengths, mean_over, title
 from significance import of_seeds, verdict
 
 # drawn in colours that nothing else has, and written as the page's own
@@ -58,7 +58,7 @@ def forest_of_classifiers(found: Findings) -> str:
             Row(f"{title(c.cell.classifier)} ({of_seeds(len(c.seeds))})", c.differences["accuracy"], paper)
         )
     if found.mean is not None:
-        rows.append(Row("mean over classifiers", found.mean, strong=True))
+        rows.append(Row(f"mean over {mean_over(found)}", found.mean, strong=True))
     c = found.headline[0]
     return _figure(
         lambda: _forest(rows, "accuracy of T' minus T, points"),

@@ -29,7 +29,8 @@ class Findings:
         lines: the runs. cells: of all studies.
         headline: one T' arm against its base, a comparison for each classifier: Table II.
         adjusted: Holm's p of the headline's accuracies, over its classifiers.
-        mean: of the headline's accuracies, with classifiers as a sample.
+        averaged: of the headline those of the paper; all, where fewer than three are. mean: of their accuracies, with
+            classifiers as a sample.
         arms: every arm of the main study against its base.
         controls: every T' against the control arms, of all patients and of a share.
         scarcity: T', and its controls, against their base for each share of the patients.
@@ -43,6 +44,7 @@ class Findings:
     cells: list[Cell]
     headline: list[Comparison] = field(default_factory=list)
     adjusted: list[float] = field(default_factory=list)
+    averaged: list[Comparison] = field(default_factory=list)
     mean: Difference | None = None
     arms: list[Comparison] = field(default_factory=list)
     controls: list[Comparison] = field(default_factory=list)
@@ -93,7 +95,9 @@ def find(lines: list[Line], folder: Path, progress: Progress | None = None) -> F
     inside = [c for c in below if c.cell.variant.get("weights") == INSIDE]
     found.few = headline([c for c in below if c not in inside]) + headline(inside)
     found.adjusted = holm([c.differences["accuracy"].p for c in found.headline])
-    found.mean = overall(found.headline)
+    of_paper = [c for c in found.headline if c.cell.classifier in TABLE_2]
+    found.averaged = of_paper if len(of_paper) > 2 else found.headline
+    found.mean = overall(found.averaged)
     return found
 
 
@@ -153,7 +157,7 @@ def answer(found: Findings) -> list[str]:
     )
     if found.mean is not None:
         sentences.append(
-            f"Mean over the {n} classifiers ({_common(rows)}; taken as a sample of classifiers): "
+            f"Mean over {mean_over(found)} ({_common(found.averaged)}; taken as a sample of classifiers): "
             f"{points(found.mean.mean)} points ({points(found.mean.low)} to {points(found.mean.high)})."
         )
     of_paper = [i for i, c in enumerate(rows) if c.cell.classifier in TABLE_2]
@@ -169,6 +173,12 @@ def answer(found: Findings) -> list[str]:
     controls = _controls(found, rows[0].cell)
     none = "No control arm has been run beside it: a gain could be of blur, noise or larger batches."
     return [*sentences, controls or none, *_few(found)]
+
+
+def mean_over(found: Findings) -> str:
+    """Which classifiers :attr:`Findings.mean` is of."""
+    n = len(found.averaged)
+    return f"the {n} classifiers" + (" of the paper" if n < len(found.headline) else "")
 
 
 def by_length(found: Findings) -> list[Comparison]:

@@ -59,7 +59,8 @@ class Table:
         if column == 0:
             return f'<th scope="row">{inside}</th>'
         sign = next((sign.split()[1] for sign in SIGNS.values() if text.startswith(sign)), "")
-        kind = "name" if column < self.heads else sign
+        name = "name arm" if self.headers[column] == "arm" else "name"
+        kind = name if column < self.heads else sign
         return f'<td class="{kind}">{inside}</td>' if kind else f"<td>{inside}</td>"
 
 

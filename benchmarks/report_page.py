@@ -36,7 +36,7 @@ th, td { padding: .32rem .45rem; text-align: right; border-bottom: 1px solid var
 thead th { border-bottom: 2px solid var(--muted); vertical-align: bottom; white-space: normal; }
 tbody th { font-weight: 500; position: sticky; left: 0; background: var(--page); } tbody th, .name { text-align: left; }
  tbody th, tbody .name { white-space: normal; max-width: 15rem; }
- tbody td.name:nth-child(3) { min-width: 6rem; } /* the arm, beside classifier and share */
+ tbody td.arm { min-width: 6rem; } /* beside classifier and share */
  tbody tr:hover { background: var(--band); }
 td.better, td.worse, td.not { text-align: left; } td.better { color: var(--better); } td.worse { color: var(--worse); }
 td.not { color: var(--muted); }

@@ -8,7 +8,7 @@ from classifiers import CLASSIFIERS
 from paired import ALL_METRICS
 from report_compare import Comparison
 from report_data import Cell, mean_sd
-from report_findings import Findings, by_length, title
+from report_findings import Findings, by_length, mean_over, title
 from report_format import NAMES, Table, interval, judged, p_value, percent
 from significance import holm, sentence
 
@@ -45,7 +45,7 @@ def table_2(found: Findings) -> Table:
         )
     if found.mean is not None:
         d = found.mean
-        row = ["mean over classifiers", "", "", "", interval(d), p_value(d.p), "", judged(d), ""]
+        row = [f"mean over {mean_over(found)}", "", "", "", interval(d), p_value(d.p), "", judged(d), ""]
         table.rows.append(row)
     return table
 

@@ -186,7 +186,7 @@ def test_known_differences_come_out(runs):
         r"\| VGG-11 .* \+0.0 \(\+0.0 to \+0.0\) \| 1.00 \| 1.00 \(0/0\) \| · not told apart \|", text
     )
     assert re.search(r"\| Tiulpin .* \| -10.0 .* \| ▼ worse \(1 seed\) \|", text)
-    assert re.search(r"\| mean over classifiers \|  \|  \|  \| \+0.0 \(-.*\| · not told apart", text)
+    assert re.search(r"\| mean over the 3 classifiers \|  \|  \|  \| \+0.0 \(-.*\| · not told apart", text)
     columns = [len(re.findall(r" \||^\|", part)) for part in text.splitlines() if part.startswith("| ")]
     headers = [len(part.split("---")) for part in text.splitlines() if part.startswith("|---")]
     assert set(columns) == set(headers)
@@ -195,6 +195,17 @@ def test_known_differences_come_out(runs):
     assert "Controls, T' minus control. ResNet-18, accuracy ahead of T + X^ +10.0 (" in text
     assert "fewer than 5 seeds: ResNet-18 3, VGG-11 3, Tiulpin 1" in text
     assert "DenseNet-201, Antony, Siamese-GAP, SSPE-ViT" in text
+
+
+def test_mean_over_classifiers_is_of_those_of_the_paper(runs):
+    """A fourth classifier that is not in Table II has its row, and no part in the mean."""
+    for name in ("resnet18", "vgg11", "tiulpin"):
+        runs.pair(name, 0.1)
+    runs.pair("compact_vgg", -0.3)
+    found = runs.found()
+    assert len(found.headline) == 4
+    assert found.mean.mean == pytest.approx(0.1)
+    assert "Mean over the 3 classifiers of the paper (seeds 0, 1, 2; " in " ".join(answer(found))
 
 
 def test_holm_is_over_the_classifiers_of_the_table(runs):
