@@ -96,11 +96,11 @@ def main() -> None:
     parser.add_argument(
         "--weights", default="knee-kl02", help="of two grades: bundled name, folder or Hub id"
     )
-    parser.add_argument("--detail", default="decoder", choices=("decoder", "host"))
+    parser.add_argument("--detail", default="host", choices=("decoder", "host"))
     parser.add_argument("--steps", type=int, default=400, help="optimiser steps of each arm")
     parser.add_argument("--batch-size", type=int, default=48, help="real knees a step")
     parser.add_argument(
-        "--added", type=int, default=24, help="reconstructed or exchanged knees added to each step"
+        "--added", type=int, default=16, help="reconstructed or exchanged knees added to each step"
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--out", type=Path, default=None, help="file for JSON lines")
