@@ -1,4 +1,4 @@
-"""Classifiers compared in pairs: the file their runs are kept in, and differences with intervals over seeds and patients.
+"""Classifiers compared in pairs: differences with intervals over seeds and patients.
 
     difference = estimate([arm of seed 0, of seed 1, ...], [T of the same seeds], labels, patients, accuracy)
 
@@ -13,10 +13,8 @@ seed there is no seeds' part: the interval is of these two networks, not of the 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -166,7 +164,7 @@ class Difference:
     @property
     def seeds_variance(self) -> float:
         """Of the mean over seeds, from the seeds: what between_seeds has beyond the patients' share, over their number."""
-        return max(0.0, self.between_seeds - self.seeds_by_patients) / len(self.by_seed)
+        return _seeds_part(self.between_seeds, self.seeds_by_patients, len(self.by_seed))
 
     @property
     def error(self) -> float:
@@ -229,16 +227,20 @@ def estimate(
     return _with_interval(both[:, 0], both[:, 1:], count)
 
 
+def _seeds_part(between: float, explained: float, seeds: int) -> float:
+    return max(0.0, between - explained) / seeds
+
+
 def _with_interval(by_seed: Floats, draws: Floats, patients: int) -> Difference:
     """From the differences of the test set (S,) and of draws of patients (S, B)."""
     seeds, mean = len(by_seed), float(by_seed.mean())
     of_patients = float(np.nanvar(draws.mean(0), ddof=1))
-    between, explained, of_seeds = 0.0, 0.0, 0.0
+    between, explained = 0.0, 0.0
     if seeds > 1:
         between = float(by_seed.var(ddof=1))
         explained = float(np.nanvar(draws - draws.mean(0), axis=1, ddof=1).mean()) * seeds / (seeds - 1)
-        of_seeds = max(0.0, between - explained) / seeds
-    error, freedom = (of_patients + of_seeds) ** 0.5, float(patients - 1)
+    error = (of_patients + _seeds_part(between, explained, seeds)) ** 0.5
+    freedom = float(patients - 1)
     if between:
         # of the whole variance between seeds: of what is left of it, t would jump where that begins to exceed 0
         parts = of_patients**2 / (patients - 1) + (between / seeds) ** 2 / (seeds - 1)
@@ -287,33 +289,3 @@ def table(summary: dict[str, Any]) -> str:
         cells = (f"{d['mean']:+.3f} ({d['low']:+.3f} to {d['high']:+.3f})" for d in by.values())
         lines.append(f"| {arm} minus T | " + " | ".join(cells) + " |")
     return "\n".join(lines)
-
-
-@dataclass
-class Log:
-    """The file of runs: read at the start, one line more after each run."""
-
-    path: Path
-    lines: list[dict[str, Any]] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        for text in self.path.read_text().splitlines() if self.path.exists() else []:
-            try:
-                self.lines.append(json.loads(text))
-            except json.JSONDecodeError:
-                print(f"{self.path}: a broken line (of an interrupted write?) is passed over: {text[:60]}...")
-
-    def run(self, arm: str, seed: int, settings: dict[str, Any]) -> dict[str, Any] | None:
-        """The line of this run, if it has been made."""
-        wanted = {"kind": "run", "arm": arm, "seed": seed, "settings": settings}
-        found = (line for line in self.lines if {name: line.get(name) for name in wanted} == wanted)
-        return next(found, None)
-
-    def append(self, line: dict[str, Any]) -> None:
-        """Add a line; a broken last one is ended first."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a+b") as file:
-            if file.tell() and (file.seek(-1, 2), file.read(1))[1] != b"\n":
-                file.write(b"\n")
-            file.write((json.dumps(line) + "\n").encode())
-        self.lines.append(json.loads(json.dumps(line)))

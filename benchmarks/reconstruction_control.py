@@ -42,8 +42,8 @@ from kecae_training.checkpoint import environment, fingerprint
 from kecae_training.images import to_float, to_uint8
 from kecae_training.networks import NETWORKS, build
 from kecae_training.validity.measures import psnr
-from paired import METRICS, Log, Scores, compared, table
-from record import PROJECT, knee_data
+from paired import METRICS, Scores, compared, table
+from record import PROJECT, Log, knee_data
 
 ARMS = ("T", "T + X^", "T'")
 VERSION = 1  # of the procedure: runs of another one are not reused

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from classifiers import CLASSIFIERS
-from paired import ALL_METRICS, Log
+from paired import ALL_METRICS
+from record import Log
 from study.options import ExchangeOptions
 
 Line = dict[str, Any]

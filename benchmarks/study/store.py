@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kecae_aug._files import replacing
-from paired import Log
+from record import Log
 
 Line = dict[str, Any]
 PROCEDURE = 1  # of the study; runs of another one are other runs
