@@ -1,0 +1,99 @@
+#!/usr/bin/env bash
+# Every run of benchmarks/results/t_vs_tprime.jsonl, by the commands that made them; docs/benchmark.md says what came out:
+#
+#     benchmarks/runs.sh DIR OUT              # DIR: the radiographs; OUT: judges, and weights that are trained inside a share
+#     benchmarks/runs.sh DIR OUT --dry-run    # what is there, and how long the rest would take
+#
+# Further flags go to every command of benchmarks/t_vs_tprime.py, for instance --results mine.jsonl. Stopped at any point, the
+# same command goes on. One thread a process: two such processes side by side get more done on two cores than one of two.
+set -euo pipefail
+[ $# -ge 2 ] || { sed -n '2,8s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+data=$1 out=$2
+shift 2
+flags=("$@")
+export OMP_NUM_THREADS=1
+
+T="T + classical" X="T' online + classical" off="T' offline + classical"
+hat="T + X^ + classical" same="T + X' same grade + classical" shuffled="T + shuffled X' + classical" real="T + real + classical"
+
+study() { python benchmarks/t_vs_tprime.py --data "$data" "$@" ${flags[@]+"${flags[@]}"}; }
+run() { study --weights knee-kl02 --test-unseen "$@"; }
+small() { run --classifiers compact_vgg "$@"; }
+brief() { run --classifiers "$1" --steps 500 --batch-size 8 --looks 5 --strength 1.5 "${@:2}"; }
+
+# --- trained out, 1,000 steps of 32: all labels, and shares of them ---
+small --seeds 0 1 2 --fractions 0.05 0.1 0.25 0.5 1 --arms "$T" "$X"
+small --seeds 3 4 --fractions 0.1 0.25 --arms "$T" "$X"
+small --seeds 0 1 2 --arms "$T" "$X" "$hat" "$real"
+small --seeds 0 --arms "$shuffled"
+small --seeds 0 1 2 3 4 --fractions 0.1 --arms "$hat" "$same" "$shuffled"
+small --seeds 0 1 2 --fractions 0.1 --arms "T + MixUp + classical" "T + CutMix + classical"
+small --seeds 0 1 2 --fractions 0.1 --detail decoder --arms "$X"
+for few in "1" "0.1"; do small --seeds 0 1 2 --fractions $few --strength 1.5 --arms "$off"; done
+small --seeds 0 1 2 --strength 1.5 --early 0.5 --arms "$off"
+for few in "1" "0.1"; do small --seeds 0 --fractions $few --strength 1.5 --arms "$X"; done
+for strength in 1 1.5; do small --seeds 0 --fractions 0.1 --added 32 --strength $strength --arms "$X"; done
+small --seeds 0 --steps 2000 --strength 1.5 --arms "$T" "$off"
+for few in "1" "0.1"; do run --classifiers resnet18 --seeds 0 --fractions $few --arms "$T" "$X"; done
+run --classifiers compact_densenet --seeds 0 1 2 --fractions 0.1 --arms "$T" "$X" "$shuffled"
+python benchmarks/sampling_size.py --data "$data" --weights knee-kl02 --test-unseen --classifiers compact_vgg --seeds 0 1 2 \
+    --strength 1.5 --numbers 0 500 5000 50000 ${flags[@]+"${flags[@]}"}
+study --weights knee-kl02 --precision bfloat16 --classifiers tiulpin --seeds 0 1 2 --arms "$T" "$X" "$hat"
+
+# --- trained briefly, 500 steps of 8 ---
+brief compact_vgg --seeds 0 1 2 --arms "$T" "$X" "$hat" "$same" "$shuffled" "$real"
+brief compact_vgg --seeds 0 1 2 --detail decoder --arms "$X"
+brief compact_vgg --seeds 0 1 2 --detail decoder --strength 1 --arms "$X"
+brief compact_vgg --seeds 0 1 2 --p 0.33 --arms "$X"
+brief resnet18 --seeds 0 1 2 --arms "$T" "$X" "$hat" "$real"
+brief resnet18 --seeds 0 --arms "$shuffled"
+brief tiulpin --seeds 0 1 2 3 4 --arms "$T" "$X" "$hat"
+brief tiulpin --seeds 0 1 2 --arms "$shuffled" "$real"
+brief antony --seeds 0 1 2 --arms "$T" "$X" "$hat"
+brief antony --seeds 0 --arms "$shuffled"
+brief densenet201 --seeds 0 1 --arms "$T" "$X" "$hat"
+brief siamese_gap --seeds 0 1 --arms "$T" "$X"
+for name in sspe_vit vgg11; do brief $name --seeds 0 --arms "$T" "$X"; done
+brief vgg11 --lr 1e-4 --seeds 0 --arms "$T" "$X"
+
+# --- in between: 1,000 and 2,000 steps of 8 ---
+small --batch-size 8 --strength 1.5 --seeds 0 1 2 --arms "$T" "$X"
+small --batch-size 8 --strength 1.5 --steps 2000 --seeds 0 1 2 --arms "$T" "$X"
+small --batch-size 8 --strength 1.5 --seeds 0 1 --arms "$off"
+small --batch-size 8 --seeds 0 --arms "$X"
+small --batch-size 8 --seeds 0 1 --fractions 0.1 --arms "$T" "$X"
+run --classifiers resnet18 --batch-size 8 --seeds 0 --arms "$T"
+
+# --- judges that were trained on T give the labels of X', or are the gate ---
+make() { if [[ " ${flags[*]-} " == *" --dry-run "* ]]; then echo "to do  $*"; else "$@"; fi; }
+guide() { # folder to train on, folder to write to, network, seed, then flags
+    [ -f "$2/$3/guide.safetensors" ] || make kecae-aug guide --data "$1" --out "$2/$3" --network "$3" --seed "$4" --folds 1 \
+        --grades '["0","2"]' "${@:5}"
+}
+judges=$out/judges
+[ -d "$judges/fixed" ] || make study --test-unseen knee-kl02 --export "$judges"
+guide "$judges/fixed" "$judges" vgg 11
+guide "$judges/fixed" "$judges" resnet 12
+guide "$judges/fixed" "$judges" densenet 13
+if [ -d "$judges/densenet" ]; then
+    judged() { small --seeds 0 --judges "$judges/vgg" "$judges/resnet" "$judges/densenet" "$@"; }
+    judged --labels judges --arms "$X"
+    judged --arms "T' gate + classical"
+fi
+
+# --- weights that know no label beside those of the 10 % ---
+[ -d "$out/inside/fixed" ] || make study --test-unseen knee-kl02 --fractions 0.1 --seeds 0 1 2 --export "$out/inside"
+for seed in 0 1 2; do
+    inside=$out/inside-10-seed-$seed part=$out/inside/fixed/0.1-seed-$seed
+    if [ ! -d "$inside/weights" ]; then
+        few=(--epochs 100 --batch_size 32)
+        guide "$part" "$out/inside/$seed" vgg 1 "${few[@]}"
+        guide "$part" "$out/inside/$seed" resnet 0 "${few[@]}"
+        guide "$part" "$out/inside/$seed" siamese 3 "${few[@]}"
+        of=$out/inside/$seed
+        make kecae-aug train --config default --data.root "$part" --data.folds 1 --out "$inside" \
+            --guide "[\"$of/vgg\", \"$of/resnet\", \"$of/siamese\"]"
+    fi
+    [ ! -d "$inside/weights" ] || study --test-unseen knee-kl02 --weights "$inside/weights" --weights-data "$part" \
+        --classifiers compact_vgg --fractions 0.1 --seeds $seed --arms "$T" "$X"
+done
