@@ -159,24 +159,35 @@ def usual(found: Sequence[Cell]) -> dict[str, Any]:
     some cells of an arm have, and most have not.
     """
     options = {key for cell in found for key in cell.variant}
-    of_arm, of_classifier = _grouped(found, lambda c: c.arm), _grouped(found, lambda c: c.classifier)
     most: dict[str, Any] = {}
-    for key in (key for key in _keys({**c.variant, **c.settings} for c in found) if key != "N"):
-        option = key in options
-        groups = [c for c in (of_arm if option else of_classifier).values() if _varies(key, c, absent=option)]
-        if option:
-            among = [c for cells in groups for c in cells] or [c for c in found if c.exchanges]
-        elif groups:
-            among = [c for c in found if _value(c, key) is not None]
-        else:
+    for key in _keys({**c.variant, **c.settings} for c in found):
+        if key == "N":
             continue
-        counts = Counter[str]()
-        for c in among:
-            counts[json.dumps(_value(c, key))] += len(c.runs)
-        value = json.loads(counts.most_common(1)[0][0]) if counts else None
-        if value is not None or groups:
+        among, varies = _with_option(key, found) if key in options else _with_setting(key, found)
+        value = _commonest(key, among)
+        if value is not None or varies:
             most[key] = None if key in OWN else ABSENT if value is None else value
     return most
+
+
+def _with_option(key: str, found: Sequence[Cell]) -> tuple[list[Cell], bool]:
+    """The cells whose option counts, and whether it varies: those of arms in which it does, else every T'."""
+    arms = [of for of in _grouped(found, lambda c: c.arm).values() if _varies(key, of, absent=True)]
+    return [c for of in arms for c in of] or [c for c in found if c.exchanges], bool(arms)
+
+
+def _with_setting(key: str, found: Sequence[Cell]) -> tuple[list[Cell], bool]:
+    """The same of a setting; where it varies within no classifier, none counts."""
+    varies = any(_varies(key, of) for of in _grouped(found, lambda c: c.classifier).values())
+    return [c for c in found if varies and _value(c, key) is not None], varies
+
+
+def _commonest(key: str, among: Sequence[Cell]) -> Any:
+    """The value that most runs have; None of no cell."""
+    counts = Counter[str]()
+    for c in among:
+        counts[json.dumps(_value(c, key))] += len(c.runs)
+    return json.loads(counts.most_common(1)[0][0]) if counts else None
 
 
 def _label(found: Sequence[Cell]) -> None:
