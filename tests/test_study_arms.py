@@ -12,8 +12,9 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 from kecae_aug import load_weights
 from kecae_aug.data.phantom import PhantomKnees
 from kecae_training.images import to_uint8
+from study.added import Tools
 from study.arms import ARMS
-from study.batches import Batches, Tools
+from study.batches import Batches
 from study.classical import Classical
 from study.draws import BalancedRows, generator, seeded
 from study.knees import Knees
@@ -181,9 +182,9 @@ def test_shuffled_control_has_the_same_images_with_other_labels(make):
 def test_shuffled_labels_say_nothing_of_host_or_key(of, make, monkeypatch):
     """Over many steps a label agrees with the host's, and with the key's, in half of the cases; in 6 SD."""
     batches = make("T + shuffled X'", added=6)
-    monkeypatch.setattr(batches, "_exchanged", lambda x, y, rows, step: (x[:6], 1 - y[:6]))
+    monkeypatch.setattr(batches._adds, "_exchanged", lambda x, y, rows, step: (x[:6], 1 - y[:6]))
     agree = [
-        (batches._shuffled(of.floats(rows), of.labels[rows], rows, s)[1] == of.labels[rows][:6])
+        (batches._adds._shuffled(of.floats(rows), of.labels[rows], rows, s)[1] == of.labels[rows][:6])
         .float()
         .mean()
         for s in range(400)

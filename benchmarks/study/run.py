@@ -15,8 +15,9 @@ from classifiers import CLASSIFIERS, Recipe, build, training_loss
 from kecae_aug.weights import weights_sha256
 from kecae_training.checkpoint import environment
 from record import commit
+from study.added import Tools
 from study.arms import ARMS
-from study.batches import Batches, Tools
+from study.batches import Batches
 from study.classical import Classical
 from study.ground import Ground
 from study.knees import Knees
