@@ -13,7 +13,7 @@ shift 2
 flags=("$@")
 export OMP_NUM_THREADS=1
 
-T="T + classical" X="T' online + classical" off="T' offline + classical"
+T="T + classical" X="T' online + classical" off="T' offline + classical" U="T' unlabelled + classical"
 hat="T + X^ + classical" same="T + X' same grade + classical" shuffled="T + shuffled X' + classical" real="T + real + classical"
 
 study() { python benchmarks/t_vs_tprime.py --data "$data" "$@" ${flags[@]+"${flags[@]}"}; }
@@ -33,7 +33,9 @@ for few in "1" "0.1"; do small --seeds 0 1 2 --fractions $few --strength 1.5 --a
 small --seeds 0 1 2 --strength 1.5 --early 0.5 --arms "$off"
 for few in "1" "0.1"; do small --seeds 0 --fractions $few --strength 1.5 --arms "$X"; done
 for strength in 1 1.5; do small --seeds 0 --fractions 0.1 --added 32 --strength $strength --arms "$X"; done
+small --seeds 0 1 2 --strength 1.5 --p 1 --early 0.25 --arms "$X" # pre-training on X' alone
 small --seeds 0 --steps 2000 --strength 1.5 --arms "$T" "$off"
+small --seeds 0 1 2 3 4 --fractions 0.1 --arms "$U"
 for few in "1" "0.1"; do run --classifiers resnet18 --seeds 0 --fractions $few --arms "$T" "$X"; done
 run --classifiers compact_densenet --seeds 0 1 2 --fractions 0.1 --arms "$T" "$X" "$shuffled"
 python benchmarks/sampling_size.py --data "$data" --weights knee-kl02 --test-unseen --classifiers compact_vgg --seeds 0 1 2 \
@@ -48,12 +50,11 @@ brief compact_vgg --seeds 0 1 2 --p 0.33 --arms "$X"
 brief resnet18 --seeds 0 1 2 --arms "$T" "$X" "$hat" "$real"
 brief resnet18 --seeds 0 --arms "$shuffled"
 brief tiulpin --seeds 0 1 2 3 4 --arms "$T" "$X" "$hat"
-brief tiulpin --seeds 0 1 2 --arms "$shuffled" "$real"
-brief antony --seeds 0 1 2 --arms "$T" "$X" "$hat"
+brief tiulpin --seeds 0 1 2 --arms T "T' online" "$real" "$shuffled" "$same" "$off" "T + MixUp + classical" "T + CutMix + classical"
+brief antony --seeds 0 1 2 3 4 --arms "$T" "$X" "$hat"
 brief antony --seeds 0 --arms "$shuffled"
 brief densenet201 --seeds 0 1 --arms "$T" "$X" "$hat"
-brief siamese_gap --seeds 0 1 --arms "$T" "$X"
-for name in sspe_vit vgg11; do brief $name --seeds 0 --arms "$T" "$X"; done
+for name in siamese_gap sspe_vit vgg11; do brief $name --seeds 0 --arms "$T" "$X"; done
 brief vgg11 --lr 1e-4 --seeds 0 --arms "$T" "$X"
 
 # --- in between: 1,000 and 2,000 steps of 8 ---
@@ -76,9 +77,10 @@ guide "$judges/fixed" "$judges" vgg 11
 guide "$judges/fixed" "$judges" resnet 12
 guide "$judges/fixed" "$judges" densenet 13
 if [ -d "$judges/densenet" ]; then
-    judged() { small --seeds 0 --judges "$judges/vgg" "$judges/resnet" "$judges/densenet" "$@"; }
-    judged --labels judges --arms "$X"
-    judged --arms "T' gate + classical"
+    three=("$judges/vgg" "$judges/resnet" "$judges/densenet")
+    small --seeds 0 --judges "${three[@]}" --labels judges --arms "$X"
+    small --seeds 0 --judges "${three[@]}" --arms "T' gate + classical"
+    brief tiulpin --seeds 0 1 2 --judges "${three[@]}" --arms "T' gate + classical"
 fi
 
 # --- weights that know no label beside those of the 10 % ---
@@ -95,5 +97,5 @@ for seed in 0 1 2; do
             --guide "[\"$of/vgg\", \"$of/resnet\", \"$of/siamese\"]"
     fi
     [ ! -d "$inside/weights" ] || study --test-unseen knee-kl02 --weights "$inside/weights" --weights-data "$part" \
-        --classifiers compact_vgg --fractions 0.1 --seeds $seed --arms "$T" "$X"
+        --classifiers compact_vgg --fractions 0.1 --seeds $seed --arms "$T" "$X" "$U"
 done

@@ -118,7 +118,7 @@ def test_epochs():
     assert len(set(seen)) == 150  # 75 pairs in each direction
 
 
-@pytest.mark.parametrize("context", ["fork", "spawn"])
+@pytest.mark.parametrize("context", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
 def test_any_number_of_workers_gives_the_same(context):
     """0 workers, 2 workers, and persistent ones after set_epoch; items alone equal items in batches."""
     train = KeyExchangeDataset(Knees(), MODEL, 16, fresh_pairs=True, strength=(0.5, 1))

@@ -241,6 +241,7 @@ def test_scikit_learn_reads_it(phantoms, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_judges_of_the_training_package_gate_the_command(phantoms, tmp_path):
     """--judge takes a folder of `kecae-aug guide`; without agreement nothing is written but the manifest's lines."""
     guide = Guide(GuideConfig(network="vgg", image_size=64, grades=("0", "2")))
