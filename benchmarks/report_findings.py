@@ -225,31 +225,31 @@ def _common(rows: Sequence[Comparison]) -> str:
 
 
 def _controls(found: Findings, of: Cell) -> str:
-    """Which controls this arm is ahead of with this share of the patients, by classifier and metric."""
+    """With which classifiers this arm is ahead of which control, with its share of the patients; figures: the table."""
     rows = [c for c in found.controls if (c.cell.label, c.cell.fraction) == (of.label, of.fraction)]
     said = []
-    for classifier in dict.fromkeys(c.cell.classifier for c in rows):
-        own = [c for c in rows if c.cell.classifier == classifier]
-        told = [_against(own, m) for m in FEW_METRICS if all(m in c.differences for c in own)]
-        said.append(f"{title(classifier)}, {'; '.join(told)}")
-    return f"Controls, T' minus control. {'. '.join(said)}." if said else ""
+    for metric in FEW_METRICS:
+        there = [c for c in rows if metric in c.differences]
+        told = [
+            _against([c for c in there if c.base.arm == arm], arm, metric)
+            for arm in dict.fromkeys(c.base.arm for c in there)
+        ]
+        said += [f"{NAMES[metric]} {'; '.join(told)}"] if told else []
+    return f"T' beside its controls: {'. '.join(said)}." if said else ""
 
 
-def _against(rows: Sequence[Comparison], metric: str) -> str:
-    """One classifier's T' beside its controls: which it is ahead of, which not, and by how many points."""
-    by_verdict: dict[str, list[Comparison]] = {}
+def _against(rows: Sequence[Comparison], control: str, metric: str) -> str:
+    """T' and one control: the classifiers by verdict."""
+    by_verdict: dict[str, list[str]] = {}
     for c in rows:
-        by_verdict.setdefault(verdict(c.differences[metric], ALL_METRICS[metric]), []).append(c)
-    parts = []
-    for said, word in (
-        ("better", "ahead of"),
-        ("not told apart", "not told apart from"),
-        ("worse", "behind"),
-    ):
-        those = by_verdict.get(said, [])
-        each = (f"{c.base.arm.removesuffix(CLASSICAL)} {interval(c.differences[metric])}" for c in those)
-        parts += [f"{word} {', '.join(each)}"] if those else []
-    return f"{NAMES[metric]} {', '.join(parts)}"
+        name = title(c.cell.classifier) + (" (1 seed)" if len(c.seeds) == 1 else "")
+        by_verdict.setdefault(verdict(c.differences[metric], ALL_METRICS[metric]), []).append(name)
+    words = {"better": "ahead of", "not told apart": "not told apart from", "worse": "behind"}
+    return ", ".join(
+        f"{word} {control.removesuffix(CLASSICAL)} with {', '.join(by_verdict[said])}"
+        for said, word in words.items()
+        if said in by_verdict
+    )
 
 
 def _few(found: Findings) -> list[str]:

@@ -192,7 +192,7 @@ def test_known_differences_come_out(runs):
     assert set(columns) == set(headers)
     assert "better in 1 of 3 classifiers, worse in 1, not told apart in 1" in text
     assert "not met by these runs" in text
-    assert "Controls, T' minus control. ResNet-18, accuracy ahead of T + X^ +10.0 (" in text
+    assert "T' beside its controls: accuracy ahead of T + X^ with ResNet-18" in text
     assert "fewer than 5 seeds: ResNet-18 3, VGG-11 3, Tiulpin 1" in text
     assert "DenseNet-201, Antony, Siamese-GAP, SSPE-ViT" in text
 
@@ -237,6 +237,15 @@ def test_the_papers_claim_is_of_the_papers_classifiers(runs):
     assert re.search(r"\| compact VGG .* \| - \|\n", markdown(found, "runs.jsonl"))
 
 
+def test_answer_names_the_classifiers_that_a_control_explains(runs):
+    for name, right in (("resnet18", 0.7), ("vgg11", 0.8)):
+        runs.pair(name, 0.1)
+        for seed in range(3):
+            runs.add(name, "T + X^ + classical", right, seed)
+    said = " ".join(answer(runs.found()))
+    assert "accuracy ahead of T + X^ with ResNet-18, not told apart from T + X^ with VGG-11" in said
+
+
 def test_few_labels_have_their_controls(runs):
     """A control stands in the table, a picture is of T' alone, and controls alone are no curve."""
     for seed in range(2):
@@ -255,7 +264,7 @@ def test_few_labels_have_their_controls(runs):
         ("T + X^ + classical", 0.05)
     ]
     assert "Label scarcity curve" in figures.scarcity(found)
-    assert "Controls, T' minus control. ResNet-18, accuracy ahead of T + X^ +5.0 (" in answer(found)[-1]
+    assert "T' beside its controls: accuracy ahead of T + X^ with ResNet-18" in answer(found)[-1]
 
 
 def test_few_labels_are_answered_for_each_share(runs):
