@@ -193,6 +193,7 @@ def test_known_differences_come_out(runs):
     assert "better in 1 of 3 classifiers, worse in 1, not told apart in 1" in text
     assert "not met by these runs" in text
     assert "T' beside its controls: accuracy ahead of T + X^ with ResNet-18" in text
+    assert re.search(r"^\| ResNet-18 .*T \+ X\^ .*\| \+10\.0 \(", text, re.M)
     assert "fewer than 5 seeds: ResNet-18 3, VGG-11 3, Tiulpin 1" in text
     assert "DenseNet-201, Antony, Siamese-GAP, SSPE-ViT" in text
 

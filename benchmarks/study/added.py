@@ -78,6 +78,8 @@ class Added:
             members = [[i for i, t in enumerate(self.prime.targets) if t == c] for c in range(self._k)]
             self._members = [rows for rows in members if rows]  # grades that the weights do not know
             return
+        names = self.tools.model.config.classes
+        self._known = [c for c, name in enumerate(self.knees.classes) if name in names]
         if added == "gate":
             self.gate = self._gated()
         if self.arm.uses_others:
@@ -112,8 +114,8 @@ class Added:
         assert self.tools.model is not None
         o, x_hat = self.options, self.arm.added == "x_hat"
         replacing = self.arm.added == "online" and o.p is not None
-        from_bank = o.donors == "bank" and self.arm.added in ("online", "gate", "shuffled")
-        from_bank = from_bank or self.arm.uses_others
+        may_choose = self.arm.added in ("online", "gate", "shuffled")
+        from_bank = self.arm.uses_others or (may_choose and o.donors == "bank")
         return KeyExchangeAugment(
             self.tools.model,
             p=o.p if replacing and o.p is not None else 1.0,
@@ -192,11 +194,10 @@ class Added:
 
     def _of_others(self, x: Tensor, y: Tensor, rows: Tensor, step: int) -> Made:
         """Hosts outside T pose as the grades in turn, so that every grade of a key is equally frequent."""
-        others, known = self.tools.others, set(self.tools.model.config.classes)  # type: ignore[union-attr]
+        others = self.tools.others
         assert others is not None
         hosts = self._others.batch(step, self.per_step)
-        at = torch.tensor([c for c, name in enumerate(self.knees.classes) if name in known])
-        posing = at[torch.arange(len(hosts)) % len(at)]
+        posing = torch.tensor(self._known)[torch.arange(len(hosts)) % len(self._known)]
         patients = [others.patients[row] for row in hosts.tolist()]
         images, labels = self._augment(others.floats(hosts), posing, patients=patients)
         return images[len(hosts) :], labels[len(hosts) :]
@@ -208,12 +209,10 @@ class Added:
 
     def _same_grade(self, x: Tensor, y: Tensor, rows: Tensor, step: int) -> Made:
         """Within each grade the knees pose as two grades in turn, so that each gets a key of its own real grade."""
-        known = set(self.tools.model.config.classes)  # type: ignore[union-attr]
-        at = [c for c, name in enumerate(self.knees.classes) if name in known]
         images, labels = [x[:0]], [y[:0]]
-        for c in at:
+        for c in self._known:
             own = (y == c).nonzero()[:, 0]
-            posing = torch.tensor(at[:2])[torch.arange(len(own)) % 2]
+            posing = torch.tensor(self._known[:2])[torch.arange(len(own)) % 2]
             params = self._augment.make_params([posing, self._patients(rows[own])])
             first = params.where(own[params.rows] < self.per_step)
             out, _ = self._augment.replay(x[own], posing, params=first)
