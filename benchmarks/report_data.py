@@ -25,6 +25,7 @@ Line = dict[str, Any]
 Run = tuple[int, int | None]  # seed, fold
 CLASSICAL = " + classical"
 CONTROLS = ("T + X^", "T + X' same grade", "T + shuffled X'", "T + real")
+OWN_CONTROL = {"T' unlabelled": "T + shuffled unlabelled X'"}
 EXCHANGED = ("T'", "paper")  # how the arms that are T' begin
 ABSENT = "absent"  # what most cells have of an option, see :func:`usual`
 INSIDE = "trained inside T"  # weights that know no label beside those of a share of the patients
@@ -102,7 +103,8 @@ def cells(lines: Iterable[Line]) -> list[Cell]:
     found: dict[str, Cell] = {}
     for line in lines:
         fold = line.get("fold")
-        settings, weights = dict(line["settings"]), line.get("weights") or {}
+        settings = {"known_patients": "kept", **line["settings"]}  # that key is said of --new-patients only
+        weights = line.get("weights") or {}
         variant = {**line.get("options", {}), "N": line.get("n_pairs")}
         if fold is None and line["fraction"] < 1 and weights.get("patients_outside_T") == 0:
             variant["weights"] = INSIDE  # each seed draws patients, and has weights, of its own

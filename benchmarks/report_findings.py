@@ -9,7 +9,7 @@ from pathlib import Path
 from classifiers import CLASSIFIERS, TABLE_2
 from paired import ALL_METRICS, Difference
 from report_compare import Comparison, PairingError, compare, overall
-from report_data import CLASSICAL, CONTROLS, INSIDE, Cell, Line, base_of, cells
+from report_data import CLASSICAL, CONTROLS, INSIDE, OWN_CONTROL, Cell, Line, base_of, cells
 from report_format import NAMES, interval, p_value
 from significance import ALPHA, holm, of_seeds, points, verdict
 from study.plan import FRACTIONS
@@ -85,6 +85,8 @@ def find(lines: list[Line], folder: Path, progress: Progress | None = None) -> F
     both = [*main, *(c for c in scarcity if c.fraction < 1)]  # all patients stand in main already
     exchanged = [c for c in both if c.arm.startswith("T'")]
     pairs = [(c, base_of(c, both, control)) for control in CONTROLS for c in exchanged]
+    own = ((c, OWN_CONTROL.get(c.arm.removesuffix(CLASSICAL))) for c in exchanged)
+    pairs += [(c, base_of(c, both, control)) for c, control in own if control]
     found.controls = all_of(pairs, "controls", FEW_METRICS)
     found.scarcity = all_of(
         [(c, base_of(c, scarcity)) for c in scarcity if not c.plain], "scarcity", (*FEW_METRICS, "ece")

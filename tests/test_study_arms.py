@@ -184,7 +184,7 @@ def test_shuffled_labels_say_nothing_of_host_or_key(of, make, monkeypatch):
     batches = make("T + shuffled X'", added=6)
     monkeypatch.setattr(batches._adds, "_exchanged", lambda x, y, rows, step: (x[:6], 1 - y[:6]))
     agree = [
-        (batches._adds._shuffled(of.floats(rows), of.labels[rows], rows, s)[1] == of.labels[rows][:6])
+        (batches._adds.beside(of.floats(rows), of.labels[rows], rows, s)[1] == of.labels[rows][:6])
         .float()
         .mean()
         for s in range(400)
@@ -281,6 +281,19 @@ def test_unlabelled_hosts_are_outside_t_and_get_a_key_and_a_label_of_t(make, of,
             for image, label in zip(x[real:], y[real:].tolist(), strict=True):
                 made = model.decode((non_keys[:, None] + keys[label][None]).flatten(0, 1))
                 assert float((made - image).abs().amax((1, 2, 3)).min()) < 2e-3
+
+
+def test_control_of_unlabelled_hosts_is_the_same_images_with_labels_dealt_out(make):
+    ours, control = (make(arm, added=4) for arm in ("T' unlabelled", "T + shuffled unlabelled X'"))
+    moved = 0
+    for step in range(STEPS):
+        x, y, real = ours.batch(step)
+        images, labels, _ = control.batch(step)
+        assert torch.equal(images, x)
+        assert torch.equal(labels[:real], y[:real])
+        assert sorted(labels[real:].tolist()) == sorted(y[real:].tolist())
+        moved += int((labels != y).sum())
+    assert moved
 
 
 @pytest.mark.parametrize(

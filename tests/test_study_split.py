@@ -21,7 +21,8 @@ from kecae_aug.weights import save_weights
 from kecae_training.guide import in_fold
 from study.ground import export, open_grounds
 from study.knees import Knees
-from study.run import outside
+from study.plan import RunSpec
+from study.run import Protocol, identity, outside
 from study.seen import Seen, UnknownPatientsError, by_judge, by_weights
 from study.split import (
     LeakError,
@@ -32,6 +33,7 @@ from study.split import (
     fold_of,
     fraction_of,
     k_fold_split,
+    new_patients,
     unseen_split,
 )
 
@@ -99,6 +101,22 @@ def test_all_whom_nobody_has_seen_are_tested_but_the_validation_patients(of, dat
     assert set(split.test) >= set(test)
     parts = (*split.train, *split.validation, *split.test)
     assert sorted(parts) == list(range(len(of)))
+
+
+@settings(max_examples=25, deadline=None)
+@given(of=any_knees(), data=st.data())
+def test_new_patients_are_all_whom_nobody_knows_and_keep_their_test_set(of, data):
+    everybody = data.draw(st.permutations(sorted(set(of.patients))))
+    in_test = set(everybody[:5])
+    seen = [Seen("weights w", frozenset(everybody[3:20])), Seen("judge j", frozenset(everybody[15:25]))]
+    test = [row for row in range(len(of)) if of.patients[row] in in_test]
+    found, tested = new_patients(of, test, seen)
+    assert set(found.files) == {
+        f for f, p in zip(of.files, of.patients, strict=True) if p not in everybody[3:25]
+    }
+    assert patients_of(found, tested) == set(everybody[:3])
+    with pytest.raises(SplitError, match="--new-patients: it is not known"):
+        new_patients(of, test, [Seen("weights w", None)])
 
 
 def test_unknown_weights_and_folds_have_no_unseen_test_set(phantoms, tmp_path):
@@ -247,7 +265,7 @@ def test_judge_tells_whom_it_has_seen():
 def arguments(data: Path, *weights: Path, **given) -> argparse.Namespace:
     values = {
         "data": data, "weights": list(map(str, weights)), "weights_data": [], "trust_weights": False, "judges": [],
-        "image_size": 64, "validation_share": 0.15, "test_unseen": False,
+        "image_size": 64, "validation_share": 0.15, "test_unseen": False, "new_patients": False,
     }  # fmt: skip
     return argparse.Namespace(**{**values, **given})
 
@@ -306,6 +324,29 @@ def test_weights_trained_inside_a_share_keep_t_and_the_test_of_those_whose_patie
     share = second.knees.of(fraction_of(second.knees, second.split.train, 0.5, 0))
     assert outside(second, share) == {"patients": len(set(ids(place))), "patients_outside_T": 0}
     assert outside(first, share)["patients_outside_T"] > 0
+
+
+def test_new_patients_have_one_weights_folder_for_all_folds_and_their_runs_say_so(phantoms, tmp_path):
+    half = [p for p in ids(phantoms) if in_fold(p, 0, 2)]
+    hub = weights(tmp_path / "hub", images=len(half), split="train", folds=2, fold=0)
+    args = arguments(phantoms, hub, new_patients=True, validation_share=0.3)
+    for folds in (None, 2):
+        grounds = open_grounds(args, folds, progress=False)
+        tested = [patients_of(ground.knees, ground.split.test) for ground in grounds.values()]
+        new = {*ids(phantoms), *ids(phantoms, "val")} - set(half)
+        assert set.union(*tested) == (new if folds else set(ids(phantoms, "val")))
+        for fold, ground in grounds.items():
+            assert set(ground.knees.patients) == new
+            spec = RunSpec("main", "resnet18", "T", 0, fold)
+            assert identity(spec, ground, Protocol(1))["settings"]["known_patients"] == "left out"
+            training = ground.knees.of(ground.split.train)
+            assert outside(ground, training) == dict.fromkeys(
+                ("patients", "patients_outside_T"), len(set(half))
+            )
+    with pytest.raises(ValueError, match="--test-unseen and --new-patients"):
+        open_grounds(arguments(phantoms, hub, new_patients=True, test_unseen=True), None, progress=False)
+    with pytest.raises(ValueError, match="leave --new-patients out"):
+        export(args, 2, [1.0], [0], tmp_path / "out")
 
 
 def test_one_weights_folder_a_fold(phantoms, tmp_path):

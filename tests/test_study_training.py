@@ -450,7 +450,10 @@ def test_arms_without_what_they_need_are_left_out_and_said(capsys):
     said = capsys.readouterr().out
     assert "left out: T' gate (needs --judges or --max-distance)" in said
     assert "left out: T' unlabelled (needs --fractions below 1)" in said
-    assert {s.arm for s in specs} == {n for n, arm in ARMS.items() if arm.added not in ("gate", "unlabelled")}
+    assert "left out: T + shuffled unlabelled X' (needs --fractions below 1)" in said
+    assert {s.arm for s in specs} == {
+        n for n, arm in ARMS.items() if arm.added != "gate" and not arm.uses_others
+    }
     both = t_vs_tprime.parse(
         ["--fractions", "0.5", "1", "--arms", "T", "T' unlabelled", "--seeds", "0", "--classifiers", "small"]
     )

@@ -26,7 +26,8 @@ class Tools:
     Attributes:
         model: weights. judges: held-out judges with logits of the knees' classes, for the gate and for labels.
         judge_size: side that all judges want; None for the images' own.
-        n_pairs: N of "T' offline" and "paper". others: training knees outside T, the hosts of "T' unlabelled".
+        n_pairs: N of "T' offline" and "paper". others: training knees outside T, the hosts of
+            "T' unlabelled".
         work: folder for latent banks.
     """
 
@@ -92,10 +93,13 @@ class Added:
             "real": self._further,
             "offline": self._of_pairs,
             "same_grade": self._same_grade,
-            "shuffled": self._shuffled,
             "unlabelled": self._of_others,
+            "shuffled_unlabelled": self._of_others,
         }
-        return self._labelled(made.get(self.arm.added, self._exchanged)(x, y, rows, step))
+        images, labels = made.get(self.arm.added, self._exchanged)(x, y, rows, step)
+        if self.arm.shuffles:
+            labels = labels[torch.randperm(len(labels), generator=generator(self.seed, step, "shuffle"))]
+        return self._labelled((images, labels))
 
     def replaced(self, x: Tensor, y: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, int]:
         """The step's knees, of which some are X' instead; and how many."""
@@ -182,7 +186,7 @@ class Added:
         return images[len(x) :], labels[len(x) :]
 
     def _order_of_others(self) -> BalancedRows:
-        """The hosts of "T' unlabelled" in passes without repetition; no label of theirs is read."""
+        """The unlabelled hosts in passes without repetition; no label of theirs is read."""
         if self.tools.others is None or not len(self.tools.others):
             raise ValueError(f"arm {self.arm.name!r}: needs training knees outside T (--fractions below 1)")
         if self.options.strengths[0] < 0.5:
@@ -201,11 +205,6 @@ class Added:
         patients = [others.patients[row] for row in hosts.tolist()]
         images, labels = self._augment(others.floats(hosts), posing, patients=patients)
         return images[len(hosts) :], labels[len(hosts) :]
-
-    def _shuffled(self, x: Tensor, y: Tensor, rows: Tensor, step: int) -> Made:
-        images, labels = self._exchanged(x, y, rows, step)
-        order = torch.randperm(len(labels), generator=generator(self.seed, step, "shuffle"))
-        return images, labels[order]
 
     def _same_grade(self, x: Tensor, y: Tensor, rows: Tensor, step: int) -> Made:
         """Within each grade the knees pose as two grades in turn, so that each gets a key of its own real grade."""

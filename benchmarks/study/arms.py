@@ -13,6 +13,8 @@ with ``p``, which replaces, and in "paper", which is the paper's protocol).
     T' online           X' made in the step (KeyExchangeAugment)
     T' offline          X' out of N pairs that are drawn once (KeyExchangeDataset)
     T' unlabelled       online, of hosts that are training knees outside T, with T's keys: their own labels are not used
+    T + shuffled unlabelled X'
+                        the same with labels dealt out at random: its control for noise
     T' gate             online, those that held-out judges accept (Gate)
     paper               batches out of T' = T and N pairs, as many epochs of it as the others have of T
 
@@ -50,9 +52,14 @@ class Arm:
         return self.added in ("offline", "paper")
 
     @property
+    def shuffles(self) -> bool:
+        """Whether the labels of what is added are dealt out at random."""
+        return self.added.startswith("shuffled")
+
+    @property
     def uses_others(self) -> bool:
         """Whether training knees outside T play a part, so that T must be a share of the training patients."""
-        return self.added == "unlabelled"
+        return self.added in ("unlabelled", "shuffled_unlabelled")
 
 
 _PARTS: dict[str, dict[str, str]] = {
@@ -66,6 +73,7 @@ _PARTS: dict[str, dict[str, str]] = {
     "T' online": {"added": "online"},
     "T' offline": {"added": "offline"},
     "T' unlabelled": {"added": "unlabelled"},
+    "T + shuffled unlabelled X'": {"added": "shuffled_unlabelled"},
     "T' gate": {"added": "gate"},
     "paper": {"added": "paper"},
 }

@@ -66,6 +66,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="W",
         help="T is whom W (default: --weights) were trained on, all others but validation patients are tested",
     )
+    data.add_argument(
+        "--new-patients",
+        action="store_true",
+        help="leave out whom the weights know: T, validation and test are new to them, as your knees would be",
+    )
     run = parser.add_argument_group("protocol")
     run.add_argument(
         "--steps", type=int, default=1000, help="optimiser steps of every arm (default: %(default)s)"

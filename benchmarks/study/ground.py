@@ -14,7 +14,7 @@ from kecae_aug.data import Preparation
 from kecae_training.guide import Guide, load_guide
 from study.knees import Knees, read_folder
 from study.seen import Seen, by_judge, by_weights
-from study.split import Split, fixed_split, fraction_of, k_fold_split, unseen_split
+from study.split import Split, fixed_split, fraction_of, k_fold_split, new_patients, unseen_split
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class Ground:
         knees: all. split: their parts; checked.
         model, name, seen: weights, as the user named them, and whom they were trained on; None for arms of T alone.
         judges: held-out judges of the gate and of soft labels, by folder.
+        new: whether the patients whom weights and judges know were left out, so that T is new to them too.
     """
 
     knees: Knees
@@ -33,6 +34,7 @@ class Ground:
     name: str = ""
     seen: Seen | None = None
     judges: Mapping[str, Guide] = field(default_factory=dict)
+    new: bool = False
 
     @property
     def judge_size(self) -> int | None:
@@ -62,12 +64,13 @@ def open_grounds(
         ValueError, FileNotFoundError: with the way out; nothing has been trained then.
     """
     numbers: list[int | None] = [None] if folds is None else list(range(folds))
-    if len(args.weights) != len(numbers):
+    names = args.weights * len(numbers) if args.new_patients and len(args.weights) == 1 else args.weights
+    if len(names) != len(numbers):
         raise ValueError(
-            f"weights: {len(args.weights)} given for {len(numbers)} test sets; give one for each, trained on none of its "
-            "patients (--export writes the folders to train them on)"
+            f"weights: {len(names)} given for {len(numbers)} test sets; give one for each, trained on none of its "
+            "patients (--export writes the folders to train them on), or --new-patients, which leaves those of one out"
         )
-    models = [load_weights(name) for name in args.weights]
+    models = [load_weights(name) for name in names]
     preparations = {Preparation.of(m) for m in models}
     classes = {m.config.classes for m in models}
     if len(preparations) > 1 or len(classes) > 1:
@@ -79,12 +82,17 @@ def open_grounds(
     preparation = replace(preparations.pop(), image_size=args.image_size)
     knees, test = read_folder(args.data, grades, preparation, progress=progress)
     of_t = _halving(args) if args.test_unseen is not True else []  # of True, they are the weights themselves
+    folders = [args.data, *args.weights_data]
+    seen = [
+        by_weights(m, name, folders, trust=args.trust_weights) for m, name in zip(models, names, strict=True)
+    ]
+    judging = {fold: [by_judge(judge, path) for path, judge in of.items()] for fold, of in judges.items()}
+    if args.new_patients:
+        knees, test = new_patients(knees, test, [*seen, *(one for of in judging.values() for one in of)])
     grounds: dict[int | None, Ground] = {}
-    for fold, model, name in zip(numbers, models, args.weights, strict=True):
-        seen = by_weights(model, name, [args.data, *args.weights_data], trust=args.trust_weights)
-        everybody = [seen, *(by_judge(judge, path) for path, judge in judges[fold].items()), *of_t]
-        split = _split(args, knees, test, everybody, fold, folds)
-        grounds[fold] = Ground(knees, split, model, name, seen, judges[fold])
+    for fold, model, name, of_weights in zip(numbers, models, names, seen, strict=True):
+        split = _split(args, knees, test, [of_weights, *judging[fold], *of_t], fold, folds)
+        grounds[fold] = Ground(knees, split, model, name, of_weights, judges[fold], args.new_patients)
         told(grounds[fold])
     return grounds
 
@@ -100,6 +108,10 @@ def _split(
     """The fixed test set, all whom nobody has seen, or a fold of ``folds``."""
     share = args.validation_share
     if args.test_unseen:
+        if args.new_patients:
+            raise ValueError(
+                "--test-unseen and --new-patients: T is whom the weights know, or nobody of them; give one"
+            )
         if folds is not None:
             raise ValueError("--test-unseen and --folds: both say who is tested; give one")
         return unseen_split(knees, test, seen, share=share)
@@ -164,6 +176,10 @@ def export(
     Raises:
         FileExistsError: a PLACE is there already; nothing is written then.
     """
+    if args.new_patients:
+        raise ValueError(
+            "--export: weights that are trained on T know its patients; leave --new-patients out"
+        )
     model = load_weights(args.weights[0])
     preparation = replace(Preparation.of(model), image_size=args.image_size)
     knees, test = read_folder(args.data, [str(c) for c in model.config.classes], preparation)

@@ -68,11 +68,11 @@ def run_all(
         said = ", ".join(f"{name} {line['validation'][name]:.3f}" for name in ("accuracy", "auroc"))
         seconds = f"{time.perf_counter() - start:.0f} s" if now else "was there"
         print(f"[{number}/{len(specs)}] {spec}: validation {said} ({seconds})", flush=True)
-        if now and spec.fraction < 1 and (line["weights"] or {}).get("patients_outside_T") and not warned:
+        if now and (line["weights"] or {}).get("patients_outside_T") and not warned:
             warned = 1
             print(
                 f"    note: these weights know {line['weights']['patients_outside_T']} patients who are not among this "
-                "run's training patients: the gain is not one of scarce labels alone (patients_outside_T in the line)",
+                "run's training patients: a gain is of what they know too (patients_outside_T in the line)",
                 flush=True,
             )
         done = store.finished()

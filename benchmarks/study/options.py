@@ -91,6 +91,7 @@ USED: dict[str, tuple[str, ...]] = {
     "online": _ONLINE,
     "gate": tuple(name for name in _ALL if name != "p"),
     "unlabelled": ("added", "early", *_EXCHANGE),
+    "shuffled_unlabelled": ("added", "early", *_EXCHANGE),
     "offline": ("added", "early", *_EXCHANGE, "labels", "smoothing"),
     "paper": (),
 }

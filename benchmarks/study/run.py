@@ -86,6 +86,7 @@ def identity(spec: RunSpec, ground: Ground, protocol: Protocol) -> dict[str, Any
             "looks": protocol.loop.looks,
             "classical": asdict(protocol.classical),
             "data": ground.fingerprints,
+            **({"known_patients": "left out"} if ground.new else {}),
         },
         "weights": weights_of(ground) if arm.uses_weights else None,
     }

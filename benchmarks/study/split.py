@@ -82,6 +82,26 @@ def unseen_split(
     return _with_validation(knees, test, seen, share, seed, None, known)
 
 
+def new_patients(knees: Knees, test: Sequence[int], seen: Sequence[Seen]) -> tuple[Knees, list[int]]:
+    """Knees of patients whom nobody has seen, and the rows of the test set among them.
+
+    A split of them is a user's case: weights of other people's knees, and T, validation and test new to them.
+
+    Args:
+        knees: all.
+        test: rows of the test set; may be empty.
+        seen: whom weights and judges were trained on.
+
+    Raises:
+        SplitError: it is not known whom.
+    """
+    if any(s.patients is None for s in seen):
+        raise SplitError("--new-patients: it is not known whom the weights were trained on; leave it out")
+    known, of_test = _known(seen), set(test)
+    rows = [row for row in range(len(knees)) if knees.patients[row] not in known]
+    return knees.of(rows), [place for place, row in enumerate(rows) if row in of_test]
+
+
 def k_fold_split(
     knees: Knees, fold: int, folds: int, seen: Sequence[Seen], *, share: float = SHARE, seed: int = 0
 ) -> Split:
