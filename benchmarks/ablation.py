@@ -148,7 +148,9 @@ def main(argv: list[str] | None = None) -> None:
         " does nine times slower. Another one begins a study of its own",
     )
     parser.add_argument(
-        "--data", type=Path, help="radiographs as DIR/split/grade/name.png, for studies of knees"
+        "--data",
+        type=Path,
+        help="radiographs: DIR/split/grade/name.png, or a table.csv; for studies of knees",
     )
     parser.add_argument(
         "--guide",

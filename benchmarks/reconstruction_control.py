@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from tqdm import trange
 
 from kecae_aug import KECAE, load_weights
-from kecae_aug.data import Preparation, RadiographFolder, check_disjoint
+from kecae_aug.data import Preparation, check_disjoint, open_radiographs
 from kecae_aug.inference import FastKECAE
 from kecae_aug.weights import weights_sha256
 from kecae_training.augment import augment
@@ -180,7 +180,7 @@ def scores_of(net: nn.Module, images: Tensor) -> Scores:
 def read(data: Path, model: KECAE) -> dict[str, Knees]:
     """Both splits, prepared as the weights ask for it; refused where they share a patient."""
     options = {"grades": list(model.config.classes), "preparation": Preparation.of(model)}
-    folders = {split: RadiographFolder(data, split, **options) for split in ("train", "val")}
+    folders = {split: open_radiographs(data, split, **options) for split in ("train", "val")}
     check_disjoint(**{split: folder.patients for split, folder in folders.items()})
     return {s: Knees(to_uint8(f), torch.tensor(f.targets), list(f.patients)) for s, f in folders.items()}
 

@@ -67,15 +67,15 @@ run --classifiers resnet18 --batch-size 8 --seeds 0 --arms "$T"
 
 # --- judges that were trained on T give the labels of X', or are the gate ---
 make() { if [[ " ${flags[*]-} " == *" --dry-run "* ]]; then echo "to do  $*"; else "$@"; fi; }
-guide() { # folder to train on, folder to write to, network, seed, then flags
+guide() { # table to train on, folder to write to, network, seed, then flags
     [ -f "$2/$3/guide.safetensors" ] || make kecae-aug guide --data "$1" --out "$2/$3" --network "$3" --seed "$4" --folds 1 \
         --grades '["0","2"]' "${@:5}"
 }
 judges=$out/judges
-[ -d "$judges/fixed" ] || make study --test-unseen knee-kl02 --export "$judges"
-guide "$judges/fixed" "$judges" vgg 11
-guide "$judges/fixed" "$judges" resnet 12
-guide "$judges/fixed" "$judges" densenet 13
+[ -f "$judges/fixed.csv" ] || make study --test-unseen knee-kl02 --export "$judges"
+guide "$judges/fixed.csv" "$judges" vgg 11
+guide "$judges/fixed.csv" "$judges" resnet 12
+guide "$judges/fixed.csv" "$judges" densenet 13
 if [ -d "$judges/densenet" ]; then
     three=("$judges/vgg" "$judges/resnet" "$judges/densenet")
     small --seeds 0 --judges "${three[@]}" --labels judges --arms "$X"
@@ -84,9 +84,9 @@ if [ -d "$judges/densenet" ]; then
 fi
 
 # --- weights that know no label beside those of the 10 % ---
-[ -d "$out/inside/fixed" ] || make study --test-unseen knee-kl02 --fractions 0.1 --seeds 0 1 2 --export "$out/inside"
+[ -f "$out/inside/fixed-0.1-seed-0.csv" ] || make study --test-unseen knee-kl02 --fractions 0.1 --seeds 0 1 2 --export "$out/inside"
 for seed in 0 1 2; do
-    inside=$out/inside-10-seed-$seed part=$out/inside/fixed/0.1-seed-$seed
+    inside=$out/inside-10-seed-$seed part=$out/inside/fixed-0.1-seed-$seed.csv
     if [ ! -d "$inside/weights" ]; then
         few=(--epochs 100 --batch_size 32)
         guide "$part" "$out/inside/$seed" vgg 1 "${few[@]}"

@@ -5,11 +5,11 @@ r"""Does T' beat T? Classifiers on real knees alone, and with exchanged ones, on
     python benchmarks/t_vs_tprime.py --data DIR --weights W --arms "T + classical" "T' online + classical" \
         --classifiers tiulpin --fractions 0.05 0.1 0.25 0.5 1 --seeds 0 1 2                           # label scarcity
     python benchmarks/t_vs_tprime.py --data DIR --folds 5 --export OUT                                # cross-validation:
-    ... kecae-aug guide and train on each OUT/fold-K ...
-    python benchmarks/t_vs_tprime.py --data DIR --folds 5 --weights W0 W1 W2 W3 W4 --weights-data OUT/fold-*
+    ... kecae-aug guide and train on each OUT/fold-K.csv ...
+    python benchmarks/t_vs_tprime.py --data DIR --folds 5 --weights W0 W1 W2 W3 W4 --weights-data OUT/fold-*.csv
 
 Weights that know more patients than T bring labels in that T has not, which matters for label scarcity: `--fractions 0.1
---seeds 0 --export OUT` writes the folder to train weights inside it; each line says how many patients are outside. To
+--seeds 0 --export OUT` writes the table to train weights inside it; each line says how many patients are outside. To
 compare such weights with runs of W under `--test-unseen`, give `--test-unseen W` to export and run: both use W's patients.
 
 Weights that were trained on half of the patients: `--test-unseen` makes that half T and tests all others (but the
@@ -74,7 +74,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--export",
         type=Path,
         metavar="OUT",
-        help="write the training folders of the flags, to train weights on; no run",
+        help="write tables of the training sets of the flags, to train weights on; no run",
     )
     add_arguments(parser)
     args = parser.parse_args(argv)

@@ -25,7 +25,7 @@ from torchvision.models.resnet import BasicBlock
 from torchvision.transforms import v2
 
 from kecae_aug import KECAE, KeyExchangeAugment, load_weights
-from kecae_aug.data import Preparation, RadiographFolder, check_disjoint
+from kecae_aug.data import Preparation, Radiographs, check_disjoint, open_radiographs
 from kecae_aug.sheet import contact_sheet
 
 ARMS = ("T", "T + X^", "T'")
@@ -48,7 +48,7 @@ def classifier() -> nn.Module:
     )
 
 
-def read(folder: RadiographFolder) -> tuple[Tensor, Tensor]:
+def read(folder: Radiographs) -> tuple[Tensor, Tensor]:
     """All images and labels at once: a few thousand knees of 128 px fit in memory."""
     loader = DataLoader(folder, batch_size=128, num_workers=1)
     parts = list(loader)
@@ -115,7 +115,7 @@ def main() -> None:
             f"--weights {args.weights}: exchange {model.config.classes}; this loop compares two grades, as knee-kl02 has"
         )
     prepare, grades = Preparation.of(model), list(model.config.classes)
-    sets = {s: RadiographFolder(args.data, s, grades=grades, preparation=prepare) for s in ("train", "val")}
+    sets = {s: open_radiographs(args.data, s, grades=grades, preparation=prepare) for s in ("train", "val")}
     check_disjoint(**{name: folder.patients for name, folder in sets.items()})
     print("\n".join(map(str, sets.values())), flush=True)
     (images, labels), (val_images, val_labels) = read(sets["train"]), read(sets["val"])

@@ -22,11 +22,11 @@ from sklearn.preprocessing import StandardScaler
 from torch.utils.data import DataLoader
 
 from kecae_aug import KECAE, load_weights
-from kecae_aug.data import Preparation, RadiographFolder, check_disjoint
+from kecae_aug.data import Preparation, Radiographs, check_disjoint, open_radiographs
 
 
 @torch.no_grad()
-def keys(model: KECAE, folder: RadiographFolder) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+def keys(model: KECAE, folder: Radiographs) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """(N, D) hK and (N,) class indices of a folder's knees."""
     parts = [
         (model.encode(images).key.flatten(1), labels) for images, labels in DataLoader(folder, batch_size=64)
@@ -45,7 +45,7 @@ def main() -> None:
     model = load_weights(args.weights).eval()
     prepare, grades = Preparation.of(model), [str(c) for c in model.config.classes]
     train, val = (
-        RadiographFolder(args.data, s, grades=grades, preparation=prepare) for s in ("train", "val")
+        open_radiographs(args.data, s, grades=grades, preparation=prepare) for s in ("train", "val")
     )
     check_disjoint(train=train.patients, val=val.patients)
     x, y = keys(model, train)

@@ -19,8 +19,11 @@ from kecae_aug.data import (
     RadiographFolder,
     RadiographTable,
     check_disjoint,
+    open_radiographs,
     split_patients,
 )
+from kecae_aug.data.source import has_split
+from kecae_aug.data.table import write_table
 
 SMALL = Preparation(16)
 
@@ -303,6 +306,28 @@ def test_table_splits(table):
     for split in ("train", "val", None):
         with pytest.raises(PatientOverlapError, match="share 1 patients"):
             RadiographTable(table, split=split)
+
+
+def test_a_path_is_opened_as_what_it_is_and_a_written_table_is_the_folder_again(root, table, tmp_path):
+    """Command lines take a folder or a table; what ``write_table`` writes is read back as the same images."""
+    folder = open_radiographs(root, "train", preparation=SMALL)
+    assert type(folder) is RadiographFolder
+    assert type(open_radiographs(table)) is RadiographTable
+    written = tmp_path / "elsewhere" / "t.csv"
+    written.parent.mkdir()
+    write_table(written, folder.rows, "train")
+    again = open_radiographs(str(written), "train", preparation=SMALL)
+    for name in ("paths", "targets", "patients", "sides", "classes"):
+        assert getattr(again, name) == getattr(folder, name)
+    with pytest.raises(FileExistsError):
+        write_table(written, folder.rows, "val")
+    assert [has_split(source, "train") for source in (root, table, written)] == [True, False, True]
+    assert not any(has_split(source, "val") for source in (root, table, written))
+
+
+def test_a_table_without_splits_says_how_to_open_it(table):
+    with pytest.raises(ValueError, match=r"columns \['split'\] are missing.*leave split out"):
+        open_radiographs(table, "train")
 
 
 def test_dicom_and_png_side_by_side(root):

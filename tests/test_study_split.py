@@ -1,6 +1,7 @@
 """benchmarks/study: splits by patient, nested fractions, and what is known of whom weights were trained on."""
 
 import argparse
+import csv
 import json
 import math
 import sys
@@ -262,10 +263,17 @@ def test_judge_tells_whom_it_has_seen():
     assert by_judge(SimpleNamespace(metadata={"patients": ["a", "b"]}), "j").patients == {"a", "b"}
 
 
+def listed(table: Path) -> list[str]:
+    """Patients of a table, an image a row."""
+    with table.open(newline="") as file:
+        return [line["patient"] for line in csv.DictReader(file)]
+
+
 def arguments(data: Path, *weights: Path, **given) -> argparse.Namespace:
     values = {
         "data": data, "weights": list(map(str, weights)), "weights_data": [], "trust_weights": False, "judges": [],
         "image_size": 64, "validation_share": 0.15, "test_unseen": False, "new_patients": False,
+        "no_mirror": False,
     }  # fmt: skip
     return argparse.Namespace(**{**values, **given})
 
@@ -280,17 +288,17 @@ def test_folds_are_written_trained_on_and_clean(phantoms, tmp_path):
     """The way of cross-validation: export, train inside each fold, and the split keeps its validation patients."""
     base = weights(tmp_path / "base", images=0, split="none")
     places = export(arguments(phantoms, base), 2, [1.0], [0], tmp_path / "out")
-    with pytest.raises(FileExistsError, match="fold-0 is there"):
+    with pytest.raises(FileExistsError, match=r"fold-0\.csv is there"):
         export(arguments(phantoms, base), 2, [1.0], [0], tmp_path / "out")
     trained = [
-        weights(tmp_path / f"w{i}", images=len(ids(place)), split="train") for i, place in enumerate(places)
+        weights(tmp_path / f"w{i}", images=len(listed(place)), split="train")
+        for i, place in enumerate(places)
     ]
     grounds = open_grounds(arguments(phantoms, *trained, weights_data=places), 2, progress=False)
     for fold, place in enumerate(places):
         ground = grounds[fold]
-        assert ground.seen.patients == set(ids(place))
-        assert patients_of(ground.knees, ground.split.train) == set(ids(place))
-        assert next((place / "train").rglob("*.png")).resolve().is_file()
+        assert ground.seen.patients == set(listed(place))
+        assert patients_of(ground.knees, ground.split.train) == set(listed(place))
     assert len(ground.knees) == 96  # train and val together
     # weights of the other fold know this fold's test patients
     with pytest.raises(LeakError, match="of the test set"):
@@ -301,13 +309,13 @@ def test_weights_can_be_trained_inside_a_share_of_the_patients(phantoms, tmp_pat
     """So that a gain at scarce labels is one of scarce labels: the run's T has all patients that the weights know."""
     base = weights(tmp_path / "base", images=0, split="none")
     half, whole = export(arguments(phantoms, base), None, [0.5, 1.0], [3], tmp_path / "out")
-    assert half == whole / "0.5-seed-3"
-    assert set(ids(half)) < set(ids(whole))
-    trained = weights(tmp_path / "w", images=len(ids(half)), split="train")
+    assert (half.name, whole.name) == ("fixed-0.5-seed-3.csv", "fixed.csv")
+    assert set(listed(half)) < set(listed(whole))
+    trained = weights(tmp_path / "w", images=len(listed(half)), split="train")
     ground = open_grounds(arguments(phantoms, trained, weights_data=[half]), None, progress=False)[None]
-    assert patients_of(ground.knees, ground.split.train) == set(ids(whole))
+    assert patients_of(ground.knees, ground.split.train) == set(listed(whole))
     of = {f: ground.knees.of(fraction_of(ground.knees, ground.split.train, f, 3)) for f in (0.25, 0.5)}
-    assert outside(ground, of[0.5]) == {"patients": len(set(ids(half))), "patients_outside_T": 0}
+    assert outside(ground, of[0.5]) == {"patients": len(set(listed(half))), "patients_outside_T": 0}
     assert outside(ground, of[0.25])["patients_outside_T"] > 0
 
 
@@ -317,12 +325,12 @@ def test_weights_trained_inside_a_share_keep_t_and_the_test_of_those_whose_patie
     hub = weights(tmp_path / "hub", images=len(half), split="train", folds=2, fold=0)
     args = {"test_unseen": str(hub)}
     (place,) = export(arguments(phantoms, hub, **args), None, [0.5], [0], tmp_path / "out")
-    own = weights(tmp_path / "own", images=len(ids(place)), split="train")
+    own = weights(tmp_path / "own", images=len(listed(place)), split="train")
     first = open_grounds(arguments(phantoms, hub, test_unseen=True), None, progress=False)[None]
     second = open_grounds(arguments(phantoms, own, weights_data=[place], **args), None, progress=False)[None]
     assert first.split == second.split
     share = second.knees.of(fraction_of(second.knees, second.split.train, 0.5, 0))
-    assert outside(second, share) == {"patients": len(set(ids(place))), "patients_outside_T": 0}
+    assert outside(second, share) == {"patients": len(set(listed(place))), "patients_outside_T": 0}
     assert outside(first, share)["patients_outside_T"] > 0
 
 
@@ -349,7 +357,45 @@ def test_new_patients_have_one_weights_folder_for_all_folds_and_their_runs_say_s
         export(args, 2, [1.0], [0], tmp_path / "out")
 
 
-def test_one_weights_folder_a_fold(phantoms, tmp_path):
+def test_a_table_of_files_with_any_names_is_the_same_study(phantoms, tmp_path):
+    """Knees, parts and what is exported do not depend on whether a folder or a table says which knee is whose."""
+    lines = []
+    for i, path in enumerate(sorted(phantoms.rglob("*.png"))):
+        (tmp_path / f"scan {i:03}.png").symlink_to(path)
+        split, label, name = *path.parts[-3:-1], path.stem
+        lines.append([f"scan {i:03}.png", label, name[:-1], name[-1], split])
+    table = tmp_path / "mine.csv"
+    with table.open("w", newline="") as file:
+        csv.writer(file).writerows([["path", "label", "patient", "side", "split"], *lines])
+    base = weights(tmp_path / "base", images=len(ids(phantoms, "val")), split="elsewhere")
+    of = [
+        open_grounds(arguments(data, base, trust_weights=True), folds, progress=False)
+        for data in (phantoms, table)
+        for folds in (None, 2)
+    ]
+    for folder, by_table in zip(of[:2], of[2:], strict=True):
+        assert [g.split for g in folder.values()] == [g.split for g in by_table.values()]
+        assert [g.fingerprints for g in folder.values()] == [g.fingerprints for g in by_table.values()]
+    places = [
+        export(arguments(data, base), None, [1.0], [0], tmp_path / name)[0]
+        for name, data in (("a", phantoms), ("b", table))
+    ]
+    assert listed(places[0]) == listed(places[1])
+
+
+def test_sides_that_are_not_known_are_no_obstacle_with_no_mirror(phantoms, tmp_path):
+    lines = [[path, path.parent.name, path.stem[:-1]] for path in sorted((phantoms / "train").rglob("*.png"))]
+    table = tmp_path / "mine.csv"
+    with table.open("w", newline="") as file:
+        csv.writer(file).writerows([["path", "label", "patient"], *lines])
+    base = weights(tmp_path / "base", images=0, split="elsewhere")
+    with pytest.raises(ValueError, match="--no-mirror"):
+        open_grounds(arguments(table, base, trust_weights=True), 2, progress=False)
+    args = arguments(table, base, trust_weights=True, no_mirror=True)
+    assert len(open_grounds(args, 2, progress=False)[0].knees) == len(lines)
+
+
+def test_one_weights_folder_a_fold_or_one_for_all(phantoms, tmp_path):
     place = weights(tmp_path / "w", images=0, split="none")
-    with pytest.raises(ValueError, match="1 given for 3 test sets"):
-        open_grounds(arguments(phantoms, place), 3, progress=False)
+    with pytest.raises(ValueError, match="2 given for 3 test sets"):
+        open_grounds(arguments(phantoms, place, place), 3, progress=False)

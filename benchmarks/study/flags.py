@@ -29,20 +29,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--data",
         type=Path,
         default=knee_data(),
-        help="DIR/train/<grade> and DIR/val/<grade> (default: KECAE_KNEE_DATA)",
+        help="DIR/train/<grade>/name.png and DIR/val/..., or a table.csv (default: KECAE_KNEE_DATA)",
     )
     data.add_argument(
         "--weights",
         nargs="+",
         default=["knee-kl02"],
-        help="bundled name, folder or Hub id; with --folds one a fold",
+        help="bundled name, folder or Hub id; with --folds one a fold, or one that knows nobody of the data",
     )
     data.add_argument(
         "--weights-data",
         type=Path,
         nargs="+",
         default=[],
-        help="folders the weights were trained on, if others",
+        help="folders or tables the weights were trained on, if others",
     )
     data.add_argument(
         "--trust-weights", action="store_true", help="take weights of unknown training patients for clean"
@@ -57,6 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     data.add_argument(
         "--image-size", type=int, default=128, help="of the classifiers' images; the paper's is 299"
     )
+    data.add_argument("--no-mirror", action="store_true", help="leave right knees as they are")
     data.add_argument("--validation-share", type=float, default=SHARE, help="of the training patients")
     data.add_argument(
         "--test-unseen",

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from kecae_aug import KECAE, load_weights
 from kecae_aug.data import Preparation
+from kecae_aug.data.table import write_table
 from kecae_training.guide import Guide, load_guide
-from study.knees import Knees, read_folder
+from study.knees import Knees, opened, read_folder
 from study.seen import Seen, by_judge, by_weights
 from study.split import Split, fixed_split, fraction_of, k_fold_split, new_patients, unseen_split
 
@@ -64,11 +65,11 @@ def open_grounds(
         ValueError, FileNotFoundError: with the way out; nothing has been trained then.
     """
     numbers: list[int | None] = [None] if folds is None else list(range(folds))
-    names = args.weights * len(numbers) if args.new_patients and len(args.weights) == 1 else args.weights
+    names = args.weights * len(numbers) if len(args.weights) == 1 else args.weights
     if len(names) != len(numbers):
         raise ValueError(
-            f"weights: {len(names)} given for {len(numbers)} test sets; give one for each, trained on none of its "
-            "patients (--export writes the folders to train them on), or --new-patients, which leaves those of one out"
+            f"weights: {len(names)} given for {len(numbers)} test sets; give one for each, or one for all that knows "
+            "none of their patients"
         )
     models = [load_weights(name) for name in names]
     preparations = {Preparation.of(m) for m in models}
@@ -79,7 +80,7 @@ def open_grounds(
         )
     grades = [str(c) for c in models[0].config.classes]
     judges = {fold: _judges(args.judges, fold, grades) for fold in numbers}
-    preparation = replace(preparations.pop(), image_size=args.image_size)
+    preparation = _preparation(args, models[0])
     knees, test = read_folder(args.data, grades, preparation, progress=progress)
     of_t = _halving(args) if args.test_unseen is not True else []  # of True, they are the weights themselves
     folders = [args.data, *args.weights_data]
@@ -95,6 +96,12 @@ def open_grounds(
         grounds[fold] = Ground(knees, split, model, name, of_weights, judges[fold], args.new_patients)
         told(grounds[fold])
     return grounds
+
+
+def _preparation(args: argparse.Namespace, model: KECAE) -> Preparation:
+    """As the weights ask for it, but for the flags."""
+    own = Preparation.of(model)
+    return replace(own, image_size=args.image_size, mirror_right=own.mirror_right and not args.no_mirror)
 
 
 def _split(
@@ -161,10 +168,10 @@ def told(ground: Ground) -> None:
 def export(
     args: argparse.Namespace, folds: int | None, fractions: Sequence[float], seeds: Sequence[int], out: Path
 ) -> list[Path]:
-    """Folders to train weights, guides and judges inside the training sets: PLACE/train/<grade>, links to the images.
+    """Tables of the training sets, to train weights, guides and judges inside them.
 
-    Nobody of the validation and test sets is in them. PLACE is OUT/fixed or OUT/fold-K; for a share of the patients, which
-    depends on the seed, OUT/fixed/0.1-seed-0: weights of it know no more labels than T has.
+    Nobody of the validation and test sets is in them. They are OUT/fixed.csv or OUT/fold-K.csv; of a share of the patients,
+    which depends on the seed, OUT/fixed-0.1-seed-0.csv: weights of it know no more labels than T has.
 
     Args:
         args: of the command line: data, image size, share of the validation patients; weights for their grades alone.
@@ -174,30 +181,29 @@ def export(
         out: made if need be.
 
     Raises:
-        FileExistsError: a PLACE is there already; nothing is written then.
+        FileExistsError: a table is there already; nothing is written then.
     """
     if args.new_patients:
         raise ValueError(
             "--export: weights that are trained on T know its patients; leave --new-patients out"
         )
     model = load_weights(args.weights[0])
-    preparation = replace(Preparation.of(model), image_size=args.image_size)
-    knees, test = read_folder(args.data, [str(c) for c in model.config.classes], preparation)
-    rows: dict[Path, Sequence[int]] = {}
+    preparation = _preparation(args, model)
+    grades = [str(c) for c in model.config.classes]
+    knees, test = read_folder(args.data, grades, preparation)
+    images = [image for part in opened(args.data, grades, preparation).values() for image in part.rows]
+    tables: dict[Path, Sequence[int]] = {}
     for fold in range(folds) if folds else [None]:
         split = _split(args, knees, test, _halving(args), fold, folds)
-        place = out / ("fixed" if fold is None else f"fold-{fold}")
+        name = "fixed" if fold is None else f"fold-{fold}"
         for fraction, seed in product(fractions, seeds):
-            part = place if fraction == 1 else place / f"{fraction:g}-seed-{seed}"
-            rows[part] = fraction_of(knees, split.train, fraction, seed)
-    there = [str(place) for place in rows if (place / "train").exists()]
+            part = name if fraction == 1 else f"{name}-{fraction:g}-seed-{seed}"
+            tables[out / f"{part}.csv"] = fraction_of(knees, split.train, fraction, seed)
+    there = [str(table) for table in tables if table.exists()]
     if there:
         raise FileExistsError(f"--export: {there[0]} is there already; name another folder or remove it")
-    for place, of in rows.items():
-        for row in of:
-            file = args.data.resolve() / knees.files[row]
-            link = place / "train" / file.parent.name / file.name
-            link.parent.mkdir(parents=True, exist_ok=True)
-            link.symlink_to(file)
-        print(f"{place}: {len(of)} images of {len({knees.patients[row] for row in of})} patients", flush=True)
-    return list(rows)
+    out.mkdir(parents=True, exist_ok=True)
+    for table, of in tables.items():
+        write_table(table, [images[row] for row in of], "train")
+        print(f"{table}: {len(of)} images of {len({knees.patients[row] for row in of})} patients", flush=True)
+    return list(tables)

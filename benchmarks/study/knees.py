@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from kecae_aug.data import Preparation, RadiographFolder, check_disjoint
+from kecae_aug.data import Preparation, Radiographs, check_disjoint, open_radiographs
+from kecae_aug.data.source import has_split
 from kecae_training.checkpoint import fingerprint
 from kecae_training.images import to_float, to_uint8
 
@@ -85,10 +86,10 @@ class Folder(NamedTuple):
 def read_folder(
     data: Path, grades: Sequence[str], preparation: Preparation, *, progress: bool = True
 ) -> Folder:
-    """DIR/train and DIR/val (the test split) in one set; or DIR/<grade> without a test split.
+    """The splits ``train`` and ``val`` (the test split) in one set; or all, where there is no ``train``.
 
     Args:
-        data: the folder, see :class:`kecae_aug.data.RadiographFolder`.
+        data: folder or table, see :func:`kecae_aug.data.open_radiographs`.
         grades: the classes, in the order of their indices.
         preparation: as the weights ask for it, at the classifiers' size.
         progress: show a bar while images are decoded.
@@ -97,15 +98,28 @@ def read_folder(
         FileNotFoundError, ValueError: nothing readable there.
         PatientOverlapError: ``train`` and ``val`` share patients.
     """
-    splits: tuple[str | None, ...] = ("train", "val") if (data / "train").is_dir() else (None,)
-    parts = [RadiographFolder(data, split, grades=grades, preparation=preparation) for split in splits]
-    check_disjoint(**{str(s): part.patients for s, part in zip(splits, parts, strict=True)})
+    parts = opened(data, grades, preparation)
     knees = Knees(
-        torch.cat([to_uint8(part, progress=progress) for part in parts]),
-        torch.tensor([t for part in parts for t in part.targets]),
-        tuple(p for part in parts for p in part.patients),
-        tuple(path.relative_to(data).as_posix() for part in parts for path in part.paths),
+        torch.cat([to_uint8(part, progress=progress) for part in parts.values()]),
+        torch.tensor([t for part in parts.values() for t in part.targets]),
+        tuple(p for part in parts.values() for p in part.patients),
+        tuple(name for part in parts.values() for name in part.files),
         tuple(str(g) for g in grades),
     )
-    n_test = len(parts[1]) if len(parts) == 2 else 0
+    n_test = len(parts.get("val", ()))
     return Folder(knees, list(range(len(knees) - n_test, len(knees))))
+
+
+def opened(data: Path, grades: Sequence[str], preparation: Preparation) -> dict[str | None, Radiographs]:
+    """What :func:`read_folder` reads, by split and in its order; nothing is decoded.
+
+    Raises:
+        As of it.
+    """
+    splits: list[str | None] = [split for split in ("train", "val") if has_split(data, split)]
+    parts = {
+        split: open_radiographs(data, split, grades=grades, preparation=preparation)
+        for split in (splits if "train" in splits else [None])
+    }
+    check_disjoint(**{str(split): part.patients for split, part in parts.items()})
+    return parts

@@ -213,7 +213,8 @@ def refuse_seen(part: str, patients: Iterable[str], seen: Sequence[Seen]) -> Non
         if both:
             raise LeakError(
                 f"{one.name}: trained on {_named(both)} of the {part} set, so that no figure would be held out; give "
-                "weights and judges of other patients (docs/training.md)"
+                "weights and judges of other patients (--export writes tables to train them on), or leave out whom they "
+                "know (--new-patients)"
             )
 
 

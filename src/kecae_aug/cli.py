@@ -115,7 +115,7 @@ def _add_generate(commands: Any) -> None:
         "grade, or as WebDataset shards. Run it again to go on. Under torchrun the processes share the work.",
     )
     add = generate.add_argument
-    add("--data", type=Path, required=True, help="folder of radiographs")
+    add("--data", type=Path, required=True, help="radiographs: DIR/split/grade/name.png, or a table.csv")
     add("--split", default=None, help="subfolder, such as train; without it grades are directly below --data")
     add("--out", type=Path, required=True, help="folder; empty, absent, or of this run")
     add("-n", "--pairs", type=int, required=True, help="how many exchanged knees (before a gate)")
@@ -147,7 +147,7 @@ def _generate(options: argparse.Namespace) -> None:
 
     import torch
 
-    from kecae_aug.data import Preparation, RadiographFolder
+    from kecae_aug.data import Preparation, open_radiographs
     from kecae_aug.dataset import KeyExchangeDataset
     from kecae_aug.gate import Gate
     from kecae_aug.generate import generate
@@ -164,7 +164,7 @@ def _generate(options: argparse.Namespace) -> None:
         image_size=options.image_size or preparation.image_size,
         mirror_right=preparation.mirror_right and not options.no_mirror,
     )
-    knees = RadiographFolder(
+    knees = open_radiographs(
         options.data,
         options.split,
         grades=model.config.classes,

@@ -26,7 +26,7 @@ class DataConfig:
     """Which radiographs, and how they are prepared.
 
     Args:
-        root: folder of split/grade/name; may also come from the variable KECAE_KNEE_DATA.
+        root: folder of split/grade/name, or a table.csv; may also come from the variable KECAE_KNEE_DATA.
         split: subfolder that is trained on; the only one that is read.
         mirror_right: turn right knees into left ones.
         folds: into how many parts the patients are divided (by a hash of the id, as for guides); 1 takes all.

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from kecae_aug.data import Preparation, RadiographFolder
+from kecae_aug.data import Preparation, open_radiographs
 from kecae_aug.pairing import random_donors
 from kecae_aug.weights import load_weights
 from kecae_training.checkpoint import environment
@@ -46,7 +46,7 @@ class EvaluateConfig:
     """What is evaluated, on what, by whom.
 
     Args:
-        data: folder of split/grade/name.
+        data: folder of split/grade/name, or a table.
         split: subfolder whose knees are exchanged; neither weights nor judges may have seen a patient of it.
         strengths: exchange strengths of the curve.
         seed: of the donors, the samples and the bootstrap.
@@ -164,7 +164,7 @@ def open_training(entrant: Entrant, data: Path, split: str, seed: int) -> Traini
     """The knees that weights were trained on, by the split and the fold that their config.json names."""
     model = entrant.model
     facts = model.metadata.get("data") or {}
-    folder = RadiographFolder(
+    folder = open_radiographs(
         data, split, grades=list(model.config.classes), preparation=Preparation.of(model)
     )
     folds, fold = int(facts.get("folds", 1)), int(facts.get("fold", 0))
@@ -172,8 +172,7 @@ def open_training(entrant: Entrant, data: Path, split: str, seed: int) -> Traini
     images = to_uint8(folder)
     rows = stratified(folder.targets, TRAINING_SAMPLE, seed)
     small = torch.cat([shrink(to_float(part)) for part in images.split(256)])
-    names = [p.relative_to(data).as_posix() for p in folder.paths]
-    return Training(Album(small, names), to_float(images[rows]), [folder.patients[i] for i in rows])
+    return Training(Album(small, folder.files), to_float(images[rows]), [folder.patients[i] for i in rows])
 
 
 def open_entrants(

@@ -299,13 +299,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Command line: ``kecae-aug guide`` or ``python -m kecae_training.guide``."""
     from jsonargparse import ArgumentParser
 
-    from kecae_aug.data import Preparation, RadiographFolder
+    from kecae_aug.data import Preparation, open_radiographs
     from kecae_training.images import to_uint8
 
     parser = ArgumentParser(prog="kecae-aug guide", description=__doc__)
-    parser.add_argument("--data", type=Path, required=True, help="radiographs as DIR/split/grade/name.png")
+    parser.add_argument(
+        "--data", type=Path, required=True, help="radiographs: DIR/split/grade/name.png, or a table.csv"
+    )
     parser.add_argument("--split", default="train")
     parser.add_argument("--out", type=Path, required=True, help="folder for guide.safetensors")
+    parser.add_argument("--no-mirror", action="store_true", help="leave right knees as they are")
     parser.add_class_arguments(GuideConfig)
     args = parser.parse_args(argv)
     values = vars(parser.instantiate(args))
@@ -313,13 +316,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         config = GuideConfig(**{k: values[k] for k in asdict(GuideConfig())})
         if config.init is not None:
             load_guide(config.init)  # a wrong folder is named before the images are read
+        preparation = Preparation(
+            image_size=config.image_size, mirror_right=not args.no_mirror, fix_inverted=True
+        )
+        data = open_radiographs(args.data, args.split, grades=config.grades, preparation=preparation)
     except (ValueError, FileNotFoundError) as error:
         raise SystemExit(f"kecae-aug guide: {error}") from None
     if (args.out / "guide.safetensors").exists():
         raise SystemExit(f"--out {args.out}: already holds a guide; choose another folder or remove it")
 
-    preparation = Preparation(image_size=config.image_size, mirror_right=True, fix_inverted=True)
-    data = RadiographFolder(args.data, args.split, grades=config.grades, preparation=preparation)
     rows = [i for i, patient in enumerate(data.patients) if in_fold(patient, config.fold, config.folds)]
     print(f"{len(rows)} of {len(data)} images, fold {config.fold} of {config.folds}", flush=True)
     images = to_uint8(data, rows)

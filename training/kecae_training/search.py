@@ -199,7 +199,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=200, help="of each training (default: %(default)s)")
     parser.add_argument("--config", default="default", help="of `kecae-aug train` (default: %(default)s)")
     parser.add_argument("--phantoms", type=int, metavar="N", help="train on the knees of N phantom patients")
-    parser.add_argument("--data", type=Path, help="or on radiographs, as DIR/split/grade/name.png")
+    parser.add_argument(
+        "--data", type=Path, help="or on radiographs: DIR/split/grade/name.png, or a table.csv"
+    )
     parser.add_argument("--split", default="val", help="held-out patients of --data (default: %(default)s)")
     parser.add_argument(
         "--judges", type=Path, nargs="+", default=[], help="with --data: folders of held-out judges"

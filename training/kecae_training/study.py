@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from kecae_aug._files import save_tensors
-from kecae_aug.data import Preparation, RadiographFolder
+from kecae_aug.data import Preparation, open_radiographs
 from kecae_aug.data.phantom import PhantomKnees, render
 from kecae_aug.data.ruler import joint_space_width
 from kecae_aug.pairing import random_donors
@@ -201,7 +201,9 @@ def folder_study(
     if len(classes) != 2:
         raise ValueError(f"model.classes={tuple(classes)}: the figures of a study are those of two grades")
     if data.root is None:
-        raise ValueError("data: no folder of radiographs is given; accepted is DIR with split/grade/name.png")
+        raise ValueError(
+            "data: no radiographs are given; accepted are DIR with split/grade/name.png and a table.csv"
+        )
     if not judges:
         raise ValueError(
             "judges: none given; train one on other patients with `kecae-aug guide --data DIR --fold 1 --out DIR`"
@@ -209,7 +211,7 @@ def folder_study(
     preparation = Preparation(size, data.mirror_right, data.fix_inverted, data.contrast, data.align)
 
     def read(split: str | None) -> Images:
-        folder = RadiographFolder(data.root or "", split, grades=list(classes), preparation=preparation)
+        folder = open_radiographs(data.root or "", split, grades=list(classes), preparation=preparation)
         files = [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in folder.paths]
         key = hashlib.sha256(json.dumps([files, repr(preparation)]).encode()).hexdigest()[:16]
         file = work / f"radiographs-{key}.safetensors"

@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from kecae_aug.data import Preparation, RadiographFolder
+from kecae_aug.data import Preparation, Radiographs, open_radiographs
 from kecae_aug.model import KECAE, PRESETS, KECAEConfig
 from kecae_aug.pairing import unit_draw
 from kecae_aug.weights import load_weights
@@ -61,13 +61,13 @@ def learning_rate(config: TrainConfig, step: int, total: int) -> float:
     return optim.lr * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
 
 
-def open_data(config: TrainConfig, size: int) -> RadiographFolder:
+def open_data(config: TrainConfig, size: int) -> Radiographs:
     """The radiographs of the config's split, prepared as the weights will expect them."""
     data = config.data
     if data.root is None:
         raise SystemExit("data.root is missing: give --data.root DIR or set KECAE_KNEE_DATA")
     preparation = Preparation(size, data.mirror_right, data.fix_inverted, data.contrast, data.align)
-    folder = RadiographFolder(
+    folder = open_radiographs(
         data.root, data.split, grades=list(config.model.classes), preparation=preparation
     )
     if data.folds == 1:

@@ -1,9 +1,11 @@
 """Radiographs: folders and tables, preparation, splits. The phantom is in ``kecae_aug.data.phantom``."""
 
 from kecae_aug.data.preparation import Preparation, inversion_score, is_inverted
-from kecae_aug.data.radiographs import RadiographFolder, Radiographs, RadiographTable
+from kecae_aug.data.radiographs import RadiographFolder, Radiographs
 from kecae_aug.data.reading import BadImageError, BadImagesError, read_image
+from kecae_aug.data.source import open_radiographs
 from kecae_aug.data.splits import PatientOverlapError, check_disjoint, split_patients
+from kecae_aug.data.table import RadiographTable
 
 __all__ = [
     "BadImageError",
@@ -16,6 +18,7 @@ __all__ = [
     "check_disjoint",
     "inversion_score",
     "is_inverted",
+    "open_radiographs",
     "read_image",
     "split_patients",
 ]

@@ -1,7 +1,6 @@
-"""Radiographs on disk as torch Datasets: a folder for each grade, or a table.
+"""Radiographs on disk as torch Datasets: a folder for each grade; a table is in kecae_aug.data.table.
 
     RadiographFolder("knees", split="train", grades=("0", "2"), preparation=Preparation(128))
-    RadiographTable("knees.csv", split="train")
 
 Convention: an item is (image (1, S, S) float32 in [-1, 1], class index), as of torchvision's ImageFolder.
 Targets, patients and sides are read from names and columns alone; no image is decoded for them.
@@ -10,7 +9,6 @@ Targets, patients and sides are read from names and columns alone; no image is d
 from __future__ import annotations
 
 import copy
-import csv
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -22,11 +20,9 @@ from torch.utils.data import Dataset
 
 from kecae_aug.data.preparation import Preparation
 from kecae_aug.data.reading import SUFFIXES, BadImagesError, bad_files, listed, read_image
-from kecae_aug.data.splits import check_disjoint
 
 PATTERN = r"(?P<patient>\d+)[ _-]?(?P<side>[LR])?"
-COLUMNS = ("path", "label", "patient", "side", "split")
-_SIDES = {"": None, "L": "L", "LEFT": "L", "R": "R", "RIGHT": "R"}
+SIDES = {"": None, "L": "L", "LEFT": "L", "R": "R", "RIGHT": "R"}
 
 
 class Row(NamedTuple):
@@ -91,7 +87,7 @@ class Radiographs(Dataset[tuple[Tensor, int]]):
             raise ValueError(
                 f"mirror_right: {self.sides.count(None)} images have no side (first: "
                 f"{self.paths[self.sides.index(None)]}); name files <patient><L|R>, give a pattern or a column "
-                "with the side, or set mirror_right=False"
+                "with the side, or set mirror_right=False (--no-mirror)"
             )
 
     def __len__(self) -> int:
@@ -123,12 +119,25 @@ class Radiographs(Dataset[tuple[Tensor, int]]):
         if bad:
             raise BadImagesError(bad)
 
+    @property
+    def rows(self) -> list[Row]:
+        """Every image as a table has it, see :func:`kecae_aug.data.table.write_table`."""
+        grades = [self.classes[target] for target in self.targets]
+        return [Row(*row) for row in zip(self.paths, grades, self.patients, self.sides, strict=True)]
+
+    @property
+    def files(self) -> list[str]:
+        """Path of every image relative to the root; whole where it is elsewhere."""
+        return [
+            (path.relative_to(self.root) if path.is_relative_to(self.root) else path).as_posix()
+            for path in self.paths
+        ]
+
     def file_hashes(self) -> dict[str, str]:
-        """Path relative to the root -> sha256 of the file's bytes, for every image."""
-        names = [p.relative_to(self.root) if p.is_relative_to(self.root) else p for p in self.paths]
+        """:attr:`files` -> sha256 of the file's bytes, for every image."""
         return {
-            name.as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-            for name, path in zip(names, self.paths, strict=True)
+            name: hashlib.sha256(path.read_bytes()).hexdigest()
+            for name, path in zip(self.files, self.paths, strict=True)
         }
 
     def fingerprint(self) -> str:
@@ -200,11 +209,11 @@ class RadiographFolder(Radiographs):
                 match = names.fullmatch(path.stem)
                 groups = match.groupdict() if match else {}
                 side = (groups.get("side") or "").upper()
-                if side not in _SIDES or (match is None and patients == "name"):
+                if side not in SIDES or (match is None and patients == "name"):
                     unmatched.append(path)
                 else:
                     patient = path.stem if patients == "file" else groups["patient"]
-                    rows.append(Row(path, folder.name, patient, _SIDES[side]))
+                    rows.append(Row(path, folder.name, patient, SIDES[side]))
         if empty and wanted is None:  # left out in silence, it would shift the class indices
             raise ValueError(
                 f"{top}: no {', '.join(SUFFIXES)} files in {empty}; give grades to leave folders out"
@@ -214,94 +223,9 @@ class RadiographFolder(Radiographs):
             raise ValueError(
                 f"pattern={pattern!r}: {len(unmatched)} file names do not match: "
                 f"{listed(p.name for p in unmatched)}\nGive a pattern whose group 'patient' is the patient's id, "
-                "or patients='file' if every file is another patient."
+                "or patients='file' if every file is another patient; on the command line, a table (docs/data.md)."
             )
         super().__init__(root, rows, grades, preparation, transform, on_bad)
-
-
-class RadiographTable(Radiographs):
-    """A CSV file (UTF-8, commas) with a row for each image.
-
-    Args:
-        table: the CSV file, with a header.
-        root: folder that relative paths start from; the table's own folder by default.
-        split: keep the rows whose split column has this value; None keeps all.
-        grades: as of :class:`RadiographFolder`.
-        preparation: see :class:`Preparation`.
-        transform: applied to the prepared image.
-        columns: names of the columns where they are not ``path``, ``label``, ``patient``, ``side`` and
-            ``split``; side (L, R, left, right or empty) and split may be absent.
-        on_bad: as of :class:`RadiographFolder`.
-
-    Raises:
-        FileNotFoundError: no such table.
-        ValueError: missing columns; rows without path, label or patient, whose file is missing or listed
-            twice, or with an unknown side, all named; a split without rows.
-        PatientOverlapError: a patient who stands in two splits of the table.
-    """
-
-    def __init__(
-        self,
-        table: str | Path,
-        root: str | Path | None = None,
-        split: str | None = None,
-        *,
-        grades: Sequence[str | int] | None = None,
-        preparation: Preparation = Preparation(),  # noqa: B008  (frozen)
-        transform: Callable[[Tensor], Any] | None = None,
-        columns: dict[str, str] | None = None,
-        on_bad: Literal["raise", "skip"] = "raise",
-    ) -> None:
-        table = Path(table)
-        if not table.is_file():
-            raise FileNotFoundError(f"table={str(table)!r}: no such file")
-        root = Path(root) if root is not None else table.parent
-        lines = _read_table(table, columns or {}, ["split"] if split is not None else [])
-        if split is not None and split not in {line["split"] for line in lines}:
-            there = sorted({line["split"] for line in lines})
-            raise ValueError(f"split={split!r}: {table} has no such rows; its splits are {there}")
-        rows, problems = [], []
-        seen: dict[Path, int] = {}
-        for number, line in enumerate(lines, 2):
-            path = root / line["path"]
-            if split is not None and line["split"] != split:
-                continue
-            if not (line["path"] and line["label"] and line["patient"]):
-                problems.append(f"row {number}: empty path, label or patient")
-            elif not path.is_file():
-                problems.append(f"row {number}: no file {path}")
-            elif path in seen:
-                problems.append(f"row {number}: {path} stands in row {seen[path]} already")
-            elif line["side"].upper() not in _SIDES:
-                problems.append(f"row {number}: side {line['side']!r}, accepted are L, R and nothing")
-            else:
-                seen[path] = number
-                rows.append(Row(path, line["label"], line["patient"], _SIDES[line["side"].upper()]))
-        if problems:
-            raise ValueError(f"table={str(table)!r}: {len(problems)} bad rows: {listed(problems)}")
-        patients_of: dict[str, list[str]] = {}
-        for line in lines:  # of all splits, whichever is opened
-            if line["split"] and line["patient"]:
-                patients_of.setdefault(line["split"], []).append(line["patient"])
-        check_disjoint(**patients_of)
-        super().__init__(root, rows, grades, preparation, transform, on_bad)
-
-
-def _read_table(table: Path, renamed: dict[str, str], needed: list[str]) -> list[dict[str, str]]:
-    """Rows by our column names, stripped; absent optional columns are empty."""
-    if not set(renamed) <= set(COLUMNS):
-        raise ValueError(f"columns: got {sorted(set(renamed) - set(COLUMNS))}, accepted are {list(COLUMNS)}")
-    names = {c: renamed.get(c, c) for c in COLUMNS}
-    with table.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        header = list(reader.fieldnames or [])
-        absent = [names[c] for c in {"path", "label", "patient", *needed, *renamed} if names[c] not in header]
-        if absent:
-            raise ValueError(
-                f"table={str(table)!r}: columns {sorted(absent)} are missing; it has {header}; see the columns "
-                "argument"
-            )
-        return [{c: (line.get(names[c]) or "").strip() for c in COLUMNS} for line in reader]
 
 
 def _folders(top: Path) -> list[Path]:

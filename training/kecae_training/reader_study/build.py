@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from kecae_aug.data import Preparation, RadiographFolder, Radiographs
+from kecae_aug.data import Preparation, Radiographs, open_radiographs
 from kecae_aug.model import KECAE
 from kecae_aug.weights import load_weights
 from kecae_training.reader_study import formats
@@ -39,7 +39,7 @@ class BuildConfig:
     """What a study shows.
 
     Fields:
-        data: folder of split/grade/name; ``split``: subfolder, None where grades are directly below ``data``.
+        data: folder of split/grade/name, or a table. split: None where grades are directly below the folder.
         weights: bundled names, folders or Hub ids. detail: kinds of X'. Weights x detail are the arms.
         n: pairs in all. real: real knees as control (None: a fifth of n). repeat: items of phase 1 that are shown twice
             (None: a tenth of n). strength: of the exchange, in whole percent.
@@ -132,9 +132,7 @@ def build(
         seed=config.seed,
     )
     hidden = Secret(config.seed, secrets.token_bytes(32) if secret is None else secret)
-    first, second = make_phases(
-        make_shown(knees, config.data, drawn, arms, config.strength), drawn.repeats, hidden
-    )
+    first, second = make_phases(make_shown(knees, drawn, arms, config.strength), drawn.repeats, hidden)
     day = created or datetime.now(UTC).date().isoformat()
     part = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     part.mkdir(parents=True)
@@ -186,7 +184,7 @@ def _open(config: BuildConfig, models: Mapping[str, KECAE], say: Callable[[str],
                 "weights: they read different images (classes or preparation), so that their pictures could be told "
                 "apart; build a study for each"
             )
-    knees = RadiographFolder(
+    knees = open_radiographs(
         config.data, config.split, grades=list(first.config.classes), preparation=preparation
     )
     for name, model in models.items():

@@ -68,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_build(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--data", type=Path, required=True, help="folder of radiographs, split/grade/<patient><L|R>.png")
+    add("--data", type=Path, required=True, help="radiographs: DIR/split/grade/name.png, or a table.csv")
     add(
         "--split",
         default="val",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -52,19 +51,18 @@ class Phase:
 
 
 def make_shown(
-    knees: Radiographs, data: Path, drawn: Draw, arms: Mapping[str, tuple[KECAE, str]], strength: float
+    knees: Radiographs, drawn: Draw, arms: Mapping[str, tuple[KECAE, str]], strength: float
 ) -> list[Shown]:
     """The pairs, exchanged, and after them the controls.
 
     Args:
         knees: prepared as the weights want it.
-        data: folder that files are named from.
         drawn: rows of ``knees``.
         arms: name -> (weights, detail).
         strength: of the exchange.
     """
     grades = [knees.classes[target] for target in knees.targets]
-    files = [path.relative_to(data).as_posix() for path in knees.paths]
+    files = knees.files
     shown = []
     made = _exchanged(knees, drawn, arms, strength)
     for (arm, host, donor), (original, picture) in zip(drawn.pairs, made, strict=True):

@@ -196,15 +196,15 @@ def open_knees(
 
     Args:
         model: the weights.
-        data: folder of split/grade/name.
+        data: folder of split/grade/name, or a table.
         split: subfolder.
         max_images: at most so many, stratified by grade; None takes all.
         seed: of that choice.
     """
-    from kecae_aug.data import Preparation, RadiographFolder
+    from kecae_aug.data import Preparation, open_radiographs
 
     preparation = Preparation.of(model)
-    folder = RadiographFolder(data, split, grades=list(model.config.classes), preparation=preparation)
+    folder = open_radiographs(data, split, grades=list(model.config.classes), preparation=preparation)
     if max_images is not None:
         if max_images < 2 * len(model.config.classes):
             raise ValueError(
@@ -219,7 +219,7 @@ def open_knees(
         to_float(to_uint8(folder)),
         torch.tensor(folder.targets),
         list(folder.patients),
-        [p.relative_to(data).as_posix() for p in folder.paths],
+        folder.files,
         list(folder.sides),
         medial,
     )

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from kecae_aug.data import RadiographFolder
+from kecae_aug.data import open_radiographs
 from kecae_aug.model import KECAE
 from kecae_training.guide import Guide, in_fold
 
@@ -18,15 +18,15 @@ class NotHeldOutError(ValueError):
 def training_patients(model: KECAE, data: Path) -> set[str] | None:
     """Patients that weights were trained on, from what their config.json says of split and fold; None where not known.
 
-    Their names are read from the folder's split. Where it does not hold the same number of images, it is not what the
-    weights were trained on, and nothing is known.
+    Their names are read from the split of the folder or table. Where it does not hold the same number of images, it is not
+    what the weights were trained on, and nothing is known.
     """
     facts = model.metadata.get("data") or {}
     split = facts.get("split")
-    if "images" not in facts or not (data / str(split or "")).is_dir():
+    if "images" not in facts:
         return None
     try:
-        folder = RadiographFolder(data, split, grades=list(model.config.classes))
+        folder = open_radiographs(data, split, grades=list(model.config.classes))
     except (ValueError, FileNotFoundError):
         return None
     folds, fold = int(facts.get("folds", 1)), int(facts.get("fold", 0))
