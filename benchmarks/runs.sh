@@ -14,6 +14,7 @@ flags=("$@")
 export OMP_NUM_THREADS=1
 
 T="T + classical" X="T' online + classical" off="T' offline + classical" U="T' unlabelled + classical"
+V="T + shuffled unlabelled X' + classical"
 hat="T + X^ + classical" same="T + X' same grade + classical" shuffled="T + shuffled X' + classical" real="T + real + classical"
 
 study() { python benchmarks/t_vs_tprime.py --data "$data" "$@" ${flags[@]+"${flags[@]}"}; }
@@ -35,7 +36,7 @@ for few in "1" "0.1"; do small --seeds 0 --fractions $few --strength 1.5 --arms 
 for strength in 1 1.5; do small --seeds 0 --fractions 0.1 --added 32 --strength $strength --arms "$X"; done
 small --seeds 0 1 2 --strength 1.5 --p 1 --early 0.25 --arms "$X" # pre-training on X' alone
 small --seeds 0 --steps 2000 --strength 1.5 --arms "$T" "$off"
-small --seeds 0 1 2 3 4 --fractions 0.1 --arms "$U"
+small --seeds 0 1 2 3 4 --fractions 0.1 --arms "$U" "$V"
 for few in "1" "0.1"; do run --classifiers resnet18 --seeds 0 --fractions $few --arms "$T" "$X"; done
 run --classifiers compact_densenet --seeds 0 1 2 --fractions 0.1 --arms "$T" "$X" "$shuffled"
 python benchmarks/sampling_size.py --data "$data" --weights knee-kl02 --test-unseen --classifiers compact_vgg --seeds 0 1 2 \
@@ -47,13 +48,14 @@ brief compact_vgg --seeds 0 1 2 --arms "$T" "$X" "$hat" "$same" "$shuffled" "$re
 brief compact_vgg --seeds 0 1 2 --detail decoder --arms "$X"
 brief compact_vgg --seeds 0 1 2 --detail decoder --strength 1 --arms "$X"
 brief compact_vgg --seeds 0 1 2 --p 0.33 --arms "$X"
-brief resnet18 --seeds 0 1 2 --arms "$T" "$X" "$hat" "$real"
+brief resnet18 --seeds 0 1 2 3 4 --arms "$T" "$X" "$hat"
+brief resnet18 --seeds 0 1 2 --arms "$real"
 brief resnet18 --seeds 0 --arms "$shuffled"
 brief tiulpin --seeds 0 1 2 3 4 --arms "$T" "$X" "$hat"
-brief tiulpin --seeds 0 1 2 --arms T "T' online" "$real" "$shuffled" "$same" "$off" "T + MixUp + classical" "T + CutMix + classical"
+brief tiulpin --seeds 0 1 2 --arms T "T' online" "$real" "$shuffled" "$same" "$off" "T + MixUp + classical" "T + CutMix + classical" paper
 brief antony --seeds 0 1 2 3 4 --arms "$T" "$X" "$hat"
 brief antony --seeds 0 --arms "$shuffled"
-brief densenet201 --seeds 0 1 --arms "$T" "$X" "$hat"
+brief densenet201 --seeds 0 1 2 --arms "$T" "$X" "$hat"
 for name in siamese_gap sspe_vit vgg11; do brief $name --seeds 0 --arms "$T" "$X"; done
 brief vgg11 --lr 1e-4 --seeds 0 --arms "$T" "$X"
 
@@ -64,6 +66,11 @@ small --batch-size 8 --strength 1.5 --seeds 0 1 --arms "$off"
 small --batch-size 8 --seeds 0 --arms "$X"
 small --batch-size 8 --seeds 0 1 --fractions 0.1 --arms "$T" "$X"
 run --classifiers resnet18 --batch-size 8 --seeds 0 --arms "$T"
+
+# --- T, too, is new to the weights: a user's case; two folds ---
+new() { study --weights knee-kl02 --new-patients --folds 2 --classifiers compact_vgg "$@"; }
+new --seeds 0 1 2 --fractions 0.2 --arms "$T" "$X" "$U" "$V"
+new --seeds 0 1 2 --arms "$T" "$X"
 
 # --- judges that were trained on T give the labels of X', or are the gate ---
 make() { if [[ " ${flags[*]-} " == *" --dry-run "* ]]; then echo "to do  $*"; else "$@"; fi; }

@@ -183,7 +183,9 @@ def test_gradients_reach_every_parameter(name):
     model.zero_grad()
 
 
-@pytest.mark.parametrize("name", OWN)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name == "sspe_vit")) for name in OWN]
+)
 def test_a_few_steps_of_its_recipe_lower_its_loss(name):
     model = fresh(name, classes=2).train()
     recipe = CLASSIFIERS[name].recipe

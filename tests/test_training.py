@@ -167,6 +167,7 @@ def test_remembered_keys_are_those_that_would_be_warmed_up_again(tmp_path):
         assert all(torch.equal(state[k], v) for k, v in states[0].items())
 
 
+@pytest.mark.slow  # the command, with TensorBoard, in a process of its own
 def test_run_leaves_what_is_needed_to_repeat_it(blob_data, tmp_path):
     """Resolved config, file hashes, environment and fingerprint stand beside and inside the weights."""
     out = tmp_path / "run"
