@@ -100,6 +100,10 @@ def read(path: Path) -> list[Line]:
 
 def cells(lines: Iterable[Line]) -> list[Cell]:
     """Grouped, in the order of their first lines, and labelled."""
+    lines = list(lines)
+    folds_of: dict[str | None, set[int | None]] = {}
+    for line in lines:
+        folds_of.setdefault((line.get("weights") or {}).get("sha256"), set()).add(line.get("fold"))
     found: dict[str, Cell] = {}
     for line in lines:
         fold = line.get("fold")
@@ -108,9 +112,9 @@ def cells(lines: Iterable[Line]) -> list[Cell]:
         variant = {**line.get("options", {}), "N": line.get("n_pairs")}
         if fold is None and line["fraction"] < 1 and weights.get("patients_outside_T") == 0:
             variant["weights"] = INSIDE  # each seed draws patients, and has weights, of its own
-        elif fold is None:
+        elif fold is None or len(folds_of[weights.get("sha256")]) > 1:
             variant["weights"] = weights.get("name") and f"{weights['name']} ({weights['sha256'][:6]})"
-        else:  # every fold has data and cross-fitted weights of its own
+        if fold is not None:  # every fold has data, and cross-fitted weights, of its own
             settings.pop("data", None)
         keys = (line["study"], line["classifier"], line["arm"], line["fraction"])
         name = json.dumps([*keys, settings, variant], sort_keys=True)

@@ -416,6 +416,42 @@ def test_folds_are_one_test_set(runs):
     assert c.differences["accuracy"].mean == pytest.approx(0.1)
 
 
+def test_folds_of_one_weights_and_of_another_are_two_things(runs):
+    """Cross-fitted weights are one arm; two that each stand beside all folds (--new-patients) are two."""
+    halves = np.arange(PATIENTS), np.arange(PATIENTS, 2 * PATIENTS)
+    for fold in (0, 1):
+        runs.add(arm="T + classical", fold=fold, rows=halves[fold])
+        for name in ("a", "b", f"of fold {fold}"):
+            weights = {"name": name, "sha256": (name[-1] * 64)}
+            runs.add(arm=ONLINE, right=0.8, fold=fold, rows=halves[fold], weights=weights)
+    arms = [c for c in runs.found().arms if c.cell.arm == ONLINE]
+    assert [(c.cell.variant.get("weights"), c.folds) for c in arms] == [
+        ("a (aaaaaa)", 2),
+        ("b (bbbbbb)", 2),
+        (None, 2),
+    ]
+
+
+def test_patients_that_were_left_out_are_another_study_and_its_name_says_so(runs):
+    runs.pair()
+    settings = {"image_size": 128, "steps": 500, "lr": 1e-3, "data": {"test": "fold None"}}
+    runs.pair(gain=0.2, settings={**settings, "known_patients": "left out"})
+    gains = {c.cell.label: c.differences["accuracy"].mean for c in runs.found().arms if c.cell.arm == ONLINE}
+    assert gains == {ONLINE: pytest.approx(0.1), f"{ONLINE} (known patients left out)": pytest.approx(0.2)}
+
+
+def test_unlabelled_hosts_are_compared_with_their_own_control_too(runs):
+    arms = ["T", "T' unlabelled", "T + shuffled unlabelled X'", "T + shuffled X'", "T' online"]
+    for arm in arms:
+        runs.add(arm=f"{arm} + classical", fraction=0.1, study="scarcity")
+    pairs = {(c.cell.arm[:13], c.base.arm[:23]) for c in runs.found().controls}
+    assert pairs == {
+        ("T' unlabelled", "T + shuffled unlabelled"),
+        ("T' unlabelled", "T + shuffled X' + class"),
+        ("T' online + c", "T + shuffled X' + class"),
+    }
+
+
 def test_other_knees_are_a_problem_that_is_named(runs):
     """The rest of the report is still made."""
     runs.pair("vgg11")
