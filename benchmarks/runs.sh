@@ -36,7 +36,7 @@ for few in "1" "0.1"; do small --seeds 0 --fractions $few --strength 1.5 --arms 
 for strength in 1 1.5; do small --seeds 0 --fractions 0.1 --added 32 --strength $strength --arms "$X"; done
 small --seeds 0 1 2 --strength 1.5 --p 1 --early 0.25 --arms "$X" # pre-training on X' alone
 small --seeds 0 --steps 2000 --strength 1.5 --arms "$T" "$off"
-small --seeds 0 1 2 3 4 --fractions 0.1 --arms "$U" "$V"
+small --seeds 0 1 2 3 4 --fractions 0.1 --arms "$U"
 for few in "1" "0.1"; do run --classifiers resnet18 --seeds 0 --fractions $few --arms "$T" "$X"; done
 run --classifiers compact_densenet --seeds 0 1 2 --fractions 0.1 --arms "$T" "$X" "$shuffled"
 python benchmarks/sampling_size.py --data "$data" --weights knee-kl02 --test-unseen --classifiers compact_vgg --seeds 0 1 2 \
@@ -52,10 +52,11 @@ brief resnet18 --seeds 0 1 2 3 4 --arms "$T" "$X" "$hat"
 brief resnet18 --seeds 0 1 2 --arms "$real"
 brief resnet18 --seeds 0 --arms "$shuffled"
 brief tiulpin --seeds 0 1 2 3 4 --arms "$T" "$X" "$hat"
-brief tiulpin --seeds 0 1 2 --arms T "T' online" "$real" "$shuffled" "$same" "$off" "T + MixUp + classical" "T + CutMix + classical" paper
+brief tiulpin --seeds 0 1 2 --arms T "T' online" "$real" "$shuffled" "$same" "$off" "T + MixUp + classical" "T + CutMix + classical"
 brief antony --seeds 0 1 2 3 4 --arms "$T" "$X" "$hat"
 brief antony --seeds 0 --arms "$shuffled"
-brief densenet201 --seeds 0 1 2 --arms "$T" "$X" "$hat"
+brief densenet201 --seeds 0 1 2 3 --arms "$T" "$X"
+brief densenet201 --seeds 0 1 2 --arms "$hat"
 for name in siamese_gap sspe_vit vgg11; do brief $name --seeds 0 --arms "$T" "$X"; done
 brief vgg11 --lr 1e-4 --seeds 0 --arms "$T" "$X"
 
@@ -70,7 +71,7 @@ run --classifiers resnet18 --batch-size 8 --seeds 0 --arms "$T"
 # --- T, too, is new to the weights: a user's case; two folds ---
 new() { study --weights knee-kl02 --new-patients --folds 2 --classifiers compact_vgg "$@"; }
 new --seeds 0 1 2 --fractions 0.2 --arms "$T" "$X" "$U" "$V"
-new --seeds 0 1 2 --arms "$T" "$X"
+new --seeds 0 --arms "$T" "$X"
 
 # --- judges that were trained on T give the labels of X', or are the gate ---
 make() { if [[ " ${flags[*]-} " == *" --dry-run "* ]]; then echo "to do  $*"; else "$@"; fi; }

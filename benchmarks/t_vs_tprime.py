@@ -13,7 +13,8 @@ Weights that know more patients than T bring labels in that T has not, which mat
 compare such weights with runs of W under `--test-unseen`, give `--test-unseen W` to export and run: both use W's patients.
 
 Weights that were trained on half of the patients: `--test-unseen` makes that half T and tests all others (but the
-validation patients), which are many more than DIR/val has, so that smaller differences are told.
+validation patients), which are many more than DIR/val has, so that smaller differences are told. `--new-patients` leaves
+out whom the weights know: T is new to them too, as your own knees would be.
 
 Protocol. In all arms of a seed: the same patients, the same real knees in the same order with the same classical
 augmentation, equal optimiser steps, the recipe of the classifier, equally many looks at validation patients, whose AUROC
