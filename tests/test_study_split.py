@@ -245,6 +245,8 @@ def test_files_that_the_run_lists_count_first(phantoms, tmp_path):
     listed = {"fingerprint": "f", "files": {"train/0/9000001L.png": "", "train/2/9000002R.png": ""}}
     (tmp_path / "run" / "data.json").write_text(json.dumps(listed))
     assert by_weights(load_weights(place), str(place), [phantoms]).patients == {"9000001", "9000002"}
+    (tmp_path / "run" / "data.json").write_text(json.dumps({**listed, "patients": ["a", "b"]}))
+    assert by_weights(load_weights(place), str(place), [phantoms]).patients == {"a", "b"}
     (tmp_path / "run" / "data.json").write_text(json.dumps({**listed, "fingerprint": "g"}))
     with pytest.raises(UnknownPatientsError):
         by_weights(load_weights(place), str(place), [phantoms])

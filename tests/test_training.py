@@ -182,6 +182,7 @@ def test_run_leaves_what_is_needed_to_repeat_it(blob_data, tmp_path):
     data = json.loads((out / "data.json").read_text())
     assert len(data["files"]) == 48
     assert data["per_class"] == {"0": 24, "2": 24}
+    assert data["patients"] == sorted({path.stem[:-1] for path in (blob_data / "train").rglob("*.png")})
     assert (out / "samples" / "step_000004.png").exists()
     assert list((out / "tensorboard").iterdir())
     metadata = load_weights(str(out / "weights")).metadata

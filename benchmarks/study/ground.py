@@ -13,7 +13,7 @@ from kecae_aug import KECAE, load_weights
 from kecae_aug.data import Preparation
 from kecae_aug.data.table import write_table
 from kecae_training.guide import Guide, load_guide
-from study.knees import Knees, opened, read_folder
+from study.knees import Knees, read_folder
 from study.seen import Seen, by_judge, by_weights
 from study.split import Split, fixed_split, fraction_of, k_fold_split, new_patients, unseen_split
 
@@ -65,13 +65,12 @@ def open_grounds(
         ValueError, FileNotFoundError: with the way out; nothing has been trained then.
     """
     numbers: list[int | None] = [None] if folds is None else list(range(folds))
-    names = args.weights * len(numbers) if len(args.weights) == 1 else args.weights
-    if len(names) != len(numbers):
+    if len(args.weights) not in (1, len(numbers)):
         raise ValueError(
-            f"weights: {len(names)} given for {len(numbers)} test sets; give one for each, or one for all that knows "
+            f"weights: {len(args.weights)} given for {len(numbers)} test sets; give one for each, or one for all that knows "
             "none of their patients"
         )
-    models = [load_weights(name) for name in names]
+    models = [load_weights(name) for name in args.weights]
     preparations = {Preparation.of(m) for m in models}
     classes = {m.config.classes for m in models}
     if len(preparations) > 1 or len(classes) > 1:
@@ -81,19 +80,22 @@ def open_grounds(
     grades = [str(c) for c in models[0].config.classes]
     judges = {fold: _judges(args.judges, fold, grades) for fold in numbers}
     preparation = _preparation(args, models[0])
-    knees, test = read_folder(args.data, grades, preparation, progress=progress)
+    knees, test, _ = read_folder(args.data, grades, preparation, progress=progress)
     of_t = _halving(args) if args.test_unseen is not True else []  # of True, they are the weights themselves
     folders = [args.data, *args.weights_data]
-    seen = [
-        by_weights(m, name, folders, trust=args.trust_weights) for m, name in zip(models, names, strict=True)
+    loaded = [
+        (model, name, by_weights(model, name, folders, trust=args.trust_weights))
+        for model, name in zip(models, args.weights, strict=True)
     ]
     judging = {fold: [by_judge(judge, path) for path, judge in of.items()] for fold, of in judges.items()}
     if args.new_patients:
-        knees, test = new_patients(knees, test, [*seen, *(one for of in judging.values() for one in of)])
+        everybody = [*(seen for _, _, seen in loaded), *(one for of in judging.values() for one in of)]
+        knees, test = new_patients(knees, test, everybody)
     grounds: dict[int | None, Ground] = {}
-    for fold, model, name, of_weights in zip(numbers, models, names, seen, strict=True):
-        split = _split(args, knees, test, [of_weights, *judging[fold], *of_t], fold, folds)
-        grounds[fold] = Ground(knees, split, model, name, of_weights, judges[fold], args.new_patients)
+    each = loaded * len(numbers) if len(loaded) == 1 else loaded
+    for fold, (model, name, seen) in zip(numbers, each, strict=True):
+        split = _split(args, knees, test, [seen, *judging[fold], *of_t], fold, folds)
+        grounds[fold] = Ground(knees, split, model, name, seen, judges[fold], args.new_patients)
         told(grounds[fold])
     return grounds
 
@@ -189,9 +191,7 @@ def export(
         )
     model = load_weights(args.weights[0])
     preparation = _preparation(args, model)
-    grades = [str(c) for c in model.config.classes]
-    knees, test = read_folder(args.data, grades, preparation)
-    images = [image for part in opened(args.data, grades, preparation).values() for image in part.rows]
+    knees, test, images = read_folder(args.data, [str(c) for c in model.config.classes], preparation)
     tables: dict[Path, Sequence[int]] = {}
     for fold in range(folds) if folds else [None]:
         split = _split(args, knees, test, _halving(args), fold, folds)

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from kecae_aug.data import Preparation, Radiographs, check_disjoint, open_radiographs
+from kecae_aug.data import Preparation, check_disjoint, open_radiographs
+from kecae_aug.data.radiographs import Row
 from kecae_aug.data.source import has_split
 from kecae_training.checkpoint import fingerprint
 from kecae_training.images import to_float, to_uint8
@@ -77,10 +78,11 @@ class Knees(Dataset[tuple[Tensor, int]]):
 
 
 class Folder(NamedTuple):
-    """A folder of radiographs in memory, and the rows of its test split (none where it has no ``val``)."""
+    """Radiographs in memory, the rows of their test split (none where there is no ``val``), and whence each came."""
 
     knees: Knees
     test: list[int]
+    files: list[Row]
 
 
 def read_folder(
@@ -98,7 +100,12 @@ def read_folder(
         FileNotFoundError, ValueError: nothing readable there.
         PatientOverlapError: ``train`` and ``val`` share patients.
     """
-    parts = opened(data, grades, preparation)
+    splits: list[str | None] = [split for split in ("train", "val") if has_split(data, split)]
+    parts = {
+        split: open_radiographs(data, split, grades=grades, preparation=preparation)
+        for split in (splits if "train" in splits else [None])
+    }
+    check_disjoint(**{str(split): part.patients for split, part in parts.items()})
     knees = Knees(
         torch.cat([to_uint8(part, progress=progress) for part in parts.values()]),
         torch.tensor([t for part in parts.values() for t in part.targets]),
@@ -107,19 +114,5 @@ def read_folder(
         tuple(str(g) for g in grades),
     )
     n_test = len(parts.get("val", ()))
-    return Folder(knees, list(range(len(knees) - n_test, len(knees))))
-
-
-def opened(data: Path, grades: Sequence[str], preparation: Preparation) -> dict[str | None, Radiographs]:
-    """What :func:`read_folder` reads, by split and in its order; nothing is decoded.
-
-    Raises:
-        As of it.
-    """
-    splits: list[str | None] = [split for split in ("train", "val") if has_split(data, split)]
-    parts = {
-        split: open_radiographs(data, split, grades=grades, preparation=preparation)
-        for split in (splits if "train" in splits else [None])
-    }
-    check_disjoint(**{str(split): part.patients for split, part in parts.items()})
-    return parts
+    rows = [row for part in parts.values() for row in part.rows]
+    return Folder(knees, list(range(len(knees) - n_test, len(knees))), rows)

@@ -67,7 +67,7 @@ def by_judge(judge: Guide, name: str) -> Seen:
 
 
 def _listed(model: KECAE, folder: Path) -> set[str] | None:
-    """From RUN/data.json beside RUN/weights, if it is of these weights."""
+    """From RUN/data.json beside RUN/weights, if it is of these weights; of an older run by the names of its files."""
     path = folder.parent / "data.json"
     facts = model.metadata.get("data") or {}
     if not path.is_file():
@@ -80,5 +80,7 @@ def _listed(model: KECAE, folder: Path) -> set[str] | None:
         or len(files) != facts.get("images")
     ):
         return None
+    if listed.get("patients"):
+        return set(listed["patients"])
     matches = [re.fullmatch(PATTERN, Path(name).stem) for name in files]
     return None if None in matches else {m["patient"] for m in matches if m is not None}

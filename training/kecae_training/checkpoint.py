@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -55,13 +56,19 @@ class RunFolder:
         fabric: decides who writes.
         data: JSON-able description of the training set, with its ``fingerprint``.
         files: path -> sha256 of every file, written to data.json.
+        patients: of the training set, written there too: names of files need not say them.
 
     Raises:
         ValueError: the folder holds a run of another config or of other data, or something else.
     """
 
     def __init__(
-        self, config: TrainConfig, fabric: Fabric, data: dict[str, Any], files: dict[str, str] | None = None
+        self,
+        config: TrainConfig,
+        fabric: Fabric,
+        data: dict[str, Any],
+        files: dict[str, str] | None = None,
+        patients: Iterable[str] = (),
     ) -> None:
         self.config, self.fabric, self.data = config, fabric, data
         self.path = Path(config.out)
@@ -77,7 +84,8 @@ class RunFolder:
         if fabric.is_global_zero:
             self.path.mkdir(parents=True, exist_ok=True)
             _write(self.path / "config.json", json.dumps(record, indent=2))
-            _write(self.path / "data.json", json.dumps({**data, "files": files or {}}, indent=1))
+            listed = {**data, "files": files or {}, "patients": sorted(set(patients))}
+            _write(self.path / "data.json", json.dumps(listed, indent=1))
             if config.run.tensorboard:
                 from torch.utils.tensorboard import SummaryWriter
 

@@ -140,7 +140,7 @@ def train(config: TrainConfig, dataset: Any = None, warm_keys: Remembered | None
         ),
     }
     files = dataset.file_hashes() if fabric.is_global_zero and hasattr(dataset, "file_hashes") else None
-    folder = RunFolder(config, fabric, data, files)
+    folder = RunFolder(config, fabric, data, files, getattr(dataset, "patients", ()))
 
     modules = KeyExchange(kecae, config.loss).to(memory_format=torch.channels_last)
     resumed = (config.out / "checkpoint.pt").exists()
