@@ -17,8 +17,9 @@ from tqdm import tqdm
 
 import section
 from record import PROJECT
+from report_answer import answer
 from report_data import Cell, read
-from report_findings import answer, find
+from report_findings import find
 from report_page import markdown, page
 
 SECTION = "benchmark"

@@ -29,6 +29,12 @@ OWN_CONTROL = {"T' unlabelled": "T + shuffled unlabelled X'"}
 EXCHANGED = ("T'", "paper")  # how the arms that are T' begin
 ABSENT = "absent"  # what most cells have of an option, see :func:`usual`
 INSIDE = "trained inside T"  # weights that know no label beside those of a share of the patients
+TRAINED = (
+    "precision",
+    "optimiser",
+    "lr",
+    "weight_decay",
+)  # rows of Table II may differ in it, their arms do not
 OWN = dict.fromkeys(("batch_size", "optimiser", "lr", "weight_decay"), "of the recipe") | {
     "added": "a third of the batch"
 }
@@ -52,6 +58,8 @@ class Cell:
     variant: dict[str, Any]
     runs: dict[Run, Line] = field(default_factory=dict)
     label: str = ""  # the arm, and what tells it from others of the same name
+    shared: str = ""  # the label without :data:`TRAINED`
+    trained: str = ""  # which of it are not usual
 
     @property
     def exchanges(self) -> bool:
@@ -208,10 +216,17 @@ def _label(found: Sequence[Cell]) -> None:
             told["data"] = _tested(cell)
         if told.get("judges"):
             told["judges"] = [fingerprint[:6] for fingerprint in told["judges"]]
-        texts = [
-            f"{key.replace('_', ' ')} {short(value)}" for key, value in told.items() if value is not None
-        ]
-        cell.label = f"{cell.arm} ({', '.join(texts)})" if texts else cell.arm
+        texts = {
+            key: f"{key.replace('_', ' ')} {short(value)}" for key, value in told.items() if value is not None
+        }
+        cell.label = _named(cell.arm, texts.values())
+        cell.shared = _named(cell.arm, (text for key, text in texts.items() if key not in TRAINED))
+        cell.trained = ", ".join(text for key, text in texts.items() if key in TRAINED)
+
+
+def _named(arm: str, texts: Iterable[str]) -> str:
+    said = ", ".join(texts)
+    return f"{arm} ({said})" if said else arm
 
 
 def _value(cell: Cell, key: str) -> Any:

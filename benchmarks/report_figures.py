@@ -16,7 +16,7 @@ from classifiers import CLASSIFIERS
 from paired import ALL_METRICS, Difference
 from report_compare import Comparison
 from report_data import Cell
-from report_findings import Findings, lengths, mean_over, title
+from report_findings import Findings, lengths, mean_over, row_title, title
 from significance import of_seeds, verdict
 
 # drawn in colours that nothing else has, and written as the page's own
@@ -54,16 +54,14 @@ def forest_of_classifiers(found: Findings) -> str:
     for c in found.headline:
         spec = CLASSIFIERS.get(c.cell.classifier)
         paper = (spec.paper[1] - spec.paper[0]) / 100 if spec and spec.paper else None
-        rows.append(
-            Row(f"{title(c.cell.classifier)} ({of_seeds(len(c.seeds))})", c.differences["accuracy"], paper)
-        )
+        rows.append(Row(f"{row_title(c.cell)} ({of_seeds(len(c.seeds))})", c.differences["accuracy"], paper))
     if found.mean is not None:
         rows.append(Row(f"mean over {mean_over(found)}", found.mean, strong=True))
     c = found.headline[0]
     return _figure(
         lambda: _forest(rows, "accuracy of T' minus T, points"),
-        f"Forest plot: {c.cell.label} minus {c.base.label} for each classifier",
-        f"{c.cell.label} minus {c.base.label}: differences in accuracy with 95 % intervals over patients and seeds; "
+        f"Forest plot: {c.cell.shared} minus {c.base.shared} for each classifier",
+        f"{c.cell.shared} minus {c.base.shared}: differences in accuracy with 95 % intervals over patients and seeds; "
         "small dots below are single seeds, crosses the paper's own differences (other images). Right of 0 T' is "
         "better. Grey: not told apart.",
     )

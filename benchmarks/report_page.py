@@ -7,8 +7,9 @@ from html import escape
 
 import report_figures as figures
 import report_tables as tables
+from report_answer import answer, missing
 from report_data import ABSENT, OWN, short, usual
-from report_findings import Findings, answer, missing, title
+from report_findings import Findings, title
 from report_format import Table
 
 STYLE = """

@@ -8,7 +8,7 @@ from classifiers import CLASSIFIERS
 from paired import ALL_METRICS
 from report_compare import Comparison
 from report_data import Cell, mean_sd
-from report_findings import Findings, by_length, mean_over, title
+from report_findings import Findings, by_length, mean_over, row_title, title
 from report_format import NAMES, Table, interval, judged, p_value, percent
 from significance import holm, sentence
 
@@ -16,7 +16,7 @@ from significance import holm, sentence
 def table_2(found: Findings) -> Table:
     """T -> T' of every classifier, as in the paper, with what is known of the difference."""
     rows = found.headline
-    arm, base = rows[0].cell.label, rows[0].base.label
+    arm, base = rows[0].cell.shared, rows[0].base.shared
     table = Table(
         "Table II",
         f"Accuracy in percent, mean ± SD over runs (seeds{_folds(rows)}), trained on {base} (T) and on {arm} (T'). "
@@ -30,7 +30,7 @@ def table_2(found: Findings) -> Table:
         spec = CLASSIFIERS.get(c.cell.classifier)
         table.rows.append(
             [
-                title(c.cell.classifier),
+                row_title(c.cell),
                 str(len(c.seeds)),
                 percent(*c.base_mean["accuracy"]),
                 percent(*c.arm_mean["accuracy"]),
@@ -61,7 +61,7 @@ def other_metrics(found: Findings) -> Table:
         ["classifier", *(NAMES[name] for name in names)],
     )
     for c in found.headline:
-        table.rows.append([title(c.cell.classifier), *(_change(c, name) for name in names)])
+        table.rows.append([row_title(c.cell), *(_change(c, name) for name in names)])
     return table
 
 
@@ -70,7 +70,7 @@ def sentences(found: Findings) -> list[tuple[str, str]]:
     family = len(found.headline)
     return [
         (
-            title(c.cell.classifier),
+            row_title(c.cell),
             sentence(c.differences["accuracy"], ALL_METRICS["accuracy"], "accuracy", family, p),
         )
         for c, p in zip(found.headline, found.adjusted, strict=True)

@@ -16,9 +16,10 @@ import report
 import report_figures as figures
 import section
 from classifiers import TABLE_2
+from report_answer import answer, missing
 from report_compare import PairingError, compare
 from report_data import base_of, cells, read
-from report_findings import answer, find, missing
+from report_findings import find
 from report_format import p_value
 from report_page import markdown, page
 from significance import holm
@@ -223,6 +224,28 @@ def test_the_headline_is_what_was_run_most_not_what_did_best(runs):
     for seed in range(5):
         runs.add("resnet18", "T' gate + classical", 0.95, seed)
     assert {c.cell.arm for c in runs.found().headline} == {ONLINE}
+
+
+def test_a_classifier_trained_in_two_ways_stands_once_with_most_seeds(runs):
+    """A learning rate or half precision of its own takes it out of no table, and its row says so."""
+    settings = {"image_size": 128, "steps": 500, "data": {"test": "fold None"}}
+    usual, own = (
+        settings | {"lr": lr, "precision": kind} for lr, kind in ((3e-4, "float32"), (1e-4, "bfloat16"))
+    )
+    runs.pair("resnet18", 0.1, range(5), settings=usual | {"lr": 1e-3})
+    runs.pair("vgg11", 0.15, seeds=(0,), settings=usual)
+    runs.pair("vgg11", -0.1, settings=own)
+    for seed in range(3):
+        runs.add("vgg11", "T + X^ + classical", 0.7, seed, settings=own)
+    found = runs.found()
+    assert [(c.cell.classifier, c.cell.trained) for c in found.headline] == [
+        ("resnet18", ""),
+        ("vgg11", "lr 0.0001, precision bfloat16"),
+    ]
+    said = markdown(found, "runs.jsonl")
+    assert "better in 1 of 2 classifiers, worse in 1" in said
+    assert "| VGG-11 (lr 0.0001, precision bfloat16) | 3 |" in said
+    assert "behind T + X^ with VGG-11 (lr 0.0001, precision bfloat16)" in said
 
 
 def test_the_papers_claim_is_of_the_papers_classifiers(runs):
