@@ -353,8 +353,11 @@ def test_new_patients_have_one_weights_folder_for_all_folds_and_their_runs_say_s
             assert outside(ground, training) == dict.fromkeys(
                 ("patients", "patients_outside_T"), len(set(half))
             )
+    nowhere = tmp_path / "not read"  # flags that contradict each other are refused before an image is read
     with pytest.raises(ValueError, match="--test-unseen and --new-patients"):
-        open_grounds(arguments(phantoms, hub, new_patients=True, test_unseen=True), None, progress=False)
+        open_grounds(arguments(nowhere, hub, new_patients=True, test_unseen=True), None, progress=False)
+    with pytest.raises(ValueError, match="--test-unseen and --folds"):
+        open_grounds(arguments(nowhere, hub, test_unseen=True), 2, progress=False)
     with pytest.raises(ValueError, match="leave --new-patients out"):
         export(args, 2, [1.0], [0], tmp_path / "out")
 

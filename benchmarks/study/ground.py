@@ -64,6 +64,7 @@ def open_grounds(
     Raises:
         ValueError, FileNotFoundError: with the way out; nothing has been trained then.
     """
+    _agree(args, folds)
     numbers: list[int | None] = [None] if folds is None else list(range(folds))
     if len(args.weights) not in (1, len(numbers)):
         raise ValueError(
@@ -100,6 +101,20 @@ def open_grounds(
     return grounds
 
 
+def _agree(args: argparse.Namespace, folds: int | None) -> None:
+    """Before an image is read: flags that contradict each other.
+
+    Raises:
+        ValueError: naming them.
+    """
+    if args.test_unseen and args.new_patients:
+        raise ValueError(
+            "--test-unseen and --new-patients: T is whom the weights know, or nobody of them; give one"
+        )
+    if args.test_unseen and folds is not None:
+        raise ValueError("--test-unseen and --folds: both say who is tested; give one")
+
+
 def _preparation(args: argparse.Namespace, model: KECAE) -> Preparation:
     """As the weights ask for it, but for the flags."""
     own = Preparation.of(model)
@@ -117,12 +132,6 @@ def _split(
     """The fixed test set, all whom nobody has seen, or a fold of ``folds``."""
     share = args.validation_share
     if args.test_unseen:
-        if args.new_patients:
-            raise ValueError(
-                "--test-unseen and --new-patients: T is whom the weights know, or nobody of them; give one"
-            )
-        if folds is not None:
-            raise ValueError("--test-unseen and --folds: both say who is tested; give one")
         return unseen_split(knees, test, seen, share=share)
     if fold is None or folds is None:
         return fixed_split(knees, test, seen, share=share)
@@ -185,6 +194,7 @@ def export(
     Raises:
         FileExistsError: a table is there already; nothing is written then.
     """
+    _agree(args, folds)
     if args.new_patients:
         raise ValueError(
             "--export: weights that are trained on T know its patients; leave --new-patients out"
