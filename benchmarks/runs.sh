@@ -53,12 +53,15 @@ brief resnet18 --seeds 0 1 2 --arms "$real"
 brief resnet18 --seeds 0 --arms "$shuffled"
 brief tiulpin --seeds 0 1 2 3 4 --arms "$T" "$X" "$hat"
 brief tiulpin --seeds 0 1 2 --arms T "T' online" "$real" "$shuffled" "$same" "$off" "T + MixUp + classical" "T + CutMix + classical"
+brief tiulpin --seeds 0 1 2 --arms paper
 brief antony --seeds 0 1 2 3 4 --arms "$T" "$X" "$hat"
 brief antony --seeds 0 --arms "$shuffled"
 brief densenet201 --seeds 0 1 2 3 --arms "$T" "$X"
 brief densenet201 --seeds 0 1 2 --arms "$hat"
 for name in siamese_gap sspe_vit vgg11; do brief $name --seeds 0 --arms "$T" "$X"; done
 brief vgg11 --lr 1e-4 --seeds 0 --arms "$T" "$X"
+brief vgg11 --lr 1e-4 --precision bfloat16 --seeds 0 1 2 3 4 --arms "$T" "$X"
+brief siamese_gap --precision bfloat16 --seeds 0 1 2 3 4 --arms "$T" "$X"
 
 # --- in between: 1,000 and 2,000 steps of 8 ---
 small --batch-size 8 --strength 1.5 --seeds 0 1 2 --arms "$T" "$X"
