@@ -29,12 +29,8 @@ OWN_CONTROL = {"T' unlabelled": "T + shuffled unlabelled X'"}
 EXCHANGED = ("T'", "paper")  # how the arms that are T' begin
 ABSENT = "absent"  # what most cells have of an option, see :func:`usual`
 INSIDE = "trained inside T"  # weights that know no label beside those of a share of the patients
-TRAINED = (
-    "precision",
-    "optimiser",
-    "lr",
-    "weight_decay",
-)  # rows of Table II may differ in it, their arms do not
+# rows of Table II may differ in it, their arms do not
+TRAINED = ("precision", "optimiser", "lr", "weight_decay")
 OWN = dict.fromkeys(("batch_size", "optimiser", "lr", "weight_decay"), "of the recipe") | {
     "added": "a third of the batch"
 }
@@ -156,6 +152,22 @@ def base_of(cell: Cell, among: Sequence[Cell], arm: str | None = None) -> Cell |
         return options, len(other.runs.keys() & cell.runs.keys())
 
     return max(same, key=likeness, default=None)
+
+
+def as_long(cell: Cell, among: Sequence[Cell]) -> Cell | None:
+    """T with as many steps as this cell's runs had: the control for "paper", since as many epochs of T' are more steps."""
+    steps = {line.get("run_steps") for line in cell.runs.values()}
+    wanted = {**cell.settings, "steps": max(steps)} if len(steps) == 1 else None
+    same = (other for other in among if other.plain and other.classical == cell.classical)
+    return next(
+        (
+            other
+            for other in same
+            if (other.classifier, other.fraction, other.settings) == (cell.classifier, cell.fraction, wanted)
+            and other.runs.keys() & cell.runs.keys()
+        ),
+        None,
+    )
 
 
 def mean_sd(values: Sequence[float | None]) -> tuple[float, float]:

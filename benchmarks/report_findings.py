@@ -9,7 +9,7 @@ from pathlib import Path
 from classifiers import CLASSIFIERS, TABLE_2
 from paired import ALL_METRICS, Difference
 from report_compare import Comparison, PairingError, compare, overall
-from report_data import CLASSICAL, CONTROLS, INSIDE, OWN_CONTROL, Cell, Line, base_of, cells
+from report_data import CLASSICAL, CONTROLS, INSIDE, OWN_CONTROL, Cell, Line, as_long, base_of, cells
 from significance import holm
 
 MAIN_METRICS = tuple(ALL_METRICS)
@@ -83,6 +83,7 @@ def find(lines: list[Line], folder: Path, progress: Progress | None = None) -> F
     pairs = [(c, base_of(c, both, control)) for control in CONTROLS for c in exchanged]
     own = ((c, OWN_CONTROL.get(c.arm.removesuffix(CLASSICAL))) for c in exchanged)
     pairs += [(c, base_of(c, both, control)) for c, control in own if control]
+    pairs += [(c, as_long(c, main)) for c in main if c.arm.startswith("paper")]
     found.controls = all_of(pairs, "controls", FEW_METRICS)
     found.scarcity = all_of(
         [(c, base_of(c, scarcity)) for c in scarcity if not c.plain], "scarcity", (*FEW_METRICS, "ece")

@@ -132,8 +132,8 @@ def control_table(found: Findings) -> Table:
         "T' against controls",
         "T' minus a control with the same real knees, steps and augmentation: reconstructions X^ with their own "
         "labels (blur and decoding), X' of the same grade (exchanging as such), X' with shuffled labels (noise), "
-        "further real knees (larger batches). Differences in points; a gain that a control has too is not of "
-        "the new grade.",
+        "further real knees (larger batches), T at as many steps (the paper's epochs of T'). Differences in points; a gain "
+        "that a control has too is not of the new grade.",
         ["classifier", "patients", "T'", "control", "seeds", "accuracy", "AUROC", "verdict"],
         heads=4,
     )

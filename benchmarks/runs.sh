@@ -53,7 +53,8 @@ brief resnet18 --seeds 0 1 2 --arms "$real"
 brief resnet18 --seeds 0 --arms "$shuffled"
 brief tiulpin --seeds 0 1 2 3 4 --arms "$T" "$X" "$hat"
 brief tiulpin --seeds 0 1 2 --arms T "T' online" "$real" "$shuffled" "$same" "$off" "T + MixUp + classical" "T + CutMix + classical"
-brief tiulpin --seeds 0 1 2 --arms paper
+brief tiulpin --seeds 0 1 2 --arms paper # 1,801 steps, the next line's too
+run --classifiers tiulpin --steps 1801 --batch-size 8 --looks 5 --seeds 0 1 2 --arms T
 brief antony --seeds 0 1 2 3 4 --arms "$T" "$X" "$hat"
 brief antony --seeds 0 --arms "$shuffled"
 brief densenet201 --seeds 0 1 2 3 --arms "$T" "$X"

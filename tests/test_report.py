@@ -270,6 +270,20 @@ def test_answer_names_the_classifiers_that_a_control_explains(runs):
     assert "accuracy ahead of T + X^ with ResNet-18, not told apart from T + X^ with VGG-11" in said
 
 
+def test_the_papers_protocol_stands_beside_as_many_steps_of_t(runs):
+    """Equal epochs of a larger T' are more steps: what T gains by them is not a gain of T'."""
+    settings = {"image_size": 128, "steps": 500, "lr": 1e-3, "data": {"test": "fold None"}}
+    for seed in range(3):
+        runs.add("resnet18", "T", 0.6, seed, settings=settings)
+        runs.add("resnet18", "paper", 0.7, seed, settings=settings, n_pairs=5000, run_steps=1801)
+        runs.add("resnet18", "T", 0.8, seed, settings=settings | {"steps": 1800}, run_steps=1800)
+    assert not runs.found().controls
+    for seed in range(3):
+        runs.add("resnet18", "T", 0.75, seed, settings=settings | {"steps": 1801}, run_steps=1801)
+    (c,) = runs.found().controls
+    assert c.differences["accuracy"].mean == pytest.approx(-0.05, abs=0.001)
+
+
 def test_few_labels_have_their_controls(runs):
     """A control stands in the table, a picture is of T' alone, and controls alone are no curve."""
     for seed in range(2):
