@@ -61,7 +61,9 @@ def answer(found: Findings) -> list[str]:
         len(means) == len(TABLE_2) and min(means) > 0 and max(means) >= BAR["largest"] and told >= BAR["told"]
     )
     sentences.append(
-        "The paper's claim (all seven gain, the largest by 2 points; here also an interval above 0, of two seeds or more, "
+        "The paper's claim"
+        + (f", after {shown:,} real knees" if shown else "")
+        + " (all seven gain, the largest by 2 points; here also an interval above 0, of two seeds or more, "
         f"for three) is {'met, if no control explains it:' if reached else 'not met by these runs.'}"
     )
     controls = _controls(found, rows[0].cell)
