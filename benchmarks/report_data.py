@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -157,17 +157,9 @@ def base_of(cell: Cell, among: Sequence[Cell], arm: str | None = None) -> Cell |
 def as_long(cell: Cell, among: Sequence[Cell]) -> Cell | None:
     """T with as many steps as this cell's runs had: the control for "paper", since as many epochs of T' are more steps."""
     steps = {line.get("run_steps") for line in cell.runs.values()}
-    wanted = {**cell.settings, "steps": max(steps)} if len(steps) == 1 else None
-    same = (other for other in among if other.plain and other.classical == cell.classical)
-    return next(
-        (
-            other
-            for other in same
-            if (other.classifier, other.fraction, other.settings) == (cell.classifier, cell.fraction, wanted)
-            and other.runs.keys() & cell.runs.keys()
-        ),
-        None,
-    )
+    if len(steps) != 1:
+        return None
+    return base_of(replace(cell, settings={**cell.settings, "steps": steps.pop()}), among)
 
 
 def mean_sd(values: Sequence[float | None]) -> tuple[float, float]:
