@@ -8,12 +8,9 @@ from pathlib import Path
 
 import pytest
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-sys.path.insert(0, str(BENCHMARKS))
-
-from ablation import STUDIES, Table, main  # noqa: E402
-from ablation_table import tables, write_table  # noqa: E402
-from kecae_training.config import parse  # noqa: E402
+from kecae_bench.ablation.__main__ import STUDIES, Table, main
+from kecae_bench.ablation.table import tables, write_table
+from kecae_training.config import parse
 
 
 @pytest.mark.parametrize("kind", STUDIES)
@@ -144,7 +141,7 @@ def test_table_of_results_that_are_not_there(tmp_path, capsys):
 @pytest.mark.slow
 def test_killed_study_goes_on(tmp_path):
     """SIGINT in a run, as from a terminal: a sentence, and the lines so far are whole."""
-    argv = [sys.executable, str(BENCHMARKS / "ablation.py"), "--rows", "base", "--seeds", "0", "1", "--steps"]
+    argv = [sys.executable, "-m", "kecae_bench.ablation", "--rows", "base", "--seeds", "0", "1", "--steps"]
     argv += ["100000", "--patients", "16", "--test-patients", "16", "--precision", "32-true"]
     argv += ["--work", str(tmp_path / "w")]
     process = subprocess.Popen(

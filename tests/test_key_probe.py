@@ -1,19 +1,14 @@
 """benchmarks/key_probe.py: what is read from hK, and what a classifier on T' has beside it."""
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 from scipy.special import softmax
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
-
-import key_probe
-import t_vs_tprime
 from kecae_aug.data.phantom import write_phantoms
-from key_probe import Probes, probe
-from paired import auroc
+from kecae_bench import key_probe
+from kecae_bench.key_probe import Probes, probe
+from kecae_bench.paired import auroc
+from kecae_bench.tvt import __main__ as t_vs_tprime
 
 LABELS = np.tile([0, 1], 150)
 

@@ -2,7 +2,6 @@
 
 import importlib
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +16,8 @@ from kecae_aug.weights import save_weights
 from kecae_training.images import to_float, to_uint8
 from kecae_training.validity.measures import psnr
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-sys.path.insert(0, str(BENCHMARKS))
-control = importlib.import_module("reconstruction_control")
-paired = importlib.import_module("paired")
+control = importlib.import_module("kecae_bench.reconstruction_control")
+paired = importlib.import_module("kecae_bench.paired")
 
 TINY = control.Recipe(steps=3, batch_size=8, added=4)
 

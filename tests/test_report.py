@@ -2,7 +2,6 @@
 
 import json
 import re
-import sys
 from html.parser import HTMLParser
 from itertools import product
 from pathlib import Path
@@ -10,19 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
-import paired
-import report
-import report_figures as figures
-import section
-from classifiers import TABLE_2
-from report_answer import answer, missing
-from report_compare import PairingError, compare
-from report_data import base_of, cells, read
-from report_findings import find
-from report_format import p_value
-from report_page import markdown, page
-from significance import holm
+from kecae_bench import paired
+from kecae_bench.classifiers import TABLE_2
+from kecae_bench.report import __main__ as report
+from kecae_bench.report import figures as figures
+from kecae_bench.report import section
+from kecae_bench.report.answer import answer, missing
+from kecae_bench.report.compare import PairingError, compare
+from kecae_bench.report.data import base_of, cells, read
+from kecae_bench.report.findings import find
+from kecae_bench.report.format import p_value
+from kecae_bench.report.page import markdown, page
+from kecae_bench.stats import holm
 
 ONLINE = "T' online + classical"
 EXCHANGE = {"strength": [1.0, 1.0], "detail": "host", "added": 16}

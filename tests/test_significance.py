@@ -2,9 +2,7 @@
 
 import itertools
 import math
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,9 +11,8 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn import metrics as sk
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
-import paired
-import significance as sig
+from kecae_bench import paired
+from kecae_bench import stats as sig
 
 DIFFICULTY, PATIENT, IMAGE, NOISE = 0.6, 0.6, 0.6, 0.3  # of a knee: mean, SD between patients, knees, runs
 

@@ -1,24 +1,20 @@
 """benchmarks/study: what a step of each arm looks like, measured on phantoms with the bundled phantom weights."""
 
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
-
 from kecae_aug import load_weights
 from kecae_aug.data.phantom import PhantomKnees
+from kecae_bench.tvt.added import Tools
+from kecae_bench.tvt.arms import ARMS
+from kecae_bench.tvt.batches import Batches
+from kecae_bench.tvt.classical import Classical
+from kecae_bench.tvt.draws import BalancedRows, generator, seeded
+from kecae_bench.tvt.knees import Knees
+from kecae_bench.tvt.options import USED, ExchangeOptions
 from kecae_training.images import to_uint8
-from study.added import Tools
-from study.arms import ARMS
-from study.batches import Batches
-from study.classical import Classical
-from study.draws import BalancedRows, generator, seeded
-from study.knees import Knees
-from study.options import USED, ExchangeOptions
 
 SIZE, STEPS = 6, 4
 ADDING = {name for name, arm in ARMS.items() if arm.added not in ("none", "paper")}

@@ -4,7 +4,6 @@ import argparse
 import csv
 import json
 import math
-import sys
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,18 +13,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
-
 from kecae_aug import KECAE, load_weights
 from kecae_aug.data.phantom import write_phantoms
 from kecae_aug.weights import save_weights
-from kecae_training.guide import in_fold
-from study.ground import export, open_grounds
-from study.knees import Knees
-from study.plan import RunSpec
-from study.run import Protocol, identity, outside
-from study.seen import Seen, UnknownPatientsError, by_judge, by_weights
-from study.split import (
+from kecae_bench.tvt.ground import export, open_grounds
+from kecae_bench.tvt.knees import Knees
+from kecae_bench.tvt.plan import RunSpec
+from kecae_bench.tvt.run import Protocol, identity, outside
+from kecae_bench.tvt.seen import Seen, UnknownPatientsError, by_judge, by_weights
+from kecae_bench.tvt.split import (
     LeakError,
     Split,
     SplitError,
@@ -37,6 +33,7 @@ from study.split import (
     new_patients,
     unseen_split,
 )
+from kecae_training.guide import in_fold
 
 
 def knees(patients, labels) -> Knees:

@@ -1,7 +1,6 @@
 """benchmarks/study: training, what chooses a checkpoint, the store, and both command lines, on phantoms."""
 
 import json
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,29 +9,27 @@ import pytest
 import torch
 from torch import nn
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
-
-import sampling_size
-import study.loop
-import study.run
-import t_vs_tprime
-from classifiers import CLASSIFIERS
 from kecae_aug import load_weights
 from kecae_aug.data.phantom import PhantomKnees, write_phantoms
+from kecae_bench.classifiers import CLASSIFIERS
+from kecae_bench.paired import ALL_METRICS
+from kecae_bench.tvt import __main__ as t_vs_tprime
+from kecae_bench.tvt import loop as study_loop
+from kecae_bench.tvt import run as study_run
+from kecae_bench.tvt import sampling_size
+from kecae_bench.tvt.arms import ARMS
+from kecae_bench.tvt.batches import Batches
+from kecae_bench.tvt.ground import Ground
+from kecae_bench.tvt.knees import Knees
+from kecae_bench.tvt.metrics import measured
+from kecae_bench.tvt.options import ExchangeOptions
+from kecae_bench.tvt.plan import ALL_ARMS, FRACTIONS, PAIR, SEVERAL, RunSpec, budget, sampling
+from kecae_bench.tvt.run import Protocol, perform
+from kecae_bench.tvt.seen import Seen
+from kecae_bench.tvt.split import Split
+from kecae_bench.tvt.store import Store, run_id
+from kecae_bench.tvt.training import DivergedError, Loop, scores_of, train
 from kecae_training.images import to_uint8
-from paired import ALL_METRICS
-from study.arms import ARMS
-from study.batches import Batches
-from study.ground import Ground
-from study.knees import Knees
-from study.metrics import measured
-from study.options import ExchangeOptions
-from study.plan import ALL_ARMS, FRACTIONS, PAIR, SEVERAL, RunSpec, budget, sampling
-from study.run import Protocol, perform
-from study.seen import Seen
-from study.split import Split
-from study.store import Store, run_id
-from study.training import DivergedError, Loop, scores_of, train
 
 
 class Small(nn.Module):
@@ -90,7 +87,7 @@ SPEC = RunSpec("main", "small", "T + classical", 0)
 def trained(of, arm="T", seed=0, steps=6, looks=3, build=Small, **loop):
     batches = Batches(ARMS[arm], of.of(range(20)), seed, 6, steps)
     loop = Loop(looks=looks, progress=False, **loop)
-    return train(build, study.run.training_loss, Recipe(), batches, of.of(range(20, 48)), loop)
+    return train(build, study_run.training_loss, Recipe(), batches, of.of(range(20, 48)), loop)
 
 
 # --- training ---------------------------------------------------------------------------------------------------
@@ -224,7 +221,7 @@ def test_a_run_is_told_whole(ground, store):
 
 def test_a_finished_run_is_not_run_again(ground, store, monkeypatch):
     line, _ = perform(SPEC, ground, PROTOCOL, store)
-    monkeypatch.setattr(study.run, "train", lambda *_: pytest.fail("was run again"))
+    monkeypatch.setattr(study_run, "train", lambda *_: pytest.fail("was run again"))
     again, now = perform(SPEC, ground, PROTOCOL, store)
     assert not now
     assert again == json.loads(json.dumps(line))
@@ -236,10 +233,10 @@ def test_a_finished_run_is_not_run_again(ground, store, monkeypatch):
 
 
 def test_what_a_run_depends_on_makes_another_run(ground, store, monkeypatch):
-    monkeypatch.setattr(study.run, "train", lambda *_: pytest.fail("new"))
-    known = study.run.identity(SPEC, ground, PROTOCOL)
-    ident = study.run.id_of(known)
-    assert ident == study.run.id_of(study.run.identity(replace(SPEC, study="scarcity"), ground, PROTOCOL))
+    monkeypatch.setattr(study_run, "train", lambda *_: pytest.fail("new"))
+    known = study_run.identity(SPEC, ground, PROTOCOL)
+    ident = study_run.id_of(known)
+    assert ident == study_run.id_of(study_run.identity(replace(SPEC, study="scarcity"), ground, PROTOCOL))
     flipped = replace(ground, knees=replace(ground.knees, labels=1 - ground.knees.labels))
     others = [
         (replace(SPEC, seed=1), ground, PROTOCOL),
@@ -254,7 +251,7 @@ def test_what_a_run_depends_on_makes_another_run(ground, store, monkeypatch):
         (replace(SPEC, arm="T' offline", n_pairs=3), ground, PROTOCOL),
         (replace(SPEC, arm="T' offline", n_pairs=4), ground, PROTOCOL),
     ]
-    found = {study.run.id_of(study.run.identity(*other)) for other in others}
+    found = {study_run.id_of(study_run.identity(*other)) for other in others}
     assert len(found) == len(others)
     assert ident not in found
     assert run_id({"a": 1, "b": 2}) == run_id({"b": 2, "a": 1})
@@ -322,7 +319,7 @@ def test_scarce_labels_say_what_the_weights_know_besides(ground, store):
 
 def test_unlabelled_hosts_are_the_training_knees_that_t_leaves_out(ground, store, monkeypatch):
     made = []
-    monkeypatch.setattr(study.run, "Batches", lambda *args: made.append(args) or Batches(*args))
+    monkeypatch.setattr(study_run, "Batches", lambda *args: made.append(args) or Batches(*args))
     perform(replace(SPEC, fraction=0.5), ground, PROTOCOL, store)
     ((_, training, *_, tools, _),) = made
     assert sorted((*training.files, *tools.others.files)) == sorted(ground.knees.of(ground.split.train).files)
@@ -380,7 +377,7 @@ def test_study_is_run_interrupted_and_goes_on(phantoms, tmp_path, monkeypatch, c
     assert "3 of 3 runs to do, about" in out
     assert not (tmp_path / "out.jsonl").exists()
 
-    whole, calls = study.loop.perform, []
+    whole, calls = study_loop.perform, []
 
     def interrupted(*args):
         calls.append(args)
@@ -388,10 +385,10 @@ def test_study_is_run_interrupted_and_goes_on(phantoms, tmp_path, monkeypatch, c
             raise KeyboardInterrupt
         return whole(*args)
 
-    monkeypatch.setattr(study.loop, "perform", interrupted)
+    monkeypatch.setattr(study_loop, "perform", interrupted)
     with pytest.raises(SystemExit, match="goes on where it stopped"):
         t_vs_tprime.main(command)
-    monkeypatch.setattr(study.loop, "perform", whole)
+    monkeypatch.setattr(study_loop, "perform", whole)
     capsys.readouterr()
     t_vs_tprime.main(command)
     out = capsys.readouterr().out

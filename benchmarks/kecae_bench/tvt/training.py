@@ -1,0 +1,190 @@
+"""One classifier of one arm: equal steps, equally many looks at validation patients, the best look is kept.
+
+Test images are no argument here: what is chosen cannot depend on them.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from kecae_bench.paired import Scores
+from kecae_bench.tvt.batches import Batch, Batches
+from kecae_bench.tvt.draws import seed_of
+from kecae_bench.tvt.knees import Knees
+from kecae_bench.tvt.metrics import measured
+from kecae_training.images import to_float
+
+PRECISIONS = ("float32", "bfloat16")
+CHUNK = 64  # images scored at once
+
+Build = Callable[[int, int], nn.Module]  # (classes, image size)
+Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]
+
+
+class Recipe(Protocol):
+    """How a classifier is trained, the same in every arm."""
+
+    @property
+    def lr(self) -> float:
+        """Peak of the one-cycle schedule."""
+
+    def make(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        """The optimiser of these parameters."""
+
+
+@dataclass(frozen=True)
+class Loop:
+    """What all runs of a study share.
+
+    Args:
+        looks: how often validation patients are looked at, evenly over the steps, the last step included. The same number
+            in every arm: the best of more looks would be better by chance.
+        precision: of training and scoring; logits, losses and probabilities are float32.
+        channels_last: memory format, faster on most CPUs.
+        progress: show a bar, on a terminal.
+    """
+
+    looks: int = 10
+    precision: str = "float32"
+    channels_last: bool = True
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        if self.looks < 1:
+            raise ValueError(f"looks={self.looks}: accepted is 1 or more")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision={self.precision!r}: accepted are {', '.join(PRECISIONS)}")
+
+    def steps_of_looks(self, steps: int) -> list[int]:
+        """After which steps, from 1."""
+        return sorted({max(1, round(steps * (i + 1) / self.looks)) for i in range(self.looks)})
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A run's classifier, as it was at its best look.
+
+    Attributes:
+        model: in eval mode.
+        best_step: after which step, from 1; the first of equals.
+        validation: metrics there. scores: (N, K) probabilities of the validation knees there.
+        curve: [step, mean training loss since the last look, validation accuracy, validation AUROC] of every look. The
+            loss is over all that the arm learns from, so that losses of different arms are of different images.
+        seconds: of the training, without the tests after it.
+    """
+
+    model: nn.Module
+    best_step: int
+    validation: dict[str, float]
+    scores: Scores
+    curve: list[list[float]]
+    seconds: float
+
+
+class DivergedError(RuntimeError):
+    """A training whose loss is not finite."""
+
+
+def train(
+    build: Build,
+    loss_of: Loss,
+    recipe: Recipe,
+    batches: Batches,
+    validation: Knees,
+    loop: Loop,
+    name: str = "",
+) -> Trained:
+    """Train a classifier; the same arguments give the same one on the same machine and number of threads.
+
+    Args:
+        build: makes the network.
+        loss_of: (model, images, labels) -> scalar.
+        recipe: optimiser and learning rate (:class:`classifiers.Recipe`).
+        batches: the arm's steps, with its seed.
+        validation: knees of the validation patients.
+        loop: looks, precision.
+        name: on the progress bar.
+
+    Raises:
+        DivergedError: with the step.
+    """
+    start = time.perf_counter()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_of(batches.seed, "network"))
+        model = build(len(validation.classes), validation.images.shape[-1])
+        model.to(memory_format=_memory(loop))
+        optimiser = recipe.make(model.parameters())
+        steps, looks = batches.steps, set(loop.steps_of_looks(batches.steps))
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, recipe.lr, total_steps=max(steps, 2))
+        curve: list[list[float]] = []
+        best: dict[str, Any] = {"auroc": float("-inf")}
+        losses: list[float] = []
+        bar = tqdm(range(1, steps + 1), desc=name, disable=None if loop.progress else True, leave=False)
+        for step in bar:
+            model.train()
+            losses.append(learn(model, optimiser, loss_of, batches.batch(step - 1), loop))
+            if not math.isfinite(losses[-1]):
+                raise DivergedError(f"{name}: loss {losses[-1]} at step {step}; a smaller --lr may help")
+            schedule.step()
+            if step in looks:
+                scores = scores_of(model, validation.images, loop)
+                if not np.isfinite(scores).all():
+                    raise DivergedError(
+                        f"{name}: no finite scores after step {step}; a smaller --lr may help"
+                    )
+                found = measured(scores, validation.labels.numpy())
+                mean = round(sum(losses) / len(losses), 6)
+                curve.append([step, mean, found["accuracy"], found["auroc"]])
+                losses = []
+                bar.set_postfix(loss=f"{mean:.3f}", auroc=f"{found['auroc']:.3f}")
+                if found["auroc"] > best["auroc"]:
+                    best = {"auroc": found["auroc"], "step": step, "found": found, "scores": scores}
+                    best["state"] = copy.deepcopy(model.state_dict())
+        model.load_state_dict(best["state"])
+    seconds = round(time.perf_counter() - start, 1)
+    return Trained(model.eval(), best["step"], best["found"], best["scores"], curve, seconds)
+
+
+def learn(
+    model: nn.Module, optimiser: torch.optim.Optimizer, loss_of: Loss, batch: Batch, loop: Loop
+) -> float:
+    """One step; its loss. Where that is not finite the weights stay."""
+    images = batch.images.contiguous(memory_format=_memory(loop))
+    with torch.autocast("cpu", torch.bfloat16, enabled=loop.precision == "bfloat16"):
+        loss = loss_of(model, images, batch.labels)
+    value = float(loss.detach())
+    if math.isfinite(value):
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        optimiser.step()
+    return value
+
+
+@torch.no_grad()
+def scores_of(model: nn.Module, images: Tensor, loop: Loop) -> Scores:
+    """(N, K) probabilities of (N, 1, S, S) uint8 images, as float32 values (what is stored is what is measured)."""
+    model.eval()
+    parts = []
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # a network that draws in eval mode must not shift the training's draws
+        for part in images.split(CHUNK):
+            x = to_float(part).contiguous(memory_format=_memory(loop))
+            with torch.autocast("cpu", torch.bfloat16, enabled=loop.precision == "bfloat16"):
+                logits = model(x)
+            parts.append(logits.float().softmax(1))
+    found: Scores = torch.cat(parts).numpy().astype("float64")
+    return found
+
+
+def _memory(loop: Loop) -> torch.memory_format:
+    return torch.channels_last if loop.channels_last else torch.contiguous_format
