@@ -4,7 +4,6 @@ import functools
 import re
 from dataclasses import replace
 
-import classifiers
 import pytest
 import torch
 import torch.nn.functional as F
@@ -14,6 +13,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import densenet201, resnet18, vgg11_bn
 
+from kecae_bench import classifiers
 from kecae_bench.classifiers import CLASSIFIERS, TABLE_2, build, cross_entropy, training_loss
 from kecae_bench.classifiers.siamese_gap import Attention
 from kecae_bench.classifiers.sspe_vit import jensen_shannon, key_patches
