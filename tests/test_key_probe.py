@@ -53,13 +53,13 @@ def test_only_what_the_probe_does_not_say_counts_beside_it():
 
 
 def test_runs_of_the_same_patients_and_weights_stand_beside_the_probe(tmp_path, monkeypatch, capsys):
-    """Both commands with the same flags; runs of another option, batch, number of steps or share do not count."""
+    """Both commands with the same flags; runs of another option, batch, number of steps or fraction do not count."""
     data = write_phantoms(tmp_path / "d", train_patients=40, val_patients=12, image_size=64)
     shared = [
-        "--data", data, "--weights", "phantom", "--trust-weights", "--image-size", 64, "--seeds", 0, "--looks", 1,
+        "--data", data, "--weights", "phantom", "--trust-weights", "--image-size", 64, "--seeds", 0, "--validations", 1,
     ]  # fmt: skip
     shared = [str(flag) for flag in (*shared, "--results", tmp_path / "runs.jsonl", "--work", tmp_path)]
-    pair = ["--arms", "T + classical", "T' online + classical", "--classifiers", "compact_vgg"]
+    pair = ["--arms", "T", "T'", "--classifiers", "compact_vgg"]
     t_vs_tprime.main([*shared, *pair, "--steps", "2"])
     t_vs_tprime.main([*shared, *pair, "--steps", "2", "--strength", "1.5"])
     t_vs_tprime.main([*shared, *pair, "--steps", "1"])
@@ -67,7 +67,7 @@ def test_runs_of_the_same_patients_and_weights_stand_beside_the_probe(tmp_path, 
     kept = []
     monkeypatch.setattr(key_probe, "record", lambda name, figures: kept.append(figures))
     key_probe.main([*shared, "--steps", "2", "--fractions", "0.5", "1"])
-    half, whole = kept[0]["shares"]
+    half, whole = kept[0]["fractions"]
     assert half["classifiers"] == {}
     assert set(half["chosen_c"]) == {0}
     assert half["probe"]["auroc"] > 0.6  # the bundled phantom weights know the grade

@@ -7,8 +7,8 @@ of them into X', but one can also read them where they are: encode T once, fit a
 T', the exchange was the long way round. And where a classifier on T' gains nothing over one on T once both are averaged
 with the probe, it had learned nothing from X' but what the probe says.
 
-Patients, seeds and test set are those of t_vs_tprime.py with the same flags; each share is compared with the runs of
-T + classical and T' online + classical that those flags make, as far as --results has them, knee by knee.
+Patients, seeds and test set are those of t_vs_tprime.py with the same flags; each fraction is compared with the runs of
+T and T' that those flags make, as far as --results has them, knee by knee.
 
 The probe is the linear one of `kecae-aug evaluate` (standardised, 64 principal components, logistic regression with equal
 weight of the grades); its C is chosen by the validation patients, as a network's checkpoint is. Nothing of it is random
@@ -35,7 +35,7 @@ from tqdm import tqdm
 from kecae_aug import KECAE
 from kecae_aug.inference import FastKECAE
 from kecae_bench.classifiers import CLASSIFIERS
-from kecae_bench.paired import ALL_METRICS, Difference, Labels, Scores, auroc, estimate
+from kecae_bench.stats import ALL_METRICS, Difference, Labels, Scores, auroc, estimate
 from kecae_bench.record import record
 from kecae_bench.report import section
 from kecae_bench.report.compare import predictions
@@ -80,7 +80,7 @@ def probe(
 
 @dataclass(frozen=True)
 class Probes:
-    """Probes of a share of the patients, by seed, and the test knees that they judged, sorted by file."""
+    """Probes of a fraction of the patients, by seed, and the test knees that they judged, sorted by file."""
 
     scores: dict[int, Scores]
     labels: Labels
@@ -100,7 +100,7 @@ class Probes:
 
 
 def spread(scores: Scores) -> Scores:
-    """Logarithms of probabilities, without what all classes share, at a standard deviation of 1 over these knees."""
+    """Logarithms of probabilities, without what all classes fraction, at a standard deviation of 1 over these knees."""
     logs = np.log(np.maximum(scores, 1e-12))
     logs -= logs.mean(1, keepdims=True)
     found: Scores = logs / max(float(logs.std()), 1e-12)
@@ -177,14 +177,14 @@ def _figures(scores: Sequence[Scores], labels: Labels) -> dict[str, float]:
     return {m: round(float(np.mean([ALL_METRICS[m](s, labels) for s in scores])), 4) for m in SHOWN}
 
 
-def table(shares: Sequence[dict[str, Any]]) -> str:
+def table(fractions: Sequence[dict[str, Any]]) -> str:
     """AUROC in percent and differences in points, as a Markdown table."""
     minus = ("T' - probe", "T with probe - T", "T' with probe - T with probe", "T' with probe - probe")
     lines = [f"| patients | classifier | seeds | T | T' | probe | {' | '.join(minus)} |", "|---" * 10 + "|"]
-    for share in shares:
-        for name, found in share["classifiers"].items():
+    for fraction in fractions:
+        for name, found in fraction["classifiers"].items():
             figures = (f"{100 * found['figures'][of]['auroc']:.1f}" for of in ("T", "T'", "probe"))
-            cells = (f"{share['fraction']:.0%}", title(name), str(len(found["seeds"])), *figures)
+            cells = (f"{fraction['fraction']:.0%}", title(name), str(len(found["seeds"])), *figures)
             differences = (spanned(*found["differences"][of]["auroc"]) for of in minus)
             lines.append("| " + " | ".join((*cells, *differences)) + " |")
     return "\n".join(lines)
@@ -206,15 +206,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         assert ground.model is not None
         x = keys_of(ground.model, ground.knees.images)
         lines = {line["id"]: line for line in read(args.results)}
-        shares = []
-        for fraction in tqdm(args.fractions, desc="shares"):
+        fractions = []
+        for fraction in tqdm(args.fractions, desc="fractions"):
             probes, chosen = tested(args.seeds, ground, fraction, x)
             training = ground.knees.of(fraction_of(ground.knees, ground.split.train, fraction, args.seeds[0]))
             rivals = networks(lines, ground, fraction, args)
-            shares.append(
+            fractions.append(
                 {
                     "fraction": fraction,
-                    **outside(ground, training),
+                    **count_outside(ground, training),
                     "chosen_c": chosen,
                     "probe": _figures(list(probes.scores.values()), probes.labels),
                     "classifiers": {
@@ -222,10 +222,10 @@ def main(argv: Sequence[str] | None = None) -> None:
                     },
                 }
             )
-        record("key_probe", {"weights": ground.name, "seeds": args.seeds, "shares": shares})
-        print(table(shares))
+        record("key_probe", {"weights": ground.name, "seeds": args.seeds, "fractions": fractions})
+        print(table(fractions))
         if args.doc:
-            section.write(args.doc, SECTION, table(shares))
+            section.write(args.doc, SECTION, table(fractions))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """How well knees are aligned, what the way there and back costs, and how long it takes.
 
-    python benchmarks/alignment_error.py --data ../shared/data/knee
-    python benchmarks/alignment_error.py --phantoms 200
+    python -m kecae_bench.checks.alignment_error --data ../shared/data/knee
+    python -m kecae_bench.checks.alignment_error --phantoms 200
 
 Position and tilt (mean absolute deviation from the canonical ones) before and after; how far the estimate is off when
 an image is turned and moved by a known amount; the PSNR of undo(align(x)) against x; milliseconds of processor time an

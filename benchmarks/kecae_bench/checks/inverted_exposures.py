@@ -1,7 +1,7 @@
 """Precision and recall of the detector of inverted exposures, on radiographs inverted on purpose.
 
-    python benchmarks/inverted_exposures.py --data ../shared/data/knee --sheet /tmp/flagged.png
-    python benchmarks/inverted_exposures.py --data ../shared/data/knee --not-negative train/2/9857800L.png
+    python -m kecae_bench.checks.inverted_exposures --data ../shared/data/knee --sheet /tmp/flagged.png
+    python -m kecae_bench.checks.inverted_exposures --data ../shared/data/knee --not-negative train/2/9857800L.png
 
 A seeded half of the images is inverted. Images that are negatives by nature are noise in these labels, so two
 pairs of figures come out: against what was inverted, and, with the labels of natural negatives corrected, against

@@ -1,11 +1,11 @@
-"""How far the joint-space ruler is off on phantoms, where the width is known.
+"""How far the joint-space width (JSW) measurement is off on phantoms, where the width is known.
 
-    python benchmarks/ruler_error.py
+    python -m kecae_bench.checks.jsw_error
 
 Clean phantoms (no quantum noise) and phantoms with it, KL 0 to 4, at several image sizes: bias, standard
 deviation and mean absolute error in percent of the image's height (1 % is 2.24 px at 224), how often it declines
 to measure, and whether it puts two knees of one host in the right order. Appends a JSON line to
-benchmarks/results/ruler_error.jsonl.
+benchmarks/results/jsw_error.jsonl.
 """
 
 import argparse
@@ -28,7 +28,7 @@ def errors(truths: list[KneeTruth], size: int) -> dict[str, Any]:
 
 
 def summary(error: np.ndarray[Any, Any]) -> dict[str, float]:
-    """Bias and spread of what was measured, and the share that was not."""
+    """Bias and spread of what was measured, and the fraction that was not."""
     found = error[np.isfinite(error)]
     figures = {
         "bias": found.mean(),

@@ -1,7 +1,7 @@
 """How fast is the exchange, against a plain implementation of the paper's inference, in one process run?
 
-    python benchmarks/throughput.py                                     # paper size, batch 64; ten minutes on 2 cores
-    python benchmarks/throughput.py --preset compact
+    python -m kecae_bench.checks.throughput                                     # paper size, batch 64; ten minutes on 2 cores
+    python -m kecae_bench.checks.throughput --preset compact
 
 The baseline is the network as the paper describes it: both encoders on each image of a batch, the decoder made of
 ConvTranspose2d, float32, the whole batch at once. Every figure is a median over repetitions that alternate between
@@ -49,7 +49,7 @@ def main() -> None:
     flops = operations(model)
     for name, kind in (("from_images", "images"), ("from_bank", "bank")):
         speed = exchange[name]["images_a_second"]
-        exchange[name]["share_of_peak"] = round(speed * flops[kind] / peak, 3)
+        exchange[name]["fraction_of_peak"] = round(speed * flops[kind] / peak, 3)
     record(
         "throughput",
         {

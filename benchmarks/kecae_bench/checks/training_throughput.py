@@ -1,6 +1,6 @@
 """Training steps of `compact` on this machine: pairs a second, where a step's time goes, what each choice is worth.
 
-    python benchmarks/training_throughput.py
+    python -m kecae_bench.checks.training_throughput
 
 Every variant takes turns with the others in one process, a few steps at a time, so that a busy machine
 slows all of them; each figure is the median over the turns, and ratios are those of the medians. The time of a
@@ -34,7 +34,7 @@ class Variant:
         self,
         size: str,
         loss: LossConfig,
-        guide: Guide,
+        discriminator: Guide,
         pairs: int,
         channels_last: bool = True,
         plain: bool = False,
@@ -44,11 +44,11 @@ class Variant:
         if plain:
             for module in kecae.modules():
                 if isinstance(module, PointConvTranspose2d):
-                    module.__class__ = nn.ConvTranspose2d
+                    module.__class__ = nn.ConvTranspose2d  # type: ignore[assignment]
         self.format = torch.channels_last if channels_last else torch.contiguous_format
         self.modules = KeyExchange(kecae, loss).to(memory_format=self.format)
         self.adam = torch.optim.Adam(self.modules.parameters(), lr=1e-4)
-        self.loss, self.guide = loss, guide
+        self.loss, self.discriminator = loss, discriminator
         side = kecae.config.image_size
         self.images = (torch.rand(2 * pairs, 1, side, side) * 2 - 1).to(memory_format=self.format)
         self.labels = torch.arange(2).repeat_interleave(pairs)
@@ -57,7 +57,7 @@ class Variant:
     def forward(self) -> Tensor:
         """Encode, decode and weigh: the total loss."""
         outputs = self.modules(self.images, self.permutation)
-        return hybrid_loss(outputs, self.images, self.labels, self.loss, self.guide)["total"]
+        return hybrid_loss(outputs, self.images, self.labels, self.loss, self.discriminator)["total"]
 
     def step(self) -> None:
         """A whole training step, without reading images and without logging."""
@@ -81,7 +81,7 @@ def in_turns(tasks: dict[str, Callable[[], Any]], turns: int, each: int) -> dict
 
 
 def operators(variant: Variant, n: int = 8) -> dict[str, float]:
-    """Share of a step's CPU time of the n costliest operators."""
+    """Fraction of a step's CPU time of the n costliest operators."""
     with profile(activities=[ProfilerActivity.CPU]) as profiled:
         variant.step()
     events = profiled.key_averages()
@@ -100,20 +100,20 @@ def main() -> None:
     parser.add_argument("--each", type=int, default=3, help="steps of a variant in one turn")
     args = parser.parse_args()
     loss = parse(["--config", "default", "--loss.lambda1", "0"]).loss
-    with_guide = replace(loss, lambda1=1e-2)
+    supervised = replace(loss, lambda1=1e-2)
     torch.manual_seed(0)
-    guide = Guide(GuideConfig(image_size=PRESETS[args.preset].image_size), ("0", "2")).freeze()
+    discriminator = Guide(GuideConfig(image_size=PRESETS[args.preset].image_size), ("0", "2")).freeze()
 
     def variant(terms: LossConfig, **options: bool) -> Variant:
-        return Variant(args.preset, terms, guide, args.pairs, **options)
+        return Variant(args.preset, terms, discriminator, args.pairs, **options)
 
     variants = {
-        "default": variant(with_guide),
-        "without channels_last": variant(with_guide, channels_last=False),
-        "with the generic 1x1 deconvolution": variant(with_guide, plain=True),
-        "without the guide": variant(loss),
+        "default": variant(supervised),
+        "without channels_last": variant(supervised, channels_last=False),
+        "with the generic 1x1 deconvolution": variant(supervised, plain=True),
+        "without the discriminator": variant(loss),
         "without the three optional terms": variant(
-            replace(with_guide, same_grade=0.0, grade_free_non_key=0.0, grade_in_key=0.0)
+            replace(supervised, same_grade=0.0, grade_free_non_key=0.0, grade_in_key=0.0)
         ),
     }
     seconds = in_turns({name: v.step for name, v in variants.items()}, args.turns, args.each)
@@ -126,7 +126,7 @@ def main() -> None:
         {
             "two encoders, forward": lambda: kecae.encode(images),
             "decoder on three sums, forward": lambda: kecae.decode(sums),
-            "guide, forward": lambda: guide(images),
+            "discriminator, forward": lambda: discriminator(images),
             "forward and losses": default.forward,
             "forward and backward": lambda: default.forward().backward(),
             "Adam": default.adam.step,

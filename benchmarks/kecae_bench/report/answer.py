@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from kecae_bench.classifiers import TABLE_2
-from kecae_bench.paired import ALL_METRICS
+from kecae_bench.stats import ALL_METRICS
 from kecae_bench.report.compare import Comparison, overall
 from kecae_bench.report.data import CLASSICAL, CONTROLS, Cell
 from kecae_bench.report.findings import FEW_METRICS, Findings, lengths, mean_over, row_title, title

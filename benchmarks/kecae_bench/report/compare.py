@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kecae_bench.paired import ALL_METRICS, Difference, Labels, Scores, estimate
+from kecae_bench.stats import ALL_METRICS, Difference, Labels, Scores, estimate
 from kecae_bench.report.data import Cell, mean_sd
 from kecae_bench.stats import McNemar, majority, mcnemar
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from kecae_bench.classifiers import CLASSIFIERS
-from kecae_bench.paired import ALL_METRICS
+from kecae_bench.stats import ALL_METRICS
 from kecae_bench.record import Log
 from kecae_bench.tvt.options import ExchangeOptions
 

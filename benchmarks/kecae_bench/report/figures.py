@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from kecae_bench.classifiers import CLASSIFIERS
-from kecae_bench.paired import ALL_METRICS, Difference
+from kecae_bench.stats import ALL_METRICS, Difference
 from kecae_bench.report.compare import Comparison
 from kecae_bench.report.data import Cell
 from kecae_bench.report.findings import Findings, lengths, mean_over, row_title, title

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kecae_bench.classifiers import CLASSIFIERS, TABLE_2
-from kecae_bench.paired import ALL_METRICS, Difference
+from kecae_bench.stats import ALL_METRICS, Difference
 from kecae_bench.report.compare import Comparison, PairingError, compare, overall
 from kecae_bench.report.data import (
     CLASSICAL,

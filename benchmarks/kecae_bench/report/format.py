@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from html import escape
 
-from kecae_bench.paired import ALL_METRICS, Difference
+from kecae_bench.stats import ALL_METRICS, Difference
 from kecae_bench.stats import points, verdict
 
 SIGNS = {"better": "▲ better", "worse": "▼ worse", "not told apart": "· not told apart"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from kecae_bench.classifiers import CLASSIFIERS
-from kecae_bench.paired import ALL_METRICS
+from kecae_bench.stats import ALL_METRICS
 from kecae_bench.report.compare import Comparison
 from kecae_bench.report.data import Cell, mean_sd
 from kecae_bench.report.findings import Findings, by_length, mean_over, row_title, title

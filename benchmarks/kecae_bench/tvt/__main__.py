@@ -1,28 +1,28 @@
 r"""Does T' beat T? Classifiers on real knees alone, and with exchanged ones, on your own folder.
 
-    python benchmarks/t_vs_tprime.py --data DIR --weights W --classifiers resnet18 --seeds 0 1 2      # the default arms
-    python benchmarks/t_vs_tprime.py --data DIR --weights W --plan budget --precision bfloat16 --dry-run
-    python benchmarks/t_vs_tprime.py --data DIR --weights W --arms "T + classical" "T' online + classical" \
-        --classifiers tiulpin --fractions 0.05 0.1 0.25 0.5 1 --seeds 0 1 2                           # label scarcity
-    python benchmarks/t_vs_tprime.py --data DIR --folds 5 --export OUT                                # cross-validation:
+    python -m kecae_bench.tvt --data DIR --weights W --classifiers resnet18 --seeds 0 1 2          # the default arms
+    python -m kecae_bench.tvt --data DIR --weights W --plan budget --dry-run                       # Table II in a day or two
+    python -m kecae_bench.tvt --data DIR --weights W --arms T "T'" --fractions 0.05 0.1 0.25 0.5 1 # few labels
+    python -m kecae_bench.tvt --data DIR --weights W --arms T "T' from pairs" --n-pairs 500 5000 50000   # Fig. 5
+    python -m kecae_bench.tvt --data DIR --folds 5 --export OUT                                    # cross-validation:
     ... kecae-aug guide and train on each OUT/fold-K.csv ...
-    python benchmarks/t_vs_tprime.py --data DIR --folds 5 --weights W0 W1 W2 W3 W4 --weights-data OUT/fold-*.csv
+    python -m kecae_bench.tvt --data DIR --folds 5 --weights W0 W1 W2 W3 W4 --weights-data OUT/fold-*.csv
 
-Weights that know more patients than T bring labels in that T has not, which matters for label scarcity: `--fractions 0.1
+Weights that know more patients than T bring labels in that T has not, which matters for few labels: `--fractions 0.1
 --seeds 0 --export OUT` writes the table to train weights inside it; each line says how many patients are outside. To
 compare such weights with runs of W under `--test-unseen`, give `--test-unseen W` to export and run: both use W's patients.
 
 Weights that were trained on half of the patients: `--test-unseen` makes that half T and tests all others (but the
-validation patients), which are many more than DIR/val has, so that smaller differences are told. `--new-patients` leaves
-out whom the weights know: T is new to them too, as your own knees would be.
+validation patients), which are many more than DIR/val has, so that smaller differences become significant.
+`--new-patients` leaves out whom the weights know: T is new to them too, as your own knees would be.
 
-Protocol. In all arms of a seed: the same patients, the same real knees in the same order with the same classical
-augmentation, equal optimiser steps, the recipe of the classifier, equally many looks at validation patients, whose AUROC
-chooses the checkpoint. Test patients are looked at once, at the end. Weights and judges must have seen neither; a leak is
-an error. Arms: benchmarks/study/arms.py; statistics and tables: benchmarks/report.py.
+Protocol. In all arms of a seed: the same patients, the same real knees in the same order with the same standard
+augmentation, equal optimiser steps, the recipe of the classifier, equally many validations, whose AUROC chooses the
+checkpoint. Test patients are used once, at the end. Weights and oracles must have seen neither; a leak is an error.
+Arms: arms.py. What came out: python -m kecae_bench.report.
 
-Each run appends a JSON line to --results and its predictions beside it. Interrupted at any point, the same command goes
-on; a run that was cut off begins again. Options of X' that you choose, choose by the lines' `validation` figures.
+Each run appends a JSON line to --results and leaves its predictions beside it (store.py). Interrupted at any point, the
+same command goes on; a run that was cut off begins again. Choose options of X' by the lines' `validation` figures.
 """
 
 from __future__ import annotations
@@ -33,12 +33,10 @@ from pathlib import Path
 
 from kecae_bench.classifiers import CLASSIFIERS, TABLE_2
 from kecae_bench.tvt.arms import ARMS
-from kecae_bench.tvt.flags import add_arguments, check_names, options_of, possible
+from kecae_bench.tvt.flags import add_arguments, check_names, drop_impossible, options_of
 from kecae_bench.tvt.ground import export
 from kecae_bench.tvt.loop import carry_out, ending
-from kecae_bench.tvt.plan import ALL_ARMS, PAIR, RunSpec, budget, once, product
-
-CONTROLS = ("T + real + classical", "T + X^ + classical", "T + shuffled X' + classical")
+from kecae_bench.tvt.plan import ALL_ARMS, CONTROLS, PAIR, RunSpec, combine, drop_repeated, plan_budget
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -60,7 +58,14 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--fractions", type=float, nargs="+", default=[1.0], help="of the training patients")
-    parser.add_argument("--n-pairs", type=int, default=5000, help="N of T' offline and paper")
+    parser.add_argument(
+        "--n-pairs",
+        type=int,
+        nargs="+",
+        default=[5000],
+        metavar="N",
+        help="each N of T' from pairs and paper",
+    )
     parser.add_argument(
         "--plan",
         choices=("flags", "budget", "all"),
@@ -87,36 +92,44 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.error(f"--one {args.one}: accepted are {', '.join(CLASSIFIERS)}")
     if args.fold and (not args.folds or not set(args.fold) <= set(range(args.folds))):
         parser.error(f"--fold {args.fold}: accepted are 0 to --folds - 1, with --folds {args.folds}")
-    if args.n_pairs < 2:
+    if min(args.n_pairs) < 2:
         parser.error(f"--n-pairs {args.n_pairs}: accepted are 2 and more, one a direction")
     if any(not 0 < f <= 1 for f in args.fractions):
         parser.error(f"--fractions {args.fractions}: accepted are numbers above 0, up to 1")
     return args
 
 
-def planned(args: argparse.Namespace) -> list[RunSpec]:
+def plan_runs(args: argparse.Namespace) -> list[RunSpec]:
     """The runs of the flags, in order."""
-    shared = {
-        "folds": [None] if not args.folds else args.fold or list(range(args.folds)),
-        "n_pairs": args.n_pairs,
-        "options": options_of(args),
-    }
+    folds = [None] if not args.folds else args.fold or list(range(args.folds))
+    options = options_of(args)
     if args.plan == "budget":
-        return budget(args.classifiers, args.one, possible(ALL_ARMS, args), **shared)
+        arms = drop_impossible(ALL_ARMS, args)
+        return plan_budget(
+            args.classifiers, args.one, arms, folds=folds, numbers=args.n_pairs, options=options
+        )
     named = list(ARMS) if args.plan == "all" else args.arms or [*PAIR, *CONTROLS]
-    arms = possible(named, args)
-    scarce = any(f < 1 for f in args.fractions)
-    study = "scarcity" if scarce else "main"
-    return once(product(study, args.classifiers, arms, args.seeds, fractions=args.fractions, **shared))
+    arms = drop_impossible(named, args)
+    return drop_repeated(
+        combine(
+            args.classifiers,
+            arms,
+            args.seeds,
+            folds=folds,
+            fractions=args.fractions,
+            numbers=args.n_pairs,
+            options=options,
+        )
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
-    with ending("t_vs_tprime"):
+    with ending("tvt"):
         if args.export:
             export(args, args.folds, args.fractions, args.seeds, args.export)
         else:
-            carry_out(planned(args), args, args.folds)
+            carry_out(plan_runs(args), args, args.folds)
 
 
 if __name__ == "__main__":

@@ -11,11 +11,10 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from kecae_bench.tvt.added import Added, Made, Tools, soft
-from kecae_bench.tvt.arms import Arm
-from kecae_bench.tvt.classical import Classical
-from kecae_bench.tvt.draws import BalancedRows, generator, seeded
+from kecae_bench.tvt.arms import Arm, ExchangeOptions
+from kecae_bench.tvt.augmentation import Augmentation
+from kecae_bench.tvt.draws import BalancedIndices, generator, seeded
 from kecae_bench.tvt.knees import Knees
-from kecae_bench.tvt.options import ExchangeOptions
 
 MIXUP_ALPHA = 0.2  # Zhang et al. 2018 use 0.1 to 0.4 on natural images
 CUTMIX_ALPHA = 1.0  # Yun et al. 2019
@@ -37,8 +36,8 @@ class Batches:
         arm: one of :data:`ARMS`.
         knees: T, the training knees alone.
         seed: of the run. size: real knees a step. steps: of an arm at equal steps; "paper" has its own number.
-        options: how X' is used. tools: weights, judges, N.
-        classical: ranges of the classical augmentation.
+        options: how X' is used. tools: weights, oracles, N.
+        augmentation: ranges of the standard augmentation; None for none.
 
     Attributes:
         steps: of this run. added: how many images were added so far.
@@ -54,13 +53,13 @@ class Batches:
     steps: int
     options: ExchangeOptions = field(default_factory=ExchangeOptions)
     tools: Tools = field(default_factory=Tools)
-    classical: Classical = field(default_factory=Classical)
+    augmentation: Augmentation | None = field(default_factory=Augmentation)
     added: int = 0
 
     def __post_init__(self) -> None:
-        self._rows = BalancedRows(self.knees.members, self.seed, "real")
+        self._real = BalancedIndices(self.knees.members, self.seed, "real")
         self._k = len(self.knees.classes)
-        self.per_step = self.options.beside(self.size)
+        self.per_step = self.options.count_beside(self.size)
         self._until = math.ceil(self.options.early * self.steps)
         self._adds = (
             None
@@ -77,40 +76,43 @@ class Batches:
             assert self._adds.prime is not None
             self.steps = round(self.steps * len(self._adds.prime) / len(self.knees))
 
-    def rows(self, step: int) -> Tensor:
-        """(B,) rows of T that a step begins with, in every arm but "paper"."""
-        return self._rows.batch(step, self.size)
+    def indices(self, step: int) -> Tensor:
+        """(B,) indices of T that a step begins with, in every arm but "paper"."""
+        return self._real.batch(step, self.size)
 
     def batch(self, step: int) -> Batch:
         """What the network learns from in step ``step``, from 0."""
         new: Made | None = None
         adds = self._adds
         if adds is not None and self.arm.added == "paper":
-            images, labels = adds.of_prime(step, self.size, "paper")
+            images, labels = adds.draw_of_prime(step, self.size, "paper")
         else:
-            rows = self.rows(step)
-            images, labels = self.knees.floats(rows), self.knees.labels[rows]
+            indices = self.indices(step)
+            images, labels = self.knees.floats(indices), self.knees.labels[indices]
             if adds is not None and step < self._until:
                 with seeded(self.seed, step, "added"):
-                    if self.arm.added == "online" and self.options.p is not None:
-                        images, labels, replaced = adds.replaced(images, labels, rows)
+                    if self.arm.added == "exchanged" and self.options.p is not None:
+                        images, labels, replaced = adds.replace(images, labels, indices)
                         self.added += replaced
                     else:
-                        new = adds.beside(images, labels, rows, step)
-        if self.arm.classical:
-            images = self.classical(images, generator(self.seed, step, "classical"))
+                        new = adds.make(images, labels, indices, step)
+        images = self._augment(images, step, "classical")
         real = len(images)
         if new is not None and len(new[0]):
-            extra = new[0]
-            if self.arm.classical:
-                extra = self.classical(extra, generator(self.seed, step, "classical of added"))
+            extra = self._augment(new[0], step, "classical of added")
             images = torch.cat([images, extra])
-            labels = _together(labels, new[1], self._k)
+            labels = _join(labels, new[1], self._k)
             self.added += len(extra)
         if self._mix is not None:
             with seeded(self.seed, step, "mix"):
                 images, labels = self._mix(images, labels)
         return Batch(images, labels, real)
+
+    def _augment(self, images: Tensor, step: int, draws: str) -> Tensor:
+        """``draws`` names the random numbers: it is part of the seed, so another name gives another run."""
+        if self.augmentation is None:
+            return images
+        return self.augmentation(images, generator(self.seed, step, draws))
 
     def report(self) -> dict[str, Any]:
         """What was added, and what the gate said, for the run's line."""
@@ -120,7 +122,7 @@ class Batches:
         return found
 
 
-def _together(real: Tensor, added: Tensor, k: int) -> Tensor:
+def _join(real: Tensor, added: Tensor, k: int) -> Tensor:
     if real.ndim == added.ndim == 1:
         return torch.cat([real, added])
     return torch.cat([soft(real, k), soft(added, k)])

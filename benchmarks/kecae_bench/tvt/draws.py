@@ -1,6 +1,6 @@
 """Every random number of a run is a function of (seed, step, what it is for).
 
-So all arms of a seed see the same real knees with the same classical augmentation, whatever else they draw, and
+So all arms of a seed see the same real knees with the same standard augmentation, whatever else they draw, and
 nothing depends on what ran before in the process.
 """
 
@@ -35,28 +35,28 @@ def seeded(*parts: object) -> Iterator[None]:
         yield
 
 
-class BalancedRows:
-    """An endless order of rows with equally many of every class, each class in passes without repetition.
+class BalancedIndices:
+    """An endless order of indices with equally many of every class, each class in passes without repetition.
 
     Slots go through the classes in turn, so that every prefix of a batch is balanced too. Rarer classes are repeated
     more often, as the paper bootstraps KL 2 up to KL 0 (Section V).
 
     Args:
-        members: rows of every class, none empty.
+        members: indices of every class, none empty.
         parts: what the order depends on.
     """
 
     def __init__(self, members: Sequence[Sequence[int]], *parts: object) -> None:
-        empty = [c for c, rows in enumerate(members) if not rows]
+        empty = [c for c, indices in enumerate(members) if not indices]
         if empty:
-            raise ValueError(f"members: no rows of class {empty[0]}; every class needs some")
+            raise ValueError(f"members: no knees of class {empty[0]}; every class needs some")
         self.members, self.key = members, "/".join(map(str, parts))
 
     def batch(self, step: int, size: int) -> Tensor:
-        """(size,) int64 rows of step ``step``, of batches of ``size``."""
-        return torch.tensor([self._row(step * size + i) for i in range(size)], dtype=torch.int64)
+        """(size,) int64 indices of step ``step``, of batches of ``size``."""
+        return torch.tensor([self._draw(step * size + i) for i in range(size)], dtype=torch.int64)
 
-    def _row(self, slot: int) -> int:
-        rows = self.members[slot % len(self.members)]
-        turn, at = divmod(slot // len(self.members), len(rows))
-        return rows[permute(at, len(rows), f"{self.key}/{slot % len(self.members)}/{turn}")]
+    def _draw(self, slot: int) -> int:
+        indices = self.members[slot % len(self.members)]
+        turn, at = divmod(slot // len(self.members), len(indices))
+        return indices[permute(at, len(indices), f"{self.key}/{slot % len(self.members)}/{turn}")]

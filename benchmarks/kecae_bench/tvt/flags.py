@@ -1,21 +1,19 @@
-"""Flags that both command lines of the study share, and what they come to."""
+"""Flags that the benchmark and the key probe share, and what they come to."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from kecae_bench.classifiers import CLASSIFIERS
 from kecae_bench.record import PROJECT, knee_data
-from kecae_bench.tvt.arms import ARMS, Arm
-from kecae_bench.tvt.classical import Classical
-from kecae_bench.tvt.options import ExchangeOptions
+from kecae_bench.tvt.arms import ARMS, Arm, ExchangeOptions
+from kecae_bench.tvt.augmentation import Augmentation
 from kecae_bench.tvt.run import Protocol
-from kecae_bench.tvt.split import SHARE
+from kecae_bench.tvt.split import FRACTION
 from kecae_bench.tvt.training import PRECISIONS, Loop
 
 RESULTS = PROJECT / "benchmarks" / "results" / "t_vs_tprime.jsonl"
@@ -23,7 +21,7 @@ RESULTS = PROJECT / "benchmarks" / "results" / "t_vs_tprime.jsonl"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of data, protocol and exchange."""
-    o, c, loop = ExchangeOptions(), Classical(), Loop()
+    o, c, loop = ExchangeOptions(), Augmentation(), Loop()
     data = parser.add_argument_group("data and weights")
     data.add_argument(
         "--data",
@@ -48,17 +46,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--trust-weights", action="store_true", help="take weights of unknown training patients for clean"
     )
     data.add_argument(
-        "--judges",
+        "--oracles",
         type=Path,
         nargs="+",
         default=[],
-        help="held-out judges (kecae-aug guide); {fold} is the fold",
+        help="held-out oracles (kecae-aug guide); {fold} is the fold",
     )
     data.add_argument(
         "--image-size", type=int, default=128, help="of the classifiers' images; the paper's is 299"
     )
     data.add_argument("--no-mirror", action="store_true", help="leave right knees as they are")
-    data.add_argument("--validation-share", type=float, default=SHARE, help="of the training patients")
+    data.add_argument("--validation-fraction", type=float, default=FRACTION, help="of the training patients")
     data.add_argument(
         "--test-unseen",
         nargs="?",
@@ -77,7 +75,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--steps", type=int, default=1000, help="optimiser steps of every arm (default: %(default)s)"
     )
     run.add_argument(
-        "--looks", type=int, default=loop.looks, help="at validation patients (default: %(default)s)"
+        "--validations",
+        type=int,
+        default=loop.validations,
+        help="at validation patients (default: %(default)s)",
     )
     run.add_argument(
         "--precision",
@@ -88,16 +89,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     run.add_argument("--contiguous", action="store_true", help="memory format; channels_last by default")
     run.add_argument("--lr", type=float, help="instead of the classifier's own, in all arms")
     run.add_argument("--batch-size", type=int, help="real knees a step, instead of the classifier's own")
-    run.add_argument("--flip", type=float, default=c.flip, help="chance, of the classical augmentation")
+    run.add_argument("--flip", type=float, default=c.flip, help="chance, of the standard augmentation")
+    run.add_argument("--no-augmentation", action="store_true", help="no standard augmentation, in all arms")
     run.add_argument("--threads", type=int, help="of torch")
     ex = parser.add_argument_group("how X' is used (choose by validation figures, never by test ones)")
     ex.add_argument("--added", type=int, help="X' beside each batch (default: a third of it)")
     ex.add_argument("--p", type=float, help="replace each real knee with this chance instead of adding")
     ex.add_argument("--strength", type=float, nargs="+", default=[1.0], help="a number, or low and high")
     ex.add_argument("--detail", choices=("host", "decoder"), default=o.detail)
-    ex.add_argument("--labels", choices=("key", "soft", "judges"), default=o.labels, help="of X'")
+    ex.add_argument("--labels", choices=("key", "soft", "oracles"), default=o.labels, help="of X'")
     ex.add_argument("--smoothing", type=float, default=o.smoothing, help="of X' labels")
-    ex.add_argument("--early", type=float, default=o.early, help="X' in this first share of the steps only")
+    ex.add_argument(
+        "--early", type=float, default=o.early, help="X' in this first fraction of the steps only"
+    )
     ex.add_argument("--donors", choices=("batch", "bank"), default=o.donors)
     ex.add_argument("--min-probability", type=float, default=o.min_probability, help="of the gate")
     ex.add_argument("--min-agreement", type=float, default=o.min_agreement, help="of the gate")
@@ -114,8 +118,8 @@ def options_of(args: argparse.Namespace) -> ExchangeOptions:
     """How X' is used, from the flags."""
     if len(args.strength) > 2:
         raise ValueError(f"strength={args.strength}: accepted is a number, or low and high")
-    if args.labels == "judges" and not args.judges:
-        raise ValueError("labels='judges': needs --judges")  # now, and not after hours of T
+    if args.labels == "oracles" and not args.oracles:
+        raise ValueError("labels='oracles': needs --oracles")  # now, and not after hours of T
     strength = args.strength[0] if len(args.strength) == 1 else tuple(args.strength)
     names = ("added", "p", "detail", "labels", "smoothing", "early", "donors")
     names += ("min_probability", "min_agreement", "max_distance")  # type: ignore[assignment]
@@ -126,12 +130,12 @@ def protocol_of(args: argparse.Namespace) -> Protocol:
     """What all runs share, from the flags."""
     if args.threads:
         torch.set_num_threads(args.threads)
-    loop = Loop(args.looks, args.precision, not args.contiguous)
-    classical = replace(Classical(), flip=args.flip)
-    return Protocol(args.steps, loop, classical, args.lr, args.batch_size, args.work)
+    loop = Loop(args.validations, args.precision, not args.contiguous)
+    augmentation = None if args.no_augmentation else Augmentation(flip=args.flip)
+    return Protocol(args.steps, loop, augmentation, args.lr, args.batch_size, args.work)
 
 
-def possible(arms: Sequence[str], args: argparse.Namespace) -> list[str]:
+def drop_impossible(arms: Sequence[str], args: argparse.Namespace) -> list[str]:
     """The arms that can be run with what was given; says which cannot, and why."""
     found = []
     for name in arms:
@@ -144,8 +148,8 @@ def possible(arms: Sequence[str], args: argparse.Namespace) -> list[str]:
 
 
 def _lacking(arm: Arm, args: argparse.Namespace) -> str:
-    if arm.added == "gate" and not args.judges and args.max_distance is None:
-        return "needs --judges or --max-distance"
+    if arm.added == "gated" and not args.oracles and args.max_distance is None:
+        return "needs --oracles or --max-distance"
     if arm.uses_others and all(f == 1 for f in getattr(args, "fractions", [1])):
         return "needs --fractions below 1"
     return ""

@@ -1,4 +1,4 @@
-"""What runs stand on: knees, their split, weights and judges, checked for leaks before anything is trained."""
+"""What runs stand on: knees, their split, weights and oracles, checked for leaks before anything is trained."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from kecae_aug import KECAE, load_weights
 from kecae_aug.data import Preparation
 from kecae_aug.data.table import write_table
 from kecae_bench.tvt.knees import Knees, read_folder
-from kecae_bench.tvt.seen import Seen, by_judge, by_weights
+from kecae_bench.tvt.seen import Seen, by_oracle, by_weights
 from kecae_bench.tvt.split import Split, fixed_split, fraction_of, k_fold_split, new_patients, unseen_split
 from kecae_training.guide import Guide, load_guide
 
@@ -25,8 +25,8 @@ class Ground:
     Attributes:
         knees: all. split: their parts; checked.
         model, name, seen: weights, as the user named them, and whom they were trained on; None for arms of T alone.
-        judges: held-out judges of the gate and of soft labels, by folder.
-        new: whether the patients whom weights and judges know were left out, so that T is new to them too.
+        oracles: held-out oracles of the gate and of soft labels, by folder.
+        new: whether the patients whom weights and oracles know were left out, so that T is new to them too.
     """
 
     knees: Knees
@@ -34,32 +34,32 @@ class Ground:
     model: KECAE | None = None
     name: str = ""
     seen: Seen | None = None
-    judges: Mapping[str, Guide] = field(default_factory=dict)
+    oracles: Mapping[str, Guide] = field(default_factory=dict)
     new: bool = False
 
     @property
-    def judge_size(self) -> int | None:
-        """Side of the images that all judges read.
+    def oracle_size(self) -> int | None:
+        """Side of the images that all oracles read.
 
         Raises:
             ValueError: they read different ones.
         """
-        sizes = {judge.config.image_size for judge in self.judges.values()}
+        sizes = {oracle.config.image_size for oracle in self.oracles.values()}
         if len(sizes) > 1:
-            raise ValueError(f"judges: they read images of {sorted(sizes)} px, accepted is one size")
+            raise ValueError(f"oracles: they read images of {sorted(sizes)} px, accepted is one size")
         return next(iter(sizes), None)
 
     @cached_property
     def fingerprints(self) -> dict[str, str]:
         """Of the three parts: images, labels and patients."""
         parts = ("train", "validation", "test")
-        return {name: self.knees.of(getattr(self.split, name)).fingerprint() for name in parts}
+        return {name: self.knees.select(getattr(self.split, name)).fingerprint() for name in parts}
 
 
 def open_grounds(
     args: argparse.Namespace, folds: int | None, progress: bool = True
 ) -> dict[int | None, Ground]:
-    """Data, split, weights and judges of every fold (``{None: ...}`` for a fixed test set), checked for leaks.
+    """Data, split, weights and oracles of every fold (``{None: ...}`` for a fixed test set), checked for leaks.
 
     Raises:
         ValueError, FileNotFoundError: with the way out; nothing has been trained then.
@@ -79,7 +79,7 @@ def open_grounds(
             f"weights: they differ in preparation or classes ({preparations}, {classes}); give like ones"
         )
     grades = [str(c) for c in models[0].config.classes]
-    judges = {fold: _judges(args.judges, fold, grades) for fold in numbers}
+    oracles = {fold: _oracles(args.oracles, fold, grades) for fold in numbers}
     preparation = _preparation(args, models[0])
     knees, test, _ = read_folder(args.data, grades, preparation, progress=progress)
     of_t = _halving(args) if args.test_unseen is not True else []  # of True, they are the weights themselves
@@ -88,16 +88,18 @@ def open_grounds(
         (model, name, by_weights(model, name, folders, trust=args.trust_weights))
         for model, name in zip(models, args.weights, strict=True)
     ]
-    judging = {fold: [by_judge(judge, path) for path, judge in of.items()] for fold, of in judges.items()}
+    of_oracles = {
+        fold: [by_oracle(oracle, path) for path, oracle in of.items()] for fold, of in oracles.items()
+    }
     if args.new_patients:
-        everybody = [*(seen for _, _, seen in loaded), *(one for of in judging.values() for one in of)]
+        everybody = [*(seen for _, _, seen in loaded), *(one for of in of_oracles.values() for one in of)]
         knees, test = new_patients(knees, test, everybody)
     grounds: dict[int | None, Ground] = {}
     each = loaded * len(numbers) if len(loaded) == 1 else loaded
     for fold, (model, name, seen) in zip(numbers, each, strict=True):
-        split = _split(args, knees, test, [seen, *judging[fold], *of_t], fold, folds)
-        grounds[fold] = Ground(knees, split, model, name, seen, judges[fold], args.new_patients)
-        told(grounds[fold])
+        split = _split(args, knees, test, [seen, *of_oracles[fold], *of_t], fold, folds)
+        grounds[fold] = Ground(knees, split, model, name, seen, oracles[fold], args.new_patients)
+        describe(grounds[fold])
     return grounds
 
 
@@ -130,12 +132,12 @@ def _split(
     folds: int | None,
 ) -> Split:
     """The fixed test set, all whom nobody has seen, or a fold of ``folds``."""
-    share = args.validation_share
+    fraction = args.validation_fraction
     if args.test_unseen:
-        return unseen_split(knees, test, seen, share=share)
+        return unseen_split(knees, test, seen, fraction=fraction)
     if fold is None or folds is None:
-        return fixed_split(knees, test, seen, share=share)
-    return k_fold_split(knees, fold, folds, seen, share=share)
+        return fixed_split(knees, test, seen, fraction=fraction)
+    return k_fold_split(knees, fold, folds, seen, fraction=fraction)
 
 
 def _halving(args: argparse.Namespace) -> list[Seen]:
@@ -147,18 +149,18 @@ def _halving(args: argparse.Namespace) -> list[Seen]:
     return [by_weights(load_weights(name), name, folders, trust=args.trust_weights)]
 
 
-def _judges(paths: Sequence[Path], fold: int | None, grades: Sequence[str]) -> dict[str, Guide]:
-    """Judges of a fold: ``{fold}`` in a path is its number."""
+def _oracles(paths: Sequence[Path], fold: int | None, grades: Sequence[str]) -> dict[str, Guide]:
+    """Oracles of a fold: ``{fold}`` in a path is its number."""
     named = [str(path).replace("{fold}", str(fold)) for path in paths]
     return {name: load_guide(name, grades) for name in named}
 
 
-def told(ground: Ground) -> None:
+def describe(ground: Ground) -> None:
     """Print what a fold stands on."""
     patients = ground.knees.patients
     parts = {
-        name: f"{len(rows)} knees of {len({patients[r] for r in rows})} patients"
-        for name, rows in vars(ground.split).items()
+        name: f"{len(indices)} knees of {len({patients[r] for r in indices})} patients"
+        for name, indices in vars(ground.split).items()
         if name != "fold"
     }
     fold = "" if ground.split.fold is None else f"fold {ground.split.fold}: "
@@ -179,13 +181,13 @@ def told(ground: Ground) -> None:
 def export(
     args: argparse.Namespace, folds: int | None, fractions: Sequence[float], seeds: Sequence[int], out: Path
 ) -> list[Path]:
-    """Tables of the training sets, to train weights, guides and judges inside them.
+    """Tables of the training sets, to train weights, guides and oracles inside them.
 
-    Nobody of the validation and test sets is in them. They are OUT/fixed.csv or OUT/fold-K.csv; of a share of the patients,
-    which depends on the seed, OUT/fixed-0.1-seed-0.csv: weights of it know no more labels than T has.
+    Nobody of the validation and test sets is in them. They are OUT/fixed.csv or OUT/fold-K.csv; of a fraction of the
+    patients, which depends on the seed, OUT/fixed-0.1-seed-0.csv: weights of it know no more labels than T has.
 
     Args:
-        args: of the command line: data, image size, share of the validation patients; weights for their grades alone.
+        args: of the command line: data, image size, fraction of the validation patients; weights for their grades alone.
         folds: of cross-validation; None for the fixed test set.
         fractions: of the training patients.
         seeds: of the fractions.
@@ -214,6 +216,9 @@ def export(
         raise FileExistsError(f"--export: {there[0]} is there already; name another folder or remove it")
     out.mkdir(parents=True, exist_ok=True)
     for table, of in tables.items():
-        write_table(table, [images[row] for row in of], "train")
-        print(f"{table}: {len(of)} images of {len({knees.patients[row] for row in of})} patients", flush=True)
+        write_table(table, [images[index] for index in of], "train")
+        print(
+            f"{table}: {len(of)} images of {len({knees.patients[index] for index in of})} patients",
+            flush=True,
+        )
     return list(tables)

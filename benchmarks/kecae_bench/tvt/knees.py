@@ -56,19 +56,19 @@ class Knees(Dataset[tuple[Tensor, int]]):
         """Rows of every class."""
         return [[i for i, t in enumerate(self.targets) if t == c] for c in range(len(self.classes))]
 
-    def floats(self, rows: Tensor | Sequence[int]) -> Tensor:
+    def floats(self, indices: Tensor | Sequence[int]) -> Tensor:
         """(B, 1, S, S) float32 in [-1, 1]."""
-        return to_float(self.images[torch.as_tensor(rows)])
+        return to_float(self.images[torch.as_tensor(indices)])
 
-    def of(self, rows: Sequence[int]) -> Knees:
-        """The knees of these rows, in their order."""
-        at = torch.tensor(rows, dtype=torch.int64)
+    def select(self, indices: Sequence[int]) -> Knees:
+        """The knees of these indices, in their order."""
+        at = torch.tensor(indices, dtype=torch.int64)
         return replace(
             self,
             images=self.images[at],
             labels=self.labels[at],
-            patients=tuple(self.patients[r] for r in rows),
-            files=tuple(self.files[r] for r in rows),
+            patients=tuple(self.patients[r] for r in indices),
+            files=tuple(self.files[r] for r in indices),
         )
 
     def fingerprint(self) -> str:
@@ -78,7 +78,7 @@ class Knees(Dataset[tuple[Tensor, int]]):
 
 
 class Folder(NamedTuple):
-    """Radiographs in memory, the rows of their test split (none where there is no ``val``), and whence each came."""
+    """Radiographs in memory, the indices of their test split (none where there is no ``val``), and whence each came."""
 
     knees: Knees
     test: list[int]
@@ -114,5 +114,5 @@ def read_folder(
         tuple(str(g) for g in grades),
     )
     n_test = len(parts.get("val", ()))
-    rows = [row for part in parts.values() for row in part.rows]
-    return Folder(knees, list(range(len(knees) - n_test, len(knees))), rows)
+    records = [record for part in parts.values() for record in part.rows]
+    return Folder(knees, list(range(len(knees) - n_test, len(knees))), records)

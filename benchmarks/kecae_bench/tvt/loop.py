@@ -129,14 +129,17 @@ def dry_run(
     for name, seconds in rates.items():
         print(f"{name}: {seconds:.2f} s a step of T, by two steps; X' takes more", flush=True)
     seconds = remaining(left, protocol, Store(Path(os.devnull)), first, rates) or 0.0
-    print(f"{len(left)} of {len(specs)} runs to do, about {duration(seconds)} without the looks", flush=True)
+    print(
+        f"{len(left)} of {len(specs)} runs to do, about {duration(seconds)} without the validations",
+        flush=True,
+    )
 
 
 def time_a_step(classifier: str, ground: Ground, protocol: Protocol, steps: int = 2) -> float:
     """Seconds of a training step of T on this machine, now; the first step is not counted."""
-    training = ground.knees.of(fraction_of(ground.knees, ground.split.train, 1.0, 0))
+    training = ground.knees.select(fraction_of(ground.knees, ground.split.train, 1.0, 0))
     recipe = protocol.recipe(classifier)
-    batches = batches_of(RunSpec("main", classifier, "T + classical", 0), ground, protocol, training)
+    batches = batches_of(RunSpec(classifier, "T", 0), ground, protocol, training)
     with seeded("timing"):
         model = build(classifier, len(ground.knees.classes), ground.knees.images.shape[-1]).train()
         optimiser = recipe.make(model.parameters())

@@ -5,28 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from kecae_bench.tvt.arms import ARMS
-from kecae_bench.tvt.options import ExchangeOptions
+from kecae_bench.tvt.arms import ARMS, ExchangeOptions
 
 FRACTIONS = (0.05, 0.1, 0.25, 0.5, 1.0)
-PAIR = ("T + classical", "T' online + classical")
-ALL_ARMS = (  # on equal terms: whatever is compared with T' has the classical augmentation too
-    "T",
-    "T' online",
-    "T + classical",
-    "T' online + classical",
-    "T + real + classical",
-    "T + X^ + classical",
-    "T + X' same grade + classical",
-    "T + shuffled X' + classical",
-    "T' offline + classical",
-    "T' gate + classical",
-    "T + MixUp + classical",
-    "T + CutMix + classical",
-    "paper",
-)
+PAIR = ("T", "T'")
+CONTROLS = ("T + X^", "T + X' same grade", "T + X' permuted labels", "T + further real")
+ALL_ARMS = tuple(name for name, arm in ARMS.items() if not arm.uses_others)
 SEVERAL = ("resnet18", "tiulpin", "siamese_gap", "vgg11")
-STUDIES = ("main", "scarcity", "sampling")
 
 
 @dataclass(frozen=True)
@@ -34,11 +19,10 @@ class RunSpec:
     """One run; what it depends on beside data, weights and recipe.
 
     Attributes:
-        study: one of :data:`STUDIES`, for the report; no run depends on it.
+        fraction: of the training patients.
         n_pairs: N of the arms that have one, else None.
     """
 
-    study: str
     classifier: str
     arm: str
     seed: int
@@ -48,86 +32,70 @@ class RunSpec:
     options: ExchangeOptions = field(default_factory=ExchangeOptions)
 
     def __str__(self) -> str:
-        parts = [self.study, self.classifier, self.arm, f"seed {self.seed}"]
+        parts = [self.classifier, self.arm, f"seed {self.seed}"]
         parts += [f"fold {self.fold}"] if self.fold is not None else []
         parts += [f"{self.fraction:.0%} of patients"] if self.fraction < 1 else []
         parts += [f"N = {self.n_pairs}"] if self.n_pairs is not None else []
         return ", ".join(parts)
 
 
-def product(
-    study: str,
+def combine(
     classifiers: Sequence[str],
     arms: Sequence[str],
     seeds: Sequence[int],
     *,
     folds: Sequence[int | None] = (None,),
     fractions: Sequence[float] = (1.0,),
-    n_pairs: int | None = None,
+    numbers: Sequence[int] = (),
     options: ExchangeOptions | None = None,
 ) -> list[RunSpec]:
-    """Every combination that can be: seed by seed and fraction by fraction, the arms of one classifier beside each other."""
+    """Every combination that can be: seed by seed and fraction by fraction, the arms of one classifier beside each other.
+
+    ``numbers`` are every N of the arms that have one.
+    """
     found = options or ExchangeOptions()
     return [
-        RunSpec(study, c, arm, seed, fold, fraction, n_pairs if ARMS[arm].uses_pairs else None, found)
+        RunSpec(c, arm, seed, fold, fraction, n, found)
         for seed in seeds
         for fold in folds
         for fraction in fractions
         for c in classifiers
         for arm in arms
         if not (ARMS[arm].uses_others and fraction == 1)
+        for n in (numbers if ARMS[arm].uses_pairs else [None])
     ]
 
 
-def budget(
+def plan_budget(
     classifiers: Sequence[str],
     one: str,
     arms: Sequence[str],
     *,
     folds: Sequence[int | None] = (None,),
-    n_pairs: int | None = None,
+    numbers: Sequence[int] = (),
     options: ExchangeOptions | None = None,
 ) -> list[RunSpec]:
-    """The budget of issue 5, most useful first.
+    """Much for little, most useful first.
 
-    All classifiers at one seed in two arms; four of them at five seeds; one in all arms at three seeds; its scarcity curve.
-
-    Args:
-        classifiers: all.
-        one: the one in all arms.
-        arms: of it, those of :data:`ALL_ARMS` that can be run.
-        folds: of cross-validation.
-        n_pairs: N.
-        options: of X'.
+    All classifiers at one seed in T and T'; four of them at five seeds; ``one`` in all ``arms`` at three seeds, and with
+    few labels. The other arguments are those of :func:`combine`.
     """
-    shared = {"folds": folds, "n_pairs": n_pairs, "options": options}
     several = [c for c in SEVERAL if c in classifiers]
     parts = [
-        product("main", classifiers, PAIR, [0], **shared),  # type: ignore[arg-type]
-        product("main", several, PAIR, range(5), **shared),  # type: ignore[arg-type]
-        product("main", [one], arms, range(3), **shared),  # type: ignore[arg-type]
-        product("scarcity", [one], PAIR, range(3), fractions=FRACTIONS, **shared),  # type: ignore[arg-type]
+        (classifiers, PAIR, [0], (1.0,)),
+        (several, PAIR, range(5), (1.0,)),
+        ([one], arms, range(3), (1.0,)),
+        ([one], PAIR, range(3), FRACTIONS),
     ]
-    return once(spec for part in parts for spec in part)
-
-
-def sampling(
-    classifiers: Sequence[str],
-    arm: str,
-    numbers: Sequence[int],
-    seeds: Sequence[int],
-    options: ExchangeOptions,
-) -> list[RunSpec]:
-    """Fig. 5: N pairs each, N = 0 being T with the same classical augmentation as ``arm``; seed by seed."""
-    plain = "T + classical" if ARMS[arm].classical else "T"
-    return once(
-        RunSpec("sampling", c, arm if n else plain, seed, n_pairs=n or None, options=options)
-        for seed in seeds
-        for n in numbers
-        for c in classifiers
+    return drop_repeated(
+        spec
+        for names, of, seeds, fractions in parts
+        for spec in combine(
+            names, of, seeds, folds=folds, fractions=fractions, numbers=numbers, options=options
+        )
     )
 
 
-def once(specs: Iterable[RunSpec]) -> list[RunSpec]:
-    """Without repetitions, in order."""
+def drop_repeated(specs: Iterable[RunSpec]) -> list[RunSpec]:
+    """Each once, in order."""
     return list(dict.fromkeys(specs))

@@ -8,22 +8,21 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from kecae_aug.weights import weights_sha256
 from kecae_bench.classifiers import CLASSIFIERS, Recipe, build, training_loss
 from kecae_bench.record import commit
+from kecae_bench.stats import measure
 from kecae_bench.tvt.added import Tools
 from kecae_bench.tvt.arms import ARMS
+from kecae_bench.tvt.augmentation import Augmentation
 from kecae_bench.tvt.batches import Batches
-from kecae_bench.tvt.classical import Classical
 from kecae_bench.tvt.ground import Ground
 from kecae_bench.tvt.knees import Knees
-from kecae_bench.tvt.metrics import measured
 from kecae_bench.tvt.plan import RunSpec
 from kecae_bench.tvt.split import fraction_of
-from kecae_bench.tvt.store import Line, Store, run_id
+from kecae_bench.tvt.store import Line, Predictions, Store, run_id
 from kecae_bench.tvt.training import Loop, scores_of, train
 from kecae_training.checkpoint import environment
 
@@ -34,14 +33,15 @@ class Protocol:
 
     Args:
         steps: optimiser steps of every arm but "paper".
-        loop: looks and precision. classical: ranges.
+        loop: validations and precision.
+        augmentation: ranges of the standard augmentation; None for none.
         lr, batch_size: in the place of the classifier's own.
         work: folder for banks.
     """
 
     steps: int
     loop: Loop = field(default_factory=Loop)
-    classical: Classical = field(default_factory=Classical)
+    augmentation: Augmentation | None = field(default_factory=Augmentation)
     lr: float | None = None
     batch_size: int | None = None
     work: Path | None = None
@@ -61,11 +61,11 @@ class Protocol:
 def identity(spec: RunSpec, ground: Ground, protocol: Protocol) -> dict[str, Any]:
     """All that a run's figures depend on, JSON-able; what plays no part in its arm is not among it."""
     arm, recipe = ARMS[spec.arm], protocol.recipe(spec.classifier)
-    options = spec.options.used_by(arm.added)
+    options = spec.options.select_used(arm.added)
     if "added" in options and options.get("p") is None:
-        options["added"] = spec.options.beside(recipe.batch_size)
-    if arm.added == "gate" or options.get("labels") == "judges":
-        options["judges"] = sorted(weights_sha256(judge)[:12] for judge in ground.judges.values())
+        options["added"] = spec.options.count_beside(recipe.batch_size)
+    if arm.added == "gated" or options.get("labels") == "oracles":
+        options["oracles"] = sorted(weights_sha256(oracle)[:12] for oracle in ground.oracles.values())
     return {
         "classifier": spec.classifier,
         "arm": spec.arm,
@@ -83,8 +83,8 @@ def identity(spec: RunSpec, ground: Ground, protocol: Protocol) -> dict[str, Any
             "weight_decay": recipe.weight_decay,
             "precision": protocol.loop.precision,
             "channels_last": protocol.loop.channels_last,
-            "looks": protocol.loop.looks,
-            "classical": asdict(protocol.classical),
+            "validations": protocol.loop.validations,
+            "augmentation": asdict(protocol.augmentation) if protocol.augmentation else None,
             "data": ground.fingerprints,
             **({"known_patients": "left out"} if ground.new else {}),
         },
@@ -100,20 +100,19 @@ def id_of(known: dict[str, Any]) -> str:
 def perform(spec: RunSpec, ground: Ground, protocol: Protocol, store: Store) -> tuple[Line, bool]:
     """The line of a run, and whether it was run now; a finished one is taken from the store.
 
-    The test set is looked at once, after the training, by the checkpoint that the validation patients chose.
+    The test set is used once, after the training, by the checkpoint that the validation patients chose.
 
     Raises:
         DivergedError, SplitError, ValueError: a run that cannot be.
     """
     known = identity(spec, ground, protocol)
     ident = id_of(known)
-    line = store.find(ident, spec.study)
-    if line is not None:
+    if line := store.finished().get(ident):
         return line, False
     knees, split, recipe = ground.knees, ground.split, protocol.recipe(spec.classifier)
-    rows = fraction_of(knees, split.train, spec.fraction, spec.seed)
-    training, others = knees.of(rows), knees.of(sorted(set(split.train) - set(rows)))
-    validation, test = knees.of(split.validation), knees.of(split.test)
+    indices = fraction_of(knees, split.train, spec.fraction, spec.seed)
+    training, others = knees.select(indices), knees.select(sorted(set(split.train) - set(indices)))
+    validation, test = knees.select(split.validation), knees.select(split.test)
     batches = batches_of(spec, ground, protocol, training, others)
     trained = train(
         lambda classes, size: build(spec.classifier, classes, size),
@@ -126,17 +125,16 @@ def perform(spec: RunSpec, ground: Ground, protocol: Protocol, store: Store) -> 
     )
     scores = scores_of(trained.model, test.images, protocol.loop)
     if known["weights"]:
-        known["weights"] |= outside(ground, training)
+        known["weights"] |= count_outside(ground, training)
     line = {
         "kind": "run",
         "id": ident,
-        "study": spec.study,
         **known,
         "code": commit("src", "training", "benchmarks/kecae_bench"),
         "run_steps": batches.steps,
         "best_step": trained.best_step,
         "validation": trained.validation,
-        "test": measured(scores, test.labels.numpy()),
+        "test": measure(scores, test.labels.numpy()),
         "curve": trained.curve,
         "classes": list(knees.classes),
         "counts": {"train": _counts(training), "validation": _counts(validation), "test": _counts(test)},
@@ -145,26 +143,19 @@ def perform(spec: RunSpec, ground: Ground, protocol: Protocol, store: Store) -> 
         "date": date.today().isoformat(),
         "environment": {**environment(), "threads": str(torch.get_num_threads())},
     }
-    predictions = {
-        "files": np.array(test.files),
-        "patients": np.array(test.patients),
-        "labels": test.labels.numpy(),
-        # float32, which is how they were measured: half precision would tie knees that the classifier is sure of
-        "probabilities": scores.astype(np.float32),
-        "validation_files": np.array(validation.files),
-        "validation_patients": np.array(validation.patients),
-        "validation_labels": validation.labels.numpy(),
-        "validation_probabilities": trained.scores.astype(np.float32),
-    }
-    return store.add(line, predictions), True
+    said = (
+        Predictions.of(of.files, of.patients, of.labels.numpy(), found)
+        for of, found in ((test, scores), (validation, trained.scores))
+    )
+    return store.add(line, *said), True
 
 
 def batches_of(
     spec: RunSpec, ground: Ground, protocol: Protocol, training: Knees, others: Knees | None = None
 ) -> Batches:
     """The steps of a run on ``training``; ``others`` are the training knees that it leaves out."""
-    judges = list(ground.judges.values())
-    tools = Tools(ground.model, judges, ground.judge_size, spec.n_pairs, others, protocol.work)
+    oracles = list(ground.oracles.values())
+    tools = Tools(ground.model, oracles, ground.oracle_size, spec.n_pairs, others, protocol.work)
     return Batches(
         ARMS[spec.arm],
         training,
@@ -173,11 +164,11 @@ def batches_of(
         protocol.steps,
         spec.options,
         tools,
-        protocol.classical,
+        protocol.augmentation,
     )
 
 
-def outside(ground: Ground, training: Knees) -> dict[str, int | None]:
+def count_outside(ground: Ground, training: Knees) -> dict[str, int | None]:
     """How many patients the weights know, and how many of them are not among the run's training patients.
 
     At 5 % of the labels, weights of all patients bring in labels that T has not: a gain then is not of scarce labels.

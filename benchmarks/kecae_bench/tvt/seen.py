@@ -1,4 +1,4 @@
-"""Which patients weights and judges were trained on: nobody of the validation or test set may be among them."""
+"""Which patients weights and oracles were trained on: nobody of the validation or test set may be among them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Seen:
     """Who has seen whom.
 
     Attributes:
-        name: for errors, such as ``weights knee-kl02`` or ``judge runs/judge-vgg``.
+        name: for errors, such as ``weights knee-kl02`` or ``oracle runs/oracle-vgg``.
         patients: ids of its training patients; None where they are not known.
     """
 
@@ -61,9 +61,9 @@ def by_weights(model: KECAE, name: str, folders: Sequence[Path], *, trust: bool 
     return Seen(f"weights {name}", None if patients is None else frozenset(patients))
 
 
-def by_judge(judge: Guide, name: str) -> Seen:
-    """Training patients of a judge or guide, which its file lists."""
-    return Seen(f"judge {name}", frozenset(judge.metadata["patients"]))
+def by_oracle(oracle: Guide, name: str) -> Seen:
+    """Training patients of an oracle or guide, which its file lists."""
+    return Seen(f"oracle {name}", frozenset(oracle.metadata["patients"]))
 
 
 def _listed(model: KECAE, folder: Path) -> set[str] | None:

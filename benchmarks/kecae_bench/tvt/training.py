@@ -1,4 +1,4 @@
-"""One classifier of one arm: equal steps, equally many looks at validation patients, the best look is kept.
+"""One classifier of one arm: equal steps, equally many validations, the best one is kept.
 
 Test images are no argument here: what is chosen cannot depend on them.
 """
@@ -17,11 +17,10 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from kecae_bench.paired import Scores
+from kecae_bench.stats import Scores, measure
 from kecae_bench.tvt.batches import Batch, Batches
 from kecae_bench.tvt.draws import seed_of
 from kecae_bench.tvt.knees import Knees
-from kecae_bench.tvt.metrics import measured
 from kecae_training.images import to_float
 
 PRECISIONS = ("float32", "bfloat16")
@@ -47,38 +46,38 @@ class Loop:
     """What all runs of a study share.
 
     Args:
-        looks: how often validation patients are looked at, evenly over the steps, the last step included. The same number
-            in every arm: the best of more looks would be better by chance.
+        validations: how many, evenly over the steps, the last step included. The same number in every arm: the best of
+            more would be better by chance.
         precision: of training and scoring; logits, losses and probabilities are float32.
         channels_last: memory format, faster on most CPUs.
         progress: show a bar, on a terminal.
     """
 
-    looks: int = 10
+    validations: int = 10
     precision: str = "float32"
     channels_last: bool = True
     progress: bool = True
 
     def __post_init__(self) -> None:
-        if self.looks < 1:
-            raise ValueError(f"looks={self.looks}: accepted is 1 or more")
+        if self.validations < 1:
+            raise ValueError(f"validations={self.validations}: accepted is 1 or more")
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision={self.precision!r}: accepted are {', '.join(PRECISIONS)}")
 
-    def steps_of_looks(self, steps: int) -> list[int]:
+    def validation_steps(self, steps: int) -> list[int]:
         """After which steps, from 1."""
-        return sorted({max(1, round(steps * (i + 1) / self.looks)) for i in range(self.looks)})
+        return sorted({max(1, round(steps * (i + 1) / self.validations)) for i in range(self.validations)})
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A run's classifier, as it was at its best look.
+    """A run's classifier, as it was at its best validation.
 
     Attributes:
         model: in eval mode.
         best_step: after which step, from 1; the first of equals.
         validation: metrics there. scores: (N, K) probabilities of the validation knees there.
-        curve: [step, mean training loss since the last look, validation accuracy, validation AUROC] of every look. The
+        curve: [step, mean training loss since the last validation, validation accuracy, validation AUROC] of each. The
             loss is over all that the arm learns from, so that losses of different arms are of different images.
         seconds: of the training, without the tests after it.
     """
@@ -112,7 +111,7 @@ def train(
         recipe: optimiser and learning rate (:class:`classifiers.Recipe`).
         batches: the arm's steps, with its seed.
         validation: knees of the validation patients.
-        loop: looks, precision.
+        loop: validations, precision.
         name: on the progress bar.
 
     Raises:
@@ -124,7 +123,7 @@ def train(
         model = build(len(validation.classes), validation.images.shape[-1])
         model.to(memory_format=_memory(loop))
         optimiser = recipe.make(model.parameters())
-        steps, looks = batches.steps, set(loop.steps_of_looks(batches.steps))
+        steps, at = batches.steps, set(loop.validation_steps(batches.steps))
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, recipe.lr, total_steps=max(steps, 2))
         curve: list[list[float]] = []
         best: dict[str, Any] = {"auroc": float("-inf")}
@@ -136,13 +135,13 @@ def train(
             if not math.isfinite(losses[-1]):
                 raise DivergedError(f"{name}: loss {losses[-1]} at step {step}; a smaller --lr may help")
             schedule.step()
-            if step in looks:
+            if step in at:
                 scores = scores_of(model, validation.images, loop)
                 if not np.isfinite(scores).all():
                     raise DivergedError(
                         f"{name}: no finite scores after step {step}; a smaller --lr may help"
                     )
-                found = measured(scores, validation.labels.numpy())
+                found = measure(scores, validation.labels.numpy())
                 mean = round(sum(losses) / len(losses), 6)
                 curve.append([step, mean, found["accuracy"], found["auroc"]])
                 losses = []
