@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
+from kecae_bench.paired import auroc
 from scipy.special import softmax
 
 from kecae_aug.data.phantom import write_phantoms
 from kecae_bench import key_probe
 from kecae_bench.key_probe import Probes, probe
-from kecae_bench.paired import auroc
 from kecae_bench.tvt import __main__ as t_vs_tprime
 
 LABELS = np.tile([0, 1], 150)

@@ -7,7 +7,6 @@ import os
 import shlex
 import subprocess
 import sys
-from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -15,53 +14,44 @@ from typing import Any
 from kecae_training.checkpoint import environment
 
 PROJECT = Path(__file__).parents[2]
+RESULTS = PROJECT / "benchmarks" / "results"
+CODE = ("src", "training", "benchmarks/kecae_bench")
 
 
 def record(name: str, figures: dict[str, Any]) -> None:
     """Print the figures and append them as one JSON line to benchmarks/results/<name>.jsonl."""
+    module = sys.modules["__main__"].__spec__
+    command = ["python", "-m", module.name] if module else ["python", sys.argv[0]]
     line = {
         "date": date.today().isoformat(),
-        "commit": commit("src", "training", "benchmarks/kecae_bench"),
-        "command": shlex.join(["python", *sys.argv]),
+        "commit": find_commit(*CODE),
+        "command": shlex.join([*command, *sys.argv[1:]]),
         **figures,
         "environment": environment(),
     }
-    path = PROJECT / "benchmarks" / "results" / f"{name}.jsonl"
-    path.parent.mkdir(exist_ok=True)
-    with path.open("a") as file:
-        file.write(json.dumps(line) + "\n")
+    append_line(RESULTS / f"{name}.jsonl", line)
     print(json.dumps(line, indent=2))
-    print(f"appended to {path.relative_to(PROJECT)}")
+    print(f"appended to benchmarks/results/{name}.jsonl")
 
 
-@dataclass
-class Log:
-    """The file of runs: read at the start, one line more after each run."""
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """All whole lines of a file of JSON lines; none where it is not there."""
+    lines = []
+    for text in path.read_text().splitlines() if path.exists() else []:
+        try:
+            lines.append(json.loads(text))
+        except json.JSONDecodeError:
+            print(f"{path}: a broken line (of an interrupted write?) is passed over: {text[:60]}...")
+    return lines
 
-    path: Path
-    lines: list[dict[str, Any]] = field(default_factory=list)
 
-    def __post_init__(self) -> None:
-        for text in self.path.read_text().splitlines() if self.path.exists() else []:
-            try:
-                self.lines.append(json.loads(text))
-            except json.JSONDecodeError:
-                print(f"{self.path}: a broken line (of an interrupted write?) is passed over: {text[:60]}...")
-
-    def run(self, arm: str, seed: int, settings: dict[str, Any]) -> dict[str, Any] | None:
-        """The line of this run, if it has been made."""
-        wanted = {"kind": "run", "arm": arm, "seed": seed, "settings": settings}
-        found = (line for line in self.lines if {name: line.get(name) for name in wanted} == wanted)
-        return next(found, None)
-
-    def append(self, line: dict[str, Any]) -> None:
-        """Add a line; a broken last one is ended first."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a+b") as file:
-            if file.tell() and (file.seek(-1, 2), file.read(1))[1] != b"\n":
-                file.write(b"\n")
-            file.write((json.dumps(line) + "\n").encode())
-        self.lines.append(json.loads(json.dumps(line)))
+def append_line(path: Path, line: dict[str, Any]) -> None:
+    """Add a line; a broken last one is ended first."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+b") as file:
+        if file.tell() and (file.seek(-1, 2), file.read(1))[1] != b"\n":
+            file.write(b"\n")
+        file.write((json.dumps(line) + "\n").encode())
 
 
 def knee_data() -> Path:
@@ -69,7 +59,7 @@ def knee_data() -> Path:
     return Path(os.environ.get("KECAE_KNEE_DATA") or PROJECT.parent / "shared" / "data" / "knee")
 
 
-def commit(*paths: str) -> str:
+def find_commit(*paths: str) -> str:
     """Short git hash, with a + where something under ``paths`` (of the project) has been changed since."""
     return _git("rev-parse", "--short", "HEAD") + ("+" if _git("status", "--porcelain", "--", *paths) else "")
 

@@ -1,15 +1,16 @@
-"""Each term switched, one short training a row and seed, judged by what it has not seen.
+"""Each term of the training's loss switched, one short training a row and seed, measured on patients it has not seen.
 
-    python benchmarks/ablation.py                                  # phantoms: all rows, seeds 0 1 2
-    python benchmarks/ablation.py --rows base paper --seeds 0 --steps 300
-    python benchmarks/ablation.py --study knee --data DIR --guide runs/guide --judges runs/judge-vgg runs/judge-densenet
-    python benchmarks/ablation.py table                            # docs/ablation.md from the results
-    python benchmarks/ablation.py --list
+    python -m kecae_bench.ablation                                  # phantoms: all rows, seeds 0 1 2
+    python -m kecae_bench.ablation --rows base paper --seeds 0 --steps 300
+    python -m kecae_bench.ablation --study knee --data DIR --guide runs/resnet --oracles runs/vgg runs/densenet
+    python -m kecae_bench.ablation table                            # all figures; the main ones are in docs/ablation.md
+    python -m kecae_bench.ablation --list
 
-Studies and their rows: benchmarks/ablation_rows.yaml. One JSON line a run in benchmarks/results/ablation-STUDY.jsonl;
-what is there is not run again, and a run that was cut off goes on from its checkpoint. Figures:
-kecae_training.short.figures, and docs/ablation.md.
+Studies and their rows: rows.yaml. One JSON line a run in benchmarks/results/ablation-STUDY.jsonl; what is there is not
+run again, and a run that was cut off goes on from its checkpoint. Figures: kecae_training.short.figures.
 """
+
+from __future__ import annotations
 
 import argparse
 import hashlib
@@ -25,8 +26,8 @@ from typing import Any, get_args
 
 import yaml
 
-from kecae_bench.ablation.table import write_table
-from kecae_bench.record import PROJECT, commit
+from kecae_bench.ablation.table import render_all
+from kecae_bench.record import CODE, PROJECT, RESULTS, append_line, find_commit, read_lines
 from kecae_training.checkpoint import environment
 from kecae_training.config import Precision, parse
 from kecae_training.short import DivergedError, beside_defaults, run
@@ -34,7 +35,6 @@ from kecae_training.study import ROBUST, Study, folder_study, phantom_study
 from kecae_training.train import model_config
 
 ROWS = Path(__file__).with_name("rows.yaml")
-RESULTS = PROJECT / "benchmarks" / "results"
 GUIDE = re.compile(r"\{guide:([^}]+)\}")
 STUDIES = list(yaml.safe_load(ROWS.read_text()))
 PHANTOM = "phantom"
@@ -60,7 +60,7 @@ class Table:
     rows: dict[str, Overrides]
 
     @classmethod
-    def read(cls, kind: str, path: Path = ROWS) -> "Table":
+    def read(cls, kind: str, path: Path = ROWS) -> Table:
         """The study ``kind`` of the rows file."""
         values = yaml.safe_load(path.read_text())[kind]
         return cls(kind, values["config"], values["base"], values["rows"])
@@ -104,12 +104,12 @@ def train_row(table: Table, row: Row, seed: int, study: Study, args: argparse.Na
     config.run = replace(config.run, seed=seed, progress=False, samples_every=0, checkpoint_every=300)
     start = time.perf_counter()
     try:
-        figures = {k: None if math.isnan(v) else v for k, v in run(config, study).items()}
+        figures: dict[str, Any] = {k: None if math.isnan(v) else v for k, v in run(config, study).items()}
     except DivergedError as error:
         figures = {"failed": str(error)}
     return {
         "date": date.today().isoformat(),
-        "commit": commit("src", "training", "benchmarks/kecae_bench/ablation"),
+        "commit": find_commit(*CODE),
         "study": table.kind,
         "row": row.name,
         "overrides": row.overrides,
@@ -126,7 +126,7 @@ def open_study(args: argparse.Namespace, table: Table) -> Study:
         return phantom_study(args.work, args.patients, args.test_patients)
     config = parse([*table.flags("base", args.steps), "--data.root", str(args.data)])
     config.guide = list(args.guides.values())  # of all rows: none of them may have seen a held-out patient
-    return folder_study(args.work, config, model_config(config).image_size, args.judges)
+    return folder_study(args.work, config, model_config(config).image_size, args.oracles)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -159,18 +159,17 @@ def main(argv: list[str] | None = None) -> None:
         default=[],
         help=f"with --data: guides; the base has all but *{ROBUST}",
     )
-    parser.add_argument("--judges", type=Path, nargs="+", default=[], help="with --data: held-out judges")
-    parser.add_argument("--patients", type=int, default=800, help="phantoms of the trainings, and of judges")
+    parser.add_argument("--oracles", type=Path, nargs="+", default=[], help="with --data: held-out oracles")
+    parser.add_argument("--patients", type=int, default=800, help="phantoms of the trainings, and of oracles")
     parser.add_argument("--test-patients", type=int, default=150, help="held-out phantoms")
     parser.add_argument(
         "--work", type=Path, default=PROJECT / "runs" / "ablation", help="images, guides, runs"
     )
     parser.add_argument("--results", type=Path, help="by default benchmarks/results/ablation-<study>.jsonl")
-    parser.add_argument("--doc", type=Path, default=PROJECT / "docs" / "ablation.md", help="of the table")
     args = parser.parse_args(argv)
     if args.what == "table":
-        for study in STUDIES if args.results is None else [args.study]:
-            write_table(args.results or RESULTS / f"ablation-{study}.jsonl", args.doc, study)
+        lines = read_lines(args.results or RESULTS / f"ablation-{args.study}.jsonl")
+        print(render_all(lines) if lines else f"no results of {args.study} yet")
         return
     table = Table.read(args.study)
     if args.precision:
@@ -184,8 +183,8 @@ def main(argv: list[str] | None = None) -> None:
         return
     args.guides = {path.name: path for path in args.guide}
     if args.study != PHANTOM:
-        if not (args.data and args.guide and args.judges):
-            parser.error("--study knee needs --data, and --guide and --judges made by `kecae-aug guide`")
+        if not (args.data and args.guide and args.oracles):
+            parser.error("--study knee needs --data, and --guide and --oracles made by `kecae-aug guide`")
         plain = [
             name for name in args.guides if not name.endswith(ROBUST)
         ]  # the others are for rows that name them
@@ -207,8 +206,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def run_all(table: Table, rows: list[Row], study: Study, args: argparse.Namespace, results: Path) -> None:
     """All runs that are not in the results yet; seed by seed, so that each row soon has one."""
-    lines = results.read_text().splitlines() if results.exists() else []
-    done = {key(line) for line in map(json.loads, lines)}
+    done = {key(line) for line in read_lines(results)}
     wanted = [(row, seed) for seed in args.seeds for row in rows]
     same = {"base": args.base.config, "data": study.name}
     left = [(r, s) for r, s in wanted if key({"config": r.config, "seed": s, **same}) not in done]
@@ -216,9 +214,7 @@ def run_all(table: Table, rows: list[Row], study: Study, args: argparse.Namespac
     start = time.perf_counter()
     for n, (row, seed) in enumerate(left, 1):
         line = train_row(table, row, seed, study, args)
-        results.parent.mkdir(parents=True, exist_ok=True)
-        with results.open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        append_line(results, line)
         shown = ("psnr", "reconstructed", "decoder", "host", "guide_gap", "host_share", "key", "non_key")
         figures = "  ".join(f"{k} {line['figures'].get(k)}" for k in shown)
         minutes = (time.perf_counter() - start) / n * (len(left) - n) / 60

@@ -85,7 +85,7 @@ def main() -> None:
         parser.error(f"--not-negative: {wrong} are not among the flagged images")
     natural = (natural_scores > 0) & ~np.isin(names, args.not_negative)
 
-    for i in np.flatnonzero(natural_scores > 0):
+    for i in np.flatnonzero(natural_scores > 0).tolist():
         print(f"flagged {natural_scores[i]:+.2f} {names[i]}")
     record(
         "inverted_exposures",

@@ -1,6 +1,6 @@
 """How fast is the exchange, against a plain implementation of the paper's inference, in one process run?
 
-    python -m kecae_bench.checks.throughput                                     # paper size, batch 64; ten minutes on 2 cores
+    python -m kecae_bench.checks.throughput                     # paper size, batch 64; ten minutes on 2 cores
     python -m kecae_bench.checks.throughput --preset compact
 
 The baseline is the network as the paper describes it: both encoders on each image of a batch, the decoder made of
@@ -15,6 +15,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -88,8 +89,8 @@ def plain(model: KECAE) -> Callable[[Tensor, Tensor], Tensor]:
     decoder = nn.Sequential(*model.decoder)
     for i, layer in enumerate(decoder):
         if isinstance(layer, PointConvTranspose2d):  # ours; the paper's is a deconvolution like the others
-            kept = nn.ConvTranspose2d(layer.in_channels, layer.out_channels, 4, 2, layer.padding,
-                                      layer.output_padding, bias=False)  # fmt: skip
+            sizes: dict[str, Any] = {"padding": layer.padding, "output_padding": layer.output_padding}
+            kept = nn.ConvTranspose2d(layer.in_channels, layer.out_channels, 4, 2, bias=False, **sizes)
             kept.weight = layer.weight
             decoder[i] = kept
 
@@ -99,6 +100,16 @@ def plain(model: KECAE) -> Callable[[Tensor, Tensor], Tensor]:
         return out
 
     return exchange
+
+
+def exchange_images(model: FastKECAE, images: Tensor, donors: Tensor) -> Tensor:
+    """X' of images, each encoded once."""
+    return model.decode(model.encode_non_key(images) + model.encode_key(images)[donors])
+
+
+def exchange_latents(model: FastKECAE, keys: Tensor, non_keys: Tensor, donors: Tensor) -> Tensor:
+    """X' of latents in half precision, as a bank holds them."""
+    return model.decode(non_keys.float() + keys[donors].float())
 
 
 def compare(model: KECAE, n: int, repetitions: int, halves: bool = True) -> dict[str, Any]:
@@ -111,10 +122,8 @@ def compare(model: KECAE, n: int, repetitions: int, halves: bool = True) -> dict
         suffix = "" if dtype == torch.float32 else f"_{str(dtype).removeprefix('torch.')}"
         keys, non_keys = fast.encode(images)
         half = (keys.half(), non_keys.half())
-        variants[f"from_images{suffix}"] = lambda f=fast: f.decode(
-            f.encode_non_key(images) + f.encode_key(images)[donors]
-        )
-        variants[f"from_bank{suffix}"] = lambda f=fast, h=half: f.decode(h[1].float() + h[0][donors].float())
+        variants[f"from_images{suffix}"] = partial(exchange_images, fast, images, donors)
+        variants[f"from_bank{suffix}"] = partial(exchange_latents, fast, *half, donors)
     wanted = variants["baseline"]()
     out: dict[str, Any] = {}
     for name, run in variants.items():

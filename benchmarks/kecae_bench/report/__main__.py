@@ -1,65 +1,74 @@
-"""The report of T against T': docs/benchmark.md and one HTML page, from the runs that are there.
+"""What the runs of T against T' say: tables, figures and one page. Nothing is trained.
 
-    python benchmarks/report.py
-    python benchmarks/report.py --runs benchmarks/results/t_vs_tprime.jsonl --page report.html --doc none
+    python -m kecae_bench.report --runs mine/runs.jsonl     # yours: mine/report/
+    python -m kecae_bench.report                            # the project's own, and the generated blocks of README and docs
 
-Table II, every arm, the controls, the label-scarcity curve and Fig. 5, each as far as it has been run; what is missing is
-listed. Nothing is trained. The text of --doc stays; only what stands between its markers is written anew.
+In --out (default: ``report`` beside the runs): ``report.md`` (sentences, the table), ``differences.csv`` (every arm
+beside T, every T' beside its controls; all metrics with intervals), ``arms.csv`` (every arm alone), and the figures.
 """
 
 from __future__ import annotations
 
 import argparse
+import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from tqdm import tqdm
 
-from kecae_bench.record import PROJECT
-from kecae_bench.report import section
-from kecae_bench.report.answer import answer
-from kecae_bench.report.data import Cell, read
-from kecae_bench.report.findings import find
-from kecae_bench.report.page import markdown, page
+from kecae_bench.record import PROJECT, RESULTS
+from kecae_bench.report import blocks, figures, tables
+from kecae_bench.report.cells import Cell, Study
+from kecae_bench.tvt.store import Store
 
-SECTION = "benchmark"
-RESULTS = PROJECT / "benchmarks" / "results"
+RUNS = RESULTS / "t_vs_tprime.jsonl"
+TITLE = "# Does T' beat T?"
 
 
-def report(runs: Path, out: Path, doc: Path | None) -> list[str]:
-    """Write the page, and the section of ``doc``; the answer's sentences.
+def report(runs: Path, out: Path) -> list[str]:
+    """Write tables, figures and page; comparisons that could not be made.
 
     Args:
-        runs: JSON lines of benchmarks/t_vs_tprime.py; ``predictions`` stand beside it.
-        out: the HTML page.
-        doc: Markdown file with the markers; None for none.
+        runs: JSON lines of ``python -m kecae_bench.tvt``, with their predictions beside them.
+        out: folder.
 
     Raises:
         FileNotFoundError: there is no such file of runs.
-        ValueError: ``doc`` lacks the markers, or ``out`` is a file that is not such a page.
+        FileExistsError: ``out`` has a report.md that is none of ours.
     """
     if not runs.is_file():
         raise FileNotFoundError(
-            f"{runs}: not there; python benchmarks/t_vs_tprime.py makes it, --runs names another"
+            f"{runs}: not there; python -m kecae_bench.tvt makes it, --runs names another"
         )
-    if out.exists() and "<title>Does T' beat T?</title>" not in out.read_text(errors="replace"):
-        raise ValueError(f"{out}: is there and no report; nothing is overwritten, --page names another file")
-    if doc is not None:
-        try:
-            section.around(doc, SECTION)  # now, and not after a minute of comparisons
-        except ValueError as error:
-            raise ValueError(f"{error}; --doc none writes the page only") from None
-    source = runs.relative_to(PROJECT).as_posix() if runs.is_relative_to(PROJECT) else runs.name
-    found = find(read(runs), runs.parent, _bar)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(page(found, source))
-    if doc is not None:
-        section.write(doc, SECTION, markdown(found, source))
-    return answer(found)
+    page = out / "report.md"
+    if page.exists() and not page.read_text(errors="replace").startswith(TITLE):
+        raise FileExistsError(
+            f"{page}: is there and no report; nothing is overwritten, --out names another folder"
+        )
+    store = Store(runs)
+    study = Study(store.finished().values(), store.predictions())
+    arms, differences = tables.build(study, _show_progress)
+    out.mkdir(parents=True, exist_ok=True)
+    tables.write_csv(arms, out / "arms.csv")
+    tables.write_csv(differences, out / "differences.csv")
+    drawn = figures.draw_all(tables.read_csv(out / "differences.csv"), study.cells, out)
+    words = [f"- **{word}**: {text}." for word, text in tables.WORDS.items()]
+    parts = [
+        TITLE,
+        tables.render_results(differences),
+        *(f"![{name}]({name})" for name in drawn),
+        "\n".join(words),
+    ]
+    parts += (
+        ["Not compared:\n\n" + "\n".join(f"- {text}" for text in study.problems)] if study.problems else []
+    )
+    parts += ["Full tables: [differences.csv](differences.csv), [arms.csv](arms.csv)."]
+    page.write_text("\n\n".join(parts) + "\n")
+    return study.problems
 
 
-def _bar(pairs: Sequence[tuple[Cell, Cell]], title: str) -> Iterable[tuple[Cell, Cell]]:
-    bar: Iterable[tuple[Cell, Cell]] = tqdm(pairs, desc=title, leave=False)
+def _show_progress(cells: Sequence[Cell]) -> Iterable[Cell]:
+    bar: Iterable[Cell] = tqdm(cells, desc="comparing", leave=False)
     return bar
 
 
@@ -67,18 +76,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--runs", type=Path, default=RESULTS / "t_vs_tprime.jsonl")
-    parser.add_argument("--page", type=Path, default=RESULTS / "t_vs_tprime.html")
-    parser.add_argument(
-        "--doc", default=str(PROJECT / "docs" / "benchmark.md"), help="Markdown file, or none"
-    )
+    parser.add_argument("--runs", type=Path, default=RUNS, help="default: %(default)s")
+    parser.add_argument("--out", type=Path, help="folder; default: report beside the runs")
     args = parser.parse_args(argv)
-    doc = None if args.doc == "none" else Path(args.doc)
+    out = args.out or args.runs.parent / "report"
     try:
-        print("\n".join(report(args.runs.resolve(), args.page, doc)))
-    except (FileNotFoundError, ValueError) as error:
+        problems = report(args.runs, out)
+    except (FileNotFoundError, FileExistsError) as error:
         parser.error(str(error))
-    print(f"{args.page}" + (f", {doc}" if doc else ""))
+    print("\n".join([*problems, (out / "report.md").read_text()]))
+    if out == tables.FOLDER:
+        shutil.copy(out / "forest.svg", PROJECT / "docs" / "images" / "forest.svg")
+        blocks.main()
 
 
 if __name__ == "__main__":

@@ -9,14 +9,12 @@ from pathlib import Path
 import torch
 
 from kecae_bench.classifiers import CLASSIFIERS
-from kecae_bench.record import PROJECT, knee_data
+from kecae_bench.record import PROJECT, RESULTS, knee_data
 from kecae_bench.tvt.arms import ARMS, Arm, ExchangeOptions
 from kecae_bench.tvt.augmentation import Augmentation
 from kecae_bench.tvt.run import Protocol
 from kecae_bench.tvt.split import FRACTION
 from kecae_bench.tvt.training import PRECISIONS, Loop
-
-RESULTS = PROJECT / "benchmarks" / "results" / "t_vs_tprime.jsonl"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -108,7 +106,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     ex.add_argument("--max-distance", type=float, help="of the gate")
     out = parser.add_argument_group("files")
     out.add_argument(
-        "--results", type=Path, default=RESULTS, help="one JSON line a run (default: %(default)s)"
+        "--results",
+        type=Path,
+        default=RESULTS / "t_vs_tprime.jsonl",
+        help="one JSON line a run (default: %(default)s)",
     )
     out.add_argument("--work", type=Path, default=PROJECT / "runs" / "t_vs_tprime", help="for latent banks")
     out.add_argument("--dry-run", action="store_true", help="print the runs and an estimate, train nothing")

@@ -12,7 +12,7 @@ import torch
 
 from kecae_aug.weights import weights_sha256
 from kecae_bench.classifiers import CLASSIFIERS, Recipe, build, training_loss
-from kecae_bench.record import commit
+from kecae_bench.record import CODE, find_commit
 from kecae_bench.stats import measure
 from kecae_bench.tvt.added import Tools
 from kecae_bench.tvt.arms import ARMS
@@ -130,7 +130,7 @@ def perform(spec: RunSpec, ground: Ground, protocol: Protocol, store: Store) -> 
         "kind": "run",
         "id": ident,
         **known,
-        "code": commit("src", "training", "benchmarks/kecae_bench"),
+        "code": find_commit(*CODE),
         "run_steps": batches.steps,
         "best_step": trained.best_step,
         "validation": trained.validation,

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kecae_aug._files import replacing
-from kecae_bench.record import Log
+from kecae_bench.record import append_line, read_lines
 
 Line = dict[str, Any]
 PROCEDURE = 1  # runs of another one are other runs
@@ -56,8 +56,8 @@ class Predictions:
     ) -> Predictions:
         """Of knees in any order."""
         order = np.argsort(np.asarray(files), kind="stable")
-        arrays = np.asarray(files), np.asarray(patients), np.asarray(labels, np.int64)
-        return cls(*(array[order] for array in arrays), scores[order].astype(np.float32))
+        names, ids = np.asarray(files)[order], np.asarray(patients)[order]
+        return cls(names, ids, np.asarray(labels, np.int64)[order], scores[order].astype(np.float32))
 
     @property
     def knees(self) -> str:
@@ -87,7 +87,7 @@ class Store:
 
     def lines(self) -> list[Line]:
         """All whole lines, the last one of each run; one that an interruption has torn is passed over."""
-        runs = (line for line in Log(self.path).lines if line.get("kind") == "run")
+        runs = (line for line in read_lines(self.path) if line.get("kind") == "run")
         return list({line["id"]: line for line in runs}.values())
 
     def finished(self) -> dict[str, Line]:
@@ -105,7 +105,7 @@ class Store:
         self.unpacked.mkdir(parents=True, exist_ok=True)
         place = self.unpacked / f"{line['id']}.npz"
         _write(place, _stack({line["id"]: {"test": test, "validation": validation}}))
-        Log(self.path).append(line)
+        append_line(self.path, line)
         return line
 
     def predictions(self, part: str = "test") -> dict[str, Predictions]:
