@@ -1,4 +1,4 @@
-"""benchmarks/classifiers: the networks of Table II have the published layers, and train by the losses they say."""
+"""kecae_bench.classifiers: the networks of Table II have the published layers, and train by the losses they say."""
 
 import functools
 import re

@@ -380,60 +380,7 @@ def _reach(found: Difference) -> float:
     return float(stats.t.ppf(1 - ALPHA / 2, found.freedom) + stats.norm.ppf(POWER))
 
 
-def sentence(
-    found: Difference, metric: Metric, name: str, family: int = 1, adjusted: float | None = None
-) -> str:
-    """One plain sentence or two on a difference.
-
-    Args:
-        found: from :func:`estimate`.
-        metric: which one it is of.
-        name: of the metric, as in "points of accuracy".
-        family: of how many comparisons it is one.
-        adjusted: p by :func:`holm` over them.
-    """
-    seeds = len(found.by_seed)
-    said = verdict(found, metric)
-    text = (
-        f"{said.capitalize()}: {format_points(found.mean)} points of {name} (95 % interval {format_points(found.low)} to "
-        f"{format_points(found.high)}; {count_seeds(seeds)}, {found.patients} patients)"
-    )
-    if seeds == 1:
-        text += ", for this one seed: how much seeds differ is not in the interval"
-    if said != "not significant":
-        if adjusted is not None and family > 1:
-            held = "also" if adjusted < ALPHA else "but not"
-            text += f"; {held} after Holm's correction for {family} comparisons (p = {adjusted:.2g})"
-        return f"{text}."
-    return f"{text}. {_missing(found)}"
-
-
-def _missing(found: Difference) -> str:
-    now = f"with these {found.patients}, one of about {100 * detectable(found):.1f} points would be"
-    needed = patients_needed(found)
-    if needed is not None:
-        return f"With about {round_count(needed):,} test patients a difference of this size would be significant; {now}."
-    if not found.mean:
-        return f"No difference was seen; {now}."
-    spread = 100 * (found.seeds_variance * len(found.by_seed)) ** 0.5
-    return (
-        f"No number of test patients makes a difference of this size significant with {len(found.by_seed)} seeds, which "
-        f"differ by {spread:.1f} points (SD) among themselves: it takes more seeds; {now}."
-    )
-
-
 def format_points(value: float) -> str:
     """A fraction as percentage points with its sign: one digit, and as many more as it takes to see on which side of 0."""
     digits = next((n for n in (1, 2, 3) if round(100 * value, n)), 1)
     return f"{round(100 * value, digits) + 0.0:+.{digits}f}"
-
-
-def count_seeds(number: int) -> str:
-    """How many seeds, in words."""
-    return f"{number} seed{'s' * (number > 1)}"
-
-
-def round_count(count: int) -> int:
-    """To two digits: more are not known."""
-    digits = max(0, len(str(count)) - 2)
-    return int(round(count, -digits))

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from kecae_bench.classifiers import CLASSIFIERS, TABLE_2
 from kecae_bench.record import RESULTS
 from kecae_bench.report.cells import INSIDE, Cell, Comparison, Study, pool_classifiers
-from kecae_bench.stats import METRICS, Difference, format_points, holm, patients_needed
+from kecae_bench.stats import METRICS, Difference, detectable, format_points, holm, patients_needed
 
 Row = dict[str, Any]
 Progress = Callable[[Sequence[Cell]], Iterable[Cell]]
@@ -114,9 +114,13 @@ def _describe_difference(c: Comparison) -> Row:
             f"{metric}_arm": _round(c.arm_mean[metric][0]),
         }
         row |= _describe_interval(metric, c.differences.get(metric))
-    needed = patients_needed(c.differences["accuracy"]) if "accuracy" in c.differences else None
-    votes = {"vote_only_arm": c.vote.only_arm, "vote_only_base": c.vote.only_base, "vote_p": _round(c.vote.p)}
-    return row | votes | {"accuracy_patients_needed": needed or ""}
+        if metric in ("accuracy", "auroc"):
+            row |= _describe_power(metric, c.differences.get(metric))
+    return row | {
+        "vote_only_arm": c.vote.only_arm,
+        "vote_only_base": c.vote.only_base,
+        "vote_p": _round(c.vote.p),
+    }
 
 
 def _describe_interval(metric: str, d: Difference | None) -> Row:
@@ -127,6 +131,12 @@ def _describe_interval(metric: str, d: Difference | None) -> Row:
     return {f"{metric}{end}": _round(value) for end, value in figures.items()} | {
         f"{metric}_by_seed": by_seed
     }
+
+
+def _describe_power(metric: str, d: Difference | None) -> Row:
+    """From which size on such a study finds a difference, and how many patients it takes for the one that was seen."""
+    found = {"detectable": _round(detectable(d)), "patients_needed": patients_needed(d) or ""} if d else {}
+    return {f"{metric}_{name}": found.get(name, "") for name in ("detectable", "patients_needed")}
 
 
 def _choose(candidates: Sequence[tuple[Row, Comparison]]) -> list[tuple[Row, Comparison]]:
@@ -154,7 +164,9 @@ def _pool(setting: str, shown: Sequence[tuple[Row, Comparison]]) -> list[Row]:
         return []
     row = {**of[0][0], "classifier": f"{MEAN} {len(of)}{' of the paper' * (of is of_paper)}"}
     seeds = set.intersection(*(set(c.seeds) for _, c in of))
-    row |= dict.fromkeys((name for name in row if name.endswith(("_arm", "_base", "vote_p", "_needed"))), "")
+    row |= dict.fromkeys(
+        (name for name in row if name.endswith(("_arm", "_base", "vote_p", "_needed", "_detectable"))), ""
+    )
     row |= {"seeds": len(seeds), "page": 1, "setting": setting}
     for metric, difference in found.items():
         row |= _describe_interval(metric, difference)
