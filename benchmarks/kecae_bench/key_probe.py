@@ -107,12 +107,12 @@ def fit_seeds(
     """The probes, and the C of each."""
     knees, split = ground.knees, ground.split
     labels, validation = knees.labels.numpy(), list(split.validation)
-    test = sorted(split.test, key=lambda row: knees.files[row])
+    test = sorted(split.test, key=lambda index: knees.files[index])
     scores, chosen = {}, {}
     for seed in seeds:
-        rows = fraction_of(knees, split.train, fraction, seed)
+        indices = fraction_of(knees, split.train, fraction, seed)
         scores[seed], chosen[seed] = fit_probe(
-            (x[rows], labels[rows]), (x[validation], labels[validation]), x[test]
+            (x[indices], labels[indices]), (x[validation], labels[validation]), x[test]
         )
     return Probes(
         scores, labels[test], [knees.patients[i] for i in test], [knees.files[i] for i in test]

@@ -23,7 +23,7 @@ Parameters for two classes, and the multiplications (10^9) of one image's forwar
 
 antony to sspe_vit have layers made for one size and resize the image to it, see views.py. Recipes marked ``ours`` were
 chosen by us and tuned by nobody; they are the same in every arm. The compact ones cost a fifth of the cheapest and
-learn more in the same steps from scratch, so they are what can be run often enough to tell a point or two. Guides of
+learn more in the same steps from scratch, so they are what can be run often enough to see a point or two. Discriminators of
 the weights may be of the same kind (of the bundled ones all but DenseNet).
 """
 

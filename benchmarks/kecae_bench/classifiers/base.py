@@ -85,8 +85,8 @@ def cross_entropy(logits: Tensor, y: Tensor, class_weights: Tensor | None = None
         y: labels, see :func:`as_targets`.
         class_weights: (K,) positive; None weighs all classes alike.
     """
-    shares = as_targets(y, logits.shape[1], class_weights)
-    return -(shares * F.log_softmax(logits.float(), 1)).sum() / shares.sum()
+    targets = as_targets(y, logits.shape[1], class_weights)
+    return -(targets * F.log_softmax(logits.float(), 1)).sum() / targets.sum()
 
 
 def as_targets(y: Tensor, classes: int, class_weights: Tensor | None = None) -> Tensor:

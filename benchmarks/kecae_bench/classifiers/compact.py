@@ -1,4 +1,4 @@
-"""The package's own small networks (guides and judges are of them): made for small radiographs and few cores."""
+"""The package's own small networks (discriminators and oracles are of them): made for small radiographs and few cores."""
 
 from __future__ import annotations
 

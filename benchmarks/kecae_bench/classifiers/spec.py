@@ -42,12 +42,12 @@ class Spec:
     """A row of Table II, or a network beside it.
 
     Attributes:
-        name: key of :data:`classifiers.CLASSIFIERS`, on the command line and in result files.
+        name: key of :data:`kecae_bench.classifiers.CLASSIFIERS`, on the command line and in result files.
         title: in tables and figures.
         table2: its name in Table II of the paper; None where it is not there.
         paper: accuracy in percent there, trained on T and on T'; None where it is not there.
         size: rows and columns the first layer is made for, whatever the image is; None where it takes any.
-        make: (number of classes, side of the images) -> the network; :func:`classifiers.build` calls it.
+        make: (number of classes, side of the images) -> the network; :func:`kecae_bench.classifiers.build` calls it.
         recipe: how it is trained.
     """
 
@@ -60,5 +60,5 @@ class Spec:
     recipe: Recipe
 
     def build(self, classes: int, image_size: int) -> KneeClassifier:
-        """The network, freshly initialised from torch's global generator; see :func:`classifiers.build`."""
+        """The network, freshly initialised from torch's global generator; see :func:`kecae_bench.classifiers.build`."""
         return self.make(classes, image_size)

@@ -181,7 +181,7 @@ def describe(ground: Ground) -> None:
 def export(
     args: argparse.Namespace, folds: int | None, fractions: Sequence[float], seeds: Sequence[int], out: Path
 ) -> list[Path]:
-    """Tables of the training sets, to train weights, guides and oracles inside them.
+    """Tables of the training sets, to train weights, discriminators and oracles inside them.
 
     Nobody of the validation and test sets is in them. They are OUT/fixed.csv or OUT/fold-K.csv; of a fraction of the
     patients, which depends on the seed, OUT/fixed-0.1-seed-0.csv: weights of it know no more labels than T has.

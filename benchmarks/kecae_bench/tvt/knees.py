@@ -53,7 +53,7 @@ class Knees(Dataset[tuple[Tensor, int]]):
 
     @cached_property
     def members(self) -> list[list[int]]:
-        """Rows of every class."""
+        """Indices of every class."""
         return [[i for i, t in enumerate(self.targets) if t == c] for c in range(len(self.classes))]
 
     def floats(self, indices: Tensor | Sequence[int]) -> Tensor:
@@ -72,7 +72,7 @@ class Knees(Dataset[tuple[Tensor, int]]):
         )
 
     def fingerprint(self) -> str:
-        """What was really trained or judged on: images, labels and patients."""
+        """What was really trained or tested on: images, labels and patients."""
         marks = [int.from_bytes(p.encode(), "little") for p in self.patients]
         return fingerprint(self.images, [*self.targets, *marks])[:16]
 

@@ -62,7 +62,7 @@ def by_weights(model: KECAE, name: str, folders: Sequence[Path], *, trust: bool 
 
 
 def by_oracle(oracle: Guide, name: str) -> Seen:
-    """Training patients of an oracle or guide, which its file lists."""
+    """Training patients of an oracle or discriminator, which its file lists."""
     return Seen(f"oracle {name}", frozenset(oracle.metadata["patients"]))
 
 

@@ -108,7 +108,7 @@ def train(
     Args:
         build: makes the network.
         loss_of: (model, images, labels) -> scalar.
-        recipe: optimiser and learning rate (:class:`classifiers.Recipe`).
+        recipe: optimiser and learning rate (:class:`kecae_bench.classifiers.Recipe`).
         batches: the arm's steps, with its seed.
         validation: knees of the validation patients.
         loop: validations, precision.
