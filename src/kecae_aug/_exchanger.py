@@ -37,8 +37,8 @@ class Exchanger:
             )
         self.config, self.metadata = model.config, copy.deepcopy(model.metadata)
         self.fast = FastKECAE(model, amp_dtype or torch.float32, channels_last=channels_last, compile=compile)
-        # of what is in memory: the metadata's may be of a half, or of before
         self.sha256 = weights_sha256(model)
+        self.hashes = (self.sha256, weights_sha256(model.state_dict()))  # the second is what older banks hold
         self._copies: dict[torch.device, FastKECAE] = {}
 
     def __getstate__(self) -> dict[str, Any]:

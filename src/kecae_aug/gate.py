@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from kecae_aug._exchanger import resize
+from kecae_aug.names import class_names
 
 Judge = Callable[[Tensor], Tensor]
 
@@ -67,7 +68,7 @@ class Gate:
         max_distance: float | None = None,
         image_size: int | None = None,
     ) -> None:
-        self.judges, self.classes = list(judges), tuple(str(c) for c in classes)
+        self.judges, self.classes = list(judges), class_names(classes)
         if not self.judges and max_distance is None:
             raise ValueError(
                 "judges: got none and no max_distance, so that nothing could be rejected; give either"
@@ -80,7 +81,7 @@ class Gate:
                 )
             if isinstance(judge, nn.Module):
                 judge.eval()
-        if len(set(self.classes)) != len(self.classes) or len(self.classes) < 2:
+        if len(self.classes) < 2:
             raise ValueError(f"classes={self.classes}: accepted are two or more different names")
         if not 0 <= min_probability <= 1 or not 0 < min_agreement <= 1:
             raise ValueError(

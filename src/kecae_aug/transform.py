@@ -155,7 +155,7 @@ class KeyExchangeAugment(v2.Transform):
                 "among your classes, by name"
             )
         if donors is not None:
-            donors.check_weights(exchanger.sha256)
+            donors.check_weights(*exchanger.hashes)
             if not set(donors.labels) & set(known):
                 raise ValueError(
                     f"donors: the bank has rows of {sorted(set(donors.labels))}, none of which weights of "
