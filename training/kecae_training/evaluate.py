@@ -300,6 +300,7 @@ def run(
         "classes": list(first.config.classes),
         "split": config.split,
         "seed": config.seed,
+        "precision": config.precision,
         **figures,
         "seconds": round(time.perf_counter() - start, 1),
         "environment": environment(device),

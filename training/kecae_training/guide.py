@@ -455,9 +455,9 @@ def predict(
         )
 
 
-def device_of(module: nn.Module) -> torch.device:
-    """Where a module's parameters are; the CPU for one without any."""
-    place = next(module.parameters(), None)
+def device_of(network: Any) -> torch.device:
+    """Where a module's parameters are; the CPU for one without any, and for a function."""
+    place = next(network.parameters(), None) if isinstance(network, nn.Module) else None
     return torch.device("cpu") if place is None else place.device
 
 
