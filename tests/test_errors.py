@@ -7,7 +7,6 @@ import sys
 import numpy as np
 import pytest
 import torch
-from test_training import Tensors, config
 
 from kecae_aug import cli
 from kecae_aug.errors import reporting, users_fault
@@ -116,9 +115,3 @@ def test_as_a_module_it_is_ours_too(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["guide", *wrong])
     with pytest.raises(SystemExit, match="kecae-aug guide: adversarial_steps=0"):
         runpy.run_module("kecae_training.guide", run_name="__main__", alter_sys=True)
-
-
-def test_a_training_that_diverges_is_a_line(tmp_path):
-    """Our own words from deep inside Fabric's loop."""
-    flags = ("--optim.max_steps", "25", "--loss.same_grade", "3e38")
-    assert users_fault(caught(lambda: train_module.train(config(tmp_path, *flags), Tensors())))

@@ -161,7 +161,14 @@ class RunFolder:
         """The checkpoint as it is in the file, on the CPU."""
         try:
             return torch.load(path, map_location="cpu", weights_only=True)  # type: ignore[no-any-return]
-        except (RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile, KeyError) as error:
+        except (
+            RuntimeError,
+            EOFError,
+            OSError,
+            KeyError,
+            pickle.UnpicklingError,
+            zipfile.BadZipFile,
+        ) as error:
             reason = (str(error) or type(error).__name__).splitlines()[0]
             raise ValueError(
                 f"{path}: damaged, or not a checkpoint ({reason}). It is left as it is: put back a whole copy, "

@@ -15,7 +15,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
-from kecae_aug.device import DEVICES, PRECISIONS, Precision, choose_device
+from kecae_aug.device import DEVICES, PRECISIONS, Precision, amp_dtype, choose_device
 from kecae_aug.model import PRESETS
 from kecae_aug.names import class_names
 from kecae_training.flags import listed
@@ -386,15 +386,15 @@ def _long_names(args: list[str]) -> list[str]:
         given, also = _value(args, short), _value(args, long)
         if given is None:
             continue
+        if short == "--precision":
+            amp_dtype(given)
+        elif (device := choose_device(given)).index is not None:
+            raise ValueError(
+                f"--device {given}: a training takes a kind of device, --device {device.type}; choose cards with "
+                "CUDA_VISIBLE_DEVICES, and their number with --run.devices"
+            )
         if also not in (None, given):
             raise ValueError(f"{short} {given} and {long} {also}: give one of them")
-        if short == "--device":
-            device = choose_device(given)
-            if device.index is not None:
-                raise ValueError(
-                    f"--device {given}: a training takes a kind of device, --device {device.type}; choose cards "
-                    "with CUDA_VISIBLE_DEVICES, and their number with --run.devices"
-                )
         args = [long + a.removeprefix(short) if a.partition("=")[0] == short else a for a in args]
     return args
 

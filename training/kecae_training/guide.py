@@ -325,7 +325,7 @@ def _trained(
                 scaler.update()
                 schedule.step()
                 correct += (logits.argmax(1) == y).sum()
-            bar.set_postfix(train_accuracy=f"{int(correct) / (steps * config.batch_size):.3f}")
+            bar.set_postfix(train_accuracy=f"{int(correct.cpu()) / (steps * config.batch_size):.3f}")
     guide.cpu()
     return guide.freeze()
 
