@@ -80,7 +80,8 @@ def test_a_guide_is_trained_there():
 def test_every_part_of_an_evaluation(monkeypatch):
     """Exchanges, judges, guide, probes, identity, robustness, realism: networks there, figures here."""
     monkeypatch.setattr(realism, "by_network", partial(by_network, steps=1))
-    data = knees(24)
+    monkeypatch.setattr(realism, "DIVISIONS", 1)
+    data = knees(16)
     model = KECAE.from_preset("tiny").eval()
     training = Training(Album(shrink(data.images), data.files), data.images[:8], data.patients[:8])
     found = evaluate(

@@ -221,6 +221,11 @@ def folder_study(
         )
     preparation = Preparation(size, data.mirror_right, data.fix_inverted, data.contrast, data.align)
 
+    loaded = {path.name: load_guide(path, classes, preparation=preparation).to(device) for path in judges}
+    seeing = {f"judge {name}": judge for name, judge in loaded.items()} | {
+        f"guide {path.name}": load_guide(path, classes, preparation=preparation) for path in config.guides
+    }
+
     def read(split: str | None) -> Images:
         folder = open_radiographs(data.root or "", split, grades=list(classes), preparation=preparation)
         files = [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in folder.paths]
@@ -235,10 +240,6 @@ def folder_study(
     train, test = read(data.split), read(test_split)
     rows = [i for i, p in enumerate(train.patients) if in_fold(p, data.fold, data.folds)]
     train = Images(train.pixels[rows], [train.targets[i] for i in rows], [train.patients[i] for i in rows])
-    loaded = {path.name: load_guide(path, classes, preparation=preparation).to(device) for path in judges}
-    seeing = {f"judge {name}": judge for name, judge in loaded.items()} | {
-        f"guide {path.name}": load_guide(path, classes, preparation=preparation) for path in config.guides
-    }
     for who, guide in seeing.items():
         both = both_of(guide.patients, test.patients)
         if both:
