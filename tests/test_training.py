@@ -336,6 +336,9 @@ def test_device_and_precision_as_in_every_command(tmp_path):
     if not torch.cuda.is_available():
         with pytest.raises(ValueError, match="--device cuda: this machine"):
             config(tmp_path, "--device", "cuda")
+    (tmp_path / "run.yaml").write_text("device: cpu\n")
+    with pytest.raises(ValueError, match="in a file device and precision are run"):
+        parse(["--config", str(tmp_path / "run.yaml"), "--out", str(tmp_path)])
 
 
 @pytest.mark.parametrize("classes", [["0.0", "2.0"], ['["0", "2"]'], ["[0, 2]"]])

@@ -213,8 +213,9 @@ def _generate(options: argparse.Namespace) -> None:
     )
     gate = None
     if options.judge or options.max_distance is not None:
-        fits = dataclasses.replace(preparation, image_size=options.image_size or model.config.image_size)
-        judges = [_judge(folder, model.config.classes, fits, options.no_mirror) for folder in options.judge]
+        judges = [
+            _judge(folder, model.config.classes, preparation, options.no_mirror) for folder in options.judge
+        ]
         gate = Gate(
             judges,
             classes=model.config.classes,

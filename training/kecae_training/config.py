@@ -367,6 +367,10 @@ def parse(argv: Sequence[str] | None = None) -> TrainConfig:
         elif arg.startswith("--config="):
             args[i] = f"--config={config_path(arg.partition('=')[2])}"
     values = parser.instantiate(parser.parse_args(args))
+    if values.get("device") or values.get(
+        "precision"
+    ):  # the flags were given their long names: it is in a file
+        raise ValueError("--config: in a file device and precision are run.accelerator and run.precision")
     config = TrainConfig(
         **{k: values[k] for k in ("out", "guide", "init", "data", "model", "loss", "optim", "run")}
     )

@@ -115,7 +115,7 @@ class Guide(nn.Module):
         super().__init__()
         self.config = config
         self.image_size = config.image_size
-        self.classes = config.grades if classes is None else class_names(classes)
+        self.classes = class_names(classes) if classes else config.grades
         missing = [c for c in self.classes if c not in config.grades]
         if missing:
             raise ValueError(
