@@ -42,6 +42,15 @@ def test_perfect_exchange_is_judged_perfect():
     assert "X' (decoder 1, donor's label)" in table(result, ("0", "2"))
 
 
+def test_judges_of_other_classes_are_refused():
+    """Logits in another order, or of more grades than the exchange has, would be read as another grade."""
+    for classes in (("2", "0"), ("0", "2", "3")):
+        judge = Bar()
+        judge.classes = classes
+        with pytest.raises(ValueError, match=r"bar: its logits are of classes .*it exchanges \('0', '2'\)"):
+            evaluate({"it": Entrant(Swap(), {"bar": judge})}, knees(8))
+
+
 def test_another_default_device_changes_nothing():
     """evaluate() in a process with torch.set_default_device ("meta" stands for "cuda"): the same figures."""
     options = {"strengths": (1.0,), "robustness": False, "with_probes": False}

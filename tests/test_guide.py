@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
+from kecae_aug import Gate
 from kecae_aug._files import save_tensors
 from kecae_aug.data import Preparation
 from kecae_training.adversarial import l2_attack, radius_at
@@ -170,6 +171,14 @@ def test_larger_images_are_reduced_and_teach_smaller_ones_are_refused(trained):
     assert (x.grad != 0).float().mean() > 0.95
     with pytest.raises(ValueError, match="32 px, this guide was trained at 64 px"):
         trained(torch.zeros(1, 1, 32, 32))
+
+
+def test_a_gate_takes_it_for_its_own_classes_only(trained):
+    """Three logits, or two in another order, would be read as other grades; 0 and "0" are one."""
+    for classes in (("0", "2"), ("2", "0", "3")):
+        with pytest.raises(ValueError, match=r"judges\[0\]: its logits are of classes \('0', '2', '3'\)"):
+            Gate([trained], classes=classes)
+    Gate([trained], classes=(0, 2, 3))
 
 
 def test_images_of_another_size_than_the_config_says_are_refused():

@@ -134,9 +134,10 @@ def evaluate(
         Figures as ``{"mean", "low", "high"}``. Of several entrants the mean over them, inside the same draws of
         patients, and under ``folds`` those of each.
     """
-    for entrant in entrants.values() if device is not None else ():
+    for name, entrant in entrants.items():
+        _check_classes(name, entrant)
         for network in (entrant.model, *entrant.judges.values(), entrant.guide):
-            if network is not None:
+            if network is not None and device is not None:
                 network.to(device)
     options = {
         "robustness": robustness,
@@ -147,6 +148,17 @@ def evaluate(
     }
     with cpu_by_default():
         return _evaluated(entrants, knees, strengths, seed, training or {}, options, progress, precision)
+
+
+def _check_classes(name: str, entrant: Entrant) -> None:
+    """Refuse judges whose logits are of other classes than the weights', or in another order."""
+    wanted = entrant.model.config.classes
+    for who, judge in [*entrant.judges.items(), ("guide", entrant.guide)]:
+        if judge is not None and tuple(judge.classes) != tuple(wanted):
+            raise ValueError(
+                f"{who}: its logits are of classes {tuple(judge.classes)}, {name} exchanges {tuple(wanted)}; load it with "
+                f"load_guide(folder, {tuple(wanted)})"
+            )
 
 
 def _evaluated(
