@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from kecae_aug._exchanger import resize
-from kecae_aug.names import class_names
+from kecae_aug.names import class_name, class_names
 
 Judge = Callable[[Tensor], Tensor]
 
@@ -78,6 +78,12 @@ class Gate:
                 raise TypeError(
                     f"judges[{i}]: got {type(judge).__name__}, accepted is a module or function from (B, 1, S, S) "
                     "images in [-1, 1] to logits (B, K)"
+                )
+            own = getattr(judge, "classes", None)
+            if isinstance(own, (list, tuple)) and tuple(map(class_name, own)) != self.classes:
+                raise ValueError(
+                    f"judges[{i}]: its logits are of classes {tuple(own)}, the gate's are {self.classes}; give the gate "
+                    "these classes, or load the judge with the gate's (load_guide(folder, classes))"
                 )
             if isinstance(judge, nn.Module):
                 judge.eval()
