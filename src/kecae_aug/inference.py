@@ -65,7 +65,7 @@ class FastKECAE(nn.Module):
         self._compile()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
         self._compile()  # nn.Module leaves what it compiled out of copies and pickles
 
     def _compile(self) -> None:
