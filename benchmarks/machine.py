@@ -41,7 +41,7 @@ def autocast(device: torch.device, precision: str) -> contextlib.AbstractContext
 
 
 def of_device(device: torch.device) -> dict[str, str]:
-    """What a run's settings say of its device: nothing of a CPU, so that runs stored before there was a choice stay theirs."""
+    """What a run's settings say of its device: nothing of a CPU, so that earlier runs stay what they are."""
     return {} if device.type == "cpu" else {"device": device.type}
 
 
