@@ -6,6 +6,7 @@ import multiprocessing
 import time
 import types
 
+import pretend_cuda
 import pytest
 import torch
 from test_bank import MODEL, Knees
@@ -287,3 +288,25 @@ def test_an_iterator_is_refused():
     """It would be empty in the second epoch, in silence."""
     with pytest.raises(TypeError, match="empty after one epoch"):
         KeyExchangeLoader(iter(loader()), KeyExchangeAugment(MODEL))
+
+
+@pytest.mark.skipif(
+    not hasattr(KeyExchangeAugment, "_plan"), reason="the transform does not plan on the CPU yet"
+)
+@pytest.mark.parametrize(
+    "options", [{}, {"append": True}, {"detail": "host", "strength": (0.5, 1.5)}, {"mean": 0.5, "std": 0.25}]
+)
+def test_a_step_waits_for_nothing_on_the_device(options):
+    """Neither a value from the device nor a blocking copy to it; the images are those of the CPU."""
+    augment = KeyExchangeAugment(MODEL, p=0.7, **options)
+    augment._exchanger._copies[pretend_cuda.CUDA] = pretend_cuda.Network(augment._exchanger.fast)
+    here, there = (KeyExchangeLoader(loader(), augment, device=where) for where in ("cpu", "cuda:0"))
+    for batch in loader():
+        torch.manual_seed(0)
+        wanted, labels = here._exchanged(batch)
+        torch.manual_seed(0)
+        with pretend_cuda.pretend() as watch, torch.no_grad():
+            got, there_labels = there._exchanged(batch)
+        assert watch.waits == []
+        torch.testing.assert_close(got.inner, wanted)
+        assert torch.equal(there_labels.inner, labels)
