@@ -31,6 +31,7 @@ from kecae_training.config import Precision, parse
 from kecae_training.short import DivergedError, beside_defaults, run
 from kecae_training.study import ROBUST, Study, folder_study, phantom_study
 from kecae_training.train import model_config
+from machine import add_device
 from record import PROJECT, commit
 
 ROWS = Path(__file__).with_name("ablation_rows.yaml")
@@ -101,7 +102,14 @@ def train_row(table: Table, row: Row, seed: int, study: Study, args: argparse.Na
     out = args.work / "ablation" / f"{re.sub(r'[^a-zA-Z0-9.]+', '-', row.name)}-seed{seed}-{digest}"
     guide = study.guide_of or args.guides.__getitem__
     config = parse([*table.flags(row.name, args.steps, guide), "--out", str(out)])
-    config.run = replace(config.run, seed=seed, progress=False, samples_every=0, checkpoint_every=300)
+    config.run = replace(
+        config.run,
+        seed=seed,
+        progress=False,
+        samples_every=0,
+        checkpoint_every=300,
+        accelerator=args.device.type,
+    )
     start = time.perf_counter()
     try:
         figures = {k: None if math.isnan(v) else v for k, v in run(config, study).items()}
@@ -141,6 +149,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--steps", type=int, default=300, help="of each training (default: %(default)s)")
     parser.add_argument("--list", action="store_true", help="rows and what they change")
+    add_device(parser)
     parser.add_argument(
         "--precision",
         choices=get_args(Precision),
@@ -172,6 +181,8 @@ def main(argv: list[str] | None = None) -> None:
         for study in STUDIES if args.results is None else [args.study]:
             write_table(args.results or RESULTS / f"ablation-{study}.jsonl", args.doc, study)
         return
+    if args.device.index is not None:
+        parser.error(f"--device {args.device}: accepted is a kind; choose a card with CUDA_VISIBLE_DEVICES")
     table = Table.read(args.study)
     if args.precision:
         table = replace(table, base={**table.base, "run.precision": args.precision})

@@ -38,6 +38,7 @@ from kecae_aug import KECAE
 from kecae_aug.inference import FastKECAE
 from kecae_training.images import to_float
 from kecae_training.validity.probes import classifier
+from machine import CPU, to_device
 from paired import ALL_METRICS, Difference, Labels, Scores, auroc, estimate
 from record import record
 from report_compare import predictions
@@ -58,11 +59,11 @@ Floats = NDArray[np.float64]
 
 
 @torch.no_grad()
-def keys_of(model: KECAE, images: torch.Tensor) -> Floats:
+def keys_of(model: KECAE, images: torch.Tensor, device: torch.device = CPU) -> Floats:
     """(N, D) hK of (N, 1, S, S) uint8 knees, prepared as the weights ask for it."""
-    fast = FastKECAE(model)
-    parts = [fast.encode_key(to_float(batch)).flatten(1) for batch in images.split(64)]
-    return torch.cat(parts).double().numpy()
+    fast = FastKECAE(model).to(device)
+    parts = [fast.encode_key(to_float(to_device(batch, device))).flatten(1) for batch in images.split(64)]
+    return torch.cat(parts).cpu().double().numpy()
 
 
 def probe(
@@ -204,7 +205,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             section.around(args.doc, SECTION)
         ground = open_grounds(args, None)[None]
         assert ground.model is not None
-        x = keys_of(ground.model, ground.knees.images)
+        x = keys_of(ground.model, ground.knees.images, args.device)
         lines = {line["id"]: line for line in read(args.results)}
         shares = []
         for fraction in tqdm(args.fractions, desc="shares"):

@@ -42,6 +42,7 @@ from kecae_training.checkpoint import environment, fingerprint
 from kecae_training.images import to_float, to_uint8
 from kecae_training.networks import NETWORKS, build
 from kecae_training.validity.measures import psnr
+from machine import CPU, add_device, add_precision, autocast, of_device, to_device
 from paired import METRICS, Scores, compared, table
 from record import PROJECT, Log, knee_data
 
@@ -76,19 +77,19 @@ class Decoded:
         self.model, self.knees = model, knees
         keys, non_keys, decoded, ratios = [], [], [], []
         for part in knees.images.split(batch_size):
-            real = to_float(part)
+            real = to_float(part.to(model.device))
             latents = model.encode(real)
             out = model.decode(latents.sum)
-            ratios.append(psnr(out, real))
+            ratios.append(psnr(out, real).cpu())
             for kept, value in ((keys, latents.key), (non_keys, latents.non_key), (decoded, out.half())):
-                kept.append(value)
+                kept.append(value.cpu())
         self.key, self.non_key, self.reconstruction = torch.cat(keys), torch.cat(non_keys), torch.cat(decoded)
         self.psnr = round(float(torch.cat(ratios).mean()), 2)
 
     def exchanged(self, rows: Tensor, donors: Tensor, detail: str, strength: float) -> Tensor:
         """X' of rows (B,) with the keys of donors (B,): D(hN + (1 - s) hK + s hK'), or the host and its change."""
         key = (1 - strength) * self.key[rows] + strength * self.key[donors]
-        new = self.model.decode(self.non_key[rows] + key)
+        new = self.model.decode((self.non_key[rows] + key).to(self.model.device)).cpu()
         if detail == "decoder":
             return new
         real, own = to_float(self.knees.images[rows]), self.reconstruction[rows].float()
@@ -133,11 +134,13 @@ class Recipe:
         return {name: value for name, value in values.items() if name not in unused}
 
 
-def train(arm: str, seed: int, knees: Knees, decoded: Decoded | None, recipe: Recipe) -> nn.Module:
-    """A classifier of one arm, in eval mode; the same arguments give the same one."""
+def train(
+    arm: str, seed: int, knees: Knees, decoded: Decoded | None, recipe: Recipe, device: torch.device = CPU
+) -> nn.Module:
+    """A classifier of one arm, in eval mode, on the device; the same arguments give the same one."""
     torch.manual_seed(seed)
     n_classes = int(knees.labels.max()) + 1
-    net = build(recipe.network, n_classes).to(memory_format=torch.channels_last)
+    net = build(recipe.network, n_classes).to(device).to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(net.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.lr, total_steps=recipe.steps)
     balanced = 1.0 / torch.bincount(knees.labels)[knees.labels].double()
@@ -158,7 +161,8 @@ def train(arm: str, seed: int, knees: Knees, decoded: Decoded | None, recipe: Re
                     knees.labels[donors],
                 )
             x, y = torch.cat([x, augment(new, of_added)]), torch.cat([y, labels])
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=recipe.precision == "bfloat16"):
+        x, y = to_device(x, device), to_device(y, device)
+        with autocast(device, recipe.precision):
             loss = F.cross_entropy(net(x.contiguous(memory_format=torch.channels_last)), y)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -170,10 +174,10 @@ def train(arm: str, seed: int, knees: Knees, decoded: Decoded | None, recipe: Re
 @torch.no_grad()
 def scores_of(net: nn.Module, images: Tensor) -> Scores:
     """(N, K) probabilities, to four digits, as they are kept."""
-    logits = torch.cat(
-        [net(to_float(part).contiguous(memory_format=torch.channels_last)) for part in images.split(128)]
-    )
-    rounded: Scores = logits.double().softmax(1).numpy().round(4)
+    device = next(net.parameters()).device
+    floats = (to_float(part.to(device)) for part in images.split(128))
+    logits = torch.cat([net(x.contiguous(memory_format=torch.channels_last)) for x in floats])
+    rounded: Scores = logits.cpu().double().softmax(1).numpy().round(4)
     return rounded
 
 
@@ -186,14 +190,20 @@ def read(data: Path, model: KECAE) -> dict[str, Knees]:
 
 
 def study(
-    weights: str, data: Path, out: Path, arms: Sequence[str], seeds: Sequence[int], recipe: Recipe
+    weights: str,
+    data: Path,
+    out: Path,
+    arms: Sequence[str],
+    seeds: Sequence[int],
+    recipe: Recipe,
+    device: torch.device = CPU,
 ) -> dict[str, Any]:
     """Train what is not in ``out`` yet, and compare; the summary that is also appended there."""
     model = load_weights(weights)
     sets, log = read(data, model), Log(out)
     train_set, val = sets["train"], sets["val"]
     sha256 = model.metadata.get("weights", {}).get("sha256") or weights_sha256(model)
-    fast = FastKECAE(model.eval())
+    fast = FastKECAE(model.eval()).to(device)
     decoded = Decoded(fast, train_set)
     quality = {"train": decoded.psnr, "val": Decoded(fast, val).psnr}
     print(
@@ -208,13 +218,14 @@ def study(
                 "images": images,
                 "classes": list(model.config.classes),
                 **recipe.of_arm(arm),
+                **of_device(device),
             }
             if arm != "T":
                 settings["weights"] = sha256
             line = log.run(arm, seed, settings)
             if line is None:
                 start = time.perf_counter()
-                said = scores_of(train(arm, seed, train_set, decoded, recipe), val.images)
+                said = scores_of(train(arm, seed, train_set, decoded, recipe, device), val.images)
                 line = {
                     "kind": "run",
                     "date": date.today().isoformat(),
@@ -238,7 +249,12 @@ def study(
         "psnr": quality,
         "val": {"images": len(val.labels), "patients": len(set(val.patients))},
         "seeds": list(seeds),
-        "settings": {"image_size": train_set.images.shape[-1], "images": images, **vars(recipe)},
+        "settings": {
+            "image_size": train_set.images.shape[-1],
+            "images": images,
+            **vars(recipe),
+            **of_device(device),
+        },
     }
     summary = {**facts, **compared(scores, val.labels.numpy(), val.patients), "environment": environment()}
     log.append(summary)
@@ -295,7 +311,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=recipe.steps, help="optimiser steps of each run")
     parser.add_argument("--batch-size", type=int, default=recipe.batch_size, help="real knees a step")
     parser.add_argument("--added", type=int, default=recipe.added, help="X^ or X' added to each step")
-    parser.add_argument("--precision", choices=("float32", "bfloat16"), default=recipe.precision)
+    add_device(parser)
+    add_precision(parser, recipe.precision)
     parser.add_argument("--detail", choices=("decoder", "host"), default=recipe.detail, help="of X'")
     parser.add_argument("--strength", type=float, default=recipe.strength, help="of the exchange")
     args = parser.parse_args(argv)
@@ -321,7 +338,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         strength=args.strength,
     )
     arms = [arm for arm in ARMS if arm in {"T", *args.arms}]
-    print(told(study(args.weights, args.data, args.out, arms, args.seeds, recipe)))
+    print(told(study(args.weights, args.data, args.out, arms, args.seeds, recipe, args.device)))
 
 
 if __name__ == "__main__":

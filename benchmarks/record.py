@@ -17,21 +17,22 @@ from kecae_training.checkpoint import environment
 PROJECT = Path(__file__).parents[1]
 
 
-def record(name: str, figures: dict[str, Any]) -> None:
-    """Print the figures and append them as one JSON line to benchmarks/results/<name>.jsonl."""
+def record(name: str, figures: dict[str, Any], out: Path | None = None) -> None:
+    """Print the figures and append them as one JSON line to ``out``, or else to benchmarks/results/<name>.jsonl."""
     line = {
+        **({} if out is None else {"benchmark": name}),  # such a file may hold lines of several
         "date": date.today().isoformat(),
         "commit": commit("src", "training", "benchmarks/*.py"),
         "command": shlex.join(["python", *sys.argv]),
         **figures,
         "environment": environment(),
     }
-    path = PROJECT / "benchmarks" / "results" / f"{name}.jsonl"
-    path.parent.mkdir(exist_ok=True)
+    path = out or PROJECT / "benchmarks" / "results" / f"{name}.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
         file.write(json.dumps(line) + "\n")
     print(json.dumps(line, indent=2))
-    print(f"appended to {path.relative_to(PROJECT)}")
+    print(f"appended to {path if out else path.relative_to(PROJECT)}")
 
 
 @dataclass

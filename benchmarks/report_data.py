@@ -111,7 +111,8 @@ def cells(lines: Iterable[Line]) -> list[Cell]:
     found: dict[str, Cell] = {}
     for line in lines:
         fold = line.get("fold")
-        settings = {"known_patients": "kept", **line["settings"]}  # that key is said of --new-patients only
+        # keys that are said of --new-patients, and of other devices, only
+        settings = {"known_patients": "kept", "device": "cpu", **line["settings"]}
         weights = line.get("weights") or {}
         variant = {**line.get("options", {}), "N": line.get("n_pairs")}
         if fold is None and line["fraction"] < 1 and weights.get("patients_outside_T") == 0:

@@ -1,7 +1,7 @@
 r"""Does T' beat T? Classifiers on real knees alone, and with exchanged ones, on your own folder.
 
     python benchmarks/t_vs_tprime.py --data DIR --weights W --classifiers resnet18 --seeds 0 1 2      # the default arms
-    python benchmarks/t_vs_tprime.py --data DIR --weights W --plan budget --precision bfloat16 --dry-run
+    python benchmarks/t_vs_tprime.py --data DIR --weights W --plan budget --precision bf16-mixed --dry-run
     python benchmarks/t_vs_tprime.py --data DIR --weights W --arms "T + classical" "T' online + classical" \
         --classifiers tiulpin --fractions 0.05 0.1 0.25 0.5 1 --seeds 0 1 2                           # label scarcity
     python benchmarks/t_vs_tprime.py --data DIR --folds 5 --export OUT                                # cross-validation:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kecae_aug import KECAE, Gate, KeyExchangeAugment, KeyExchangeDataset, LatentBank
+from machine import CPU, to_device
 from study.arms import Arm
 from study.draws import BalancedRows, generator, seed_of
 from study.knees import Knees
@@ -28,7 +29,7 @@ class Tools:
         judge_size: side that all judges want; None for the images' own.
         n_pairs: N of "T' offline" and "paper". others: training knees outside T, the hosts of
             "T' unlabelled".
-        work: folder for latent banks.
+        work: folder for latent banks. device: where images are, and are made; labels stay on the CPU, which draws.
     """
 
     model: KECAE | None = None
@@ -37,6 +38,7 @@ class Tools:
     n_pairs: int | None = None
     others: Knees | None = None
     work: Path | None = None
+    device: torch.device = CPU
 
 
 @dataclass
@@ -112,7 +114,8 @@ class Added:
         assert self.prime is not None
         order = BalancedRows(self._members, self.seed, what)
         items = self.prime.__getitems__(order.batch(step, size).tolist())
-        return torch.stack([x for x, _ in items]), torch.tensor([y for _, y in items])
+        images = to_device(torch.stack([x for x, _ in items]), self.tools.device)
+        return images, torch.tensor([y for _, y in items])
 
     def _transform(self) -> KeyExchangeAugment:
         assert self.tools.model is not None
@@ -150,7 +153,8 @@ class Added:
             raise ValueError("donors='bank': needs a folder to keep it in (--work)")
         sha = KeyExchangeDataset(self.knees, self.tools.model, 0).weights_sha256  # type: ignore[arg-type]
         folder = self.tools.work / f"bank-{self.knees.fingerprint()}-{sha[:12]}"
-        found = LatentBank.build(self.knees, self.tools.model, folder, progress=True)  # type: ignore[arg-type]
+        model, device = self.tools.model, self.tools.device
+        found = LatentBank.build(self.knees, model, folder, device=device, progress=True)  # type: ignore[arg-type]
         assert found is not None  # of one process
         return found
 
@@ -166,11 +170,12 @@ class Added:
             detail="decoder" if paper else self.options.detail,
             real=paper,
             seed=seed_of(self.seed, "pairs") % 2**31,
+            device=self.tools.device,
         )
 
     def _further(self, x: Tensor, y: Tensor, rows: Tensor, step: int) -> Made:
         more = self._more.batch(step, self.per_step)
-        return self.knees.floats(more), self.knees.labels[more]
+        return self.knees.floats(more, self.tools.device), self.knees.labels[more]
 
     def _of_pairs(self, x: Tensor, y: Tensor, rows: Tensor, step: int) -> Made:
         return self.of_prime(step, self.per_step, "pool")
@@ -203,7 +208,7 @@ class Added:
         hosts = self._others.batch(step, self.per_step)
         posing = torch.tensor(self._known)[torch.arange(len(hosts)) % len(self._known)]
         patients = [others.patients[row] for row in hosts.tolist()]
-        images, labels = self._augment(others.floats(hosts), posing, patients=patients)
+        images, labels = self._augment(others.floats(hosts, self.tools.device), posing, patients=patients)
         return images[len(hosts) :], labels[len(hosts) :]
 
     def _same_grade(self, x: Tensor, y: Tensor, rows: Tensor, step: int) -> Made:
@@ -238,7 +243,8 @@ class Added:
         size = self.tools.judge_size
         if size and images.shape[-1] != size:
             images = F.interpolate(images, size=(size, size), mode="bilinear", antialias=True)
-        return torch.stack([judge(images).float().softmax(1) for judge in self.tools.judges]).mean(0)
+        judges = (judge.to(images.device) for judge in self.tools.judges)
+        return torch.stack([judge(images).float().softmax(1) for judge in judges]).mean(0).cpu()
 
     def _patients(self, rows: Tensor) -> list[str]:
         return [self.knees.patients[row] for row in rows.tolist()]

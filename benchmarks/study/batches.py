@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
+from machine import to_device
 from study.added import Added, Made, Tools, soft
 from study.arms import Arm
 from study.classical import Classical
@@ -22,7 +23,10 @@ CUTMIX_ALPHA = 1.0  # Yun et al. 2019
 
 
 class Batch(NamedTuple):
-    """A step: images (B + A, 1, S, S) float32 in [-1, 1], labels (B + A,) int64 or (B + A, K) float32, B real first."""
+    """A step: images (B + A, 1, S, S) float32 in [-1, 1], labels (B + A,) int64 or (B + A, K) float32, B real first.
+
+    Both are on the device of :class:`Tools`.
+    """
 
     images: Tensor
     labels: Tensor
@@ -89,7 +93,7 @@ class Batches:
             images, labels = adds.of_prime(step, self.size, "paper")
         else:
             rows = self.rows(step)
-            images, labels = self.knees.floats(rows), self.knees.labels[rows]
+            images, labels = self.knees.floats(rows, self.tools.device), self.knees.labels[rows]
             if adds is not None and step < self._until:
                 with seeded(self.seed, step, "added"):
                     if self.arm.added == "online" and self.options.p is not None:
@@ -110,7 +114,7 @@ class Batches:
         if self._mix is not None:
             with seeded(self.seed, step, "mix"):
                 images, labels = self._mix(images, labels)
-        return Batch(images, labels, real)
+        return Batch(images, to_device(labels, self.tools.device), real)
 
     def report(self) -> dict[str, Any]:
         """What was added, and what the gate said, for the run's line."""

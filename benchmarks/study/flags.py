@@ -10,13 +10,14 @@ from pathlib import Path
 import torch
 
 from classifiers import CLASSIFIERS
+from machine import add_device, add_precision
 from record import PROJECT, knee_data
 from study.arms import ARMS, Arm
 from study.classical import Classical
 from study.options import ExchangeOptions
 from study.run import Protocol
 from study.split import SHARE
-from study.training import PRECISIONS, Loop
+from study.training import Loop
 
 RESULTS = PROJECT / "benchmarks" / "results" / "t_vs_tprime.jsonl"
 
@@ -79,11 +80,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     run.add_argument(
         "--looks", type=int, default=loop.looks, help="at validation patients (default: %(default)s)"
     )
-    run.add_argument(
-        "--precision",
-        choices=PRECISIONS,
-        default=loop.precision,
-        help="bfloat16 only where the CPU has it (AVX-512 BF16, AMX): three times faster, else nine times slower",
+    add_device(run)
+    add_precision(
+        run,
+        loop.precision,
+        "bf16-mixed on a CPU only where it has it (AVX-512 BF16, AMX): three times faster, else nine times slower",
     )
     run.add_argument("--contiguous", action="store_true", help="memory format; channels_last by default")
     run.add_argument("--lr", type=float, help="instead of the classifier's own, in all arms")
@@ -126,7 +127,7 @@ def protocol_of(args: argparse.Namespace) -> Protocol:
     """What all runs share, from the flags."""
     if args.threads:
         torch.set_num_threads(args.threads)
-    loop = Loop(args.looks, args.precision, not args.contiguous)
+    loop = Loop(args.looks, args.precision, not args.contiguous, device=args.device)
     classical = replace(Classical(), flip=args.flip)
     return Protocol(args.steps, loop, classical, args.lr, args.batch_size, args.work)
 

@@ -17,6 +17,7 @@ from kecae_aug.data.radiographs import Row
 from kecae_aug.data.source import has_split
 from kecae_training.checkpoint import fingerprint
 from kecae_training.images import to_float, to_uint8
+from machine import CPU, to_device
 
 
 @dataclass(frozen=True)
@@ -56,9 +57,9 @@ class Knees(Dataset[tuple[Tensor, int]]):
         """Rows of every class."""
         return [[i for i, t in enumerate(self.targets) if t == c] for c in range(len(self.classes))]
 
-    def floats(self, rows: Tensor | Sequence[int]) -> Tensor:
-        """(B, 1, S, S) float32 in [-1, 1]."""
-        return to_float(self.images[torch.as_tensor(rows)])
+    def floats(self, rows: Tensor | Sequence[int], device: torch.device = CPU) -> Tensor:
+        """(B, 1, S, S) float32 in [-1, 1], on the device."""
+        return to_float(to_device(self.images[torch.as_tensor(rows)], device))
 
     def of(self, rows: Sequence[int]) -> Knees:
         """The knees of these rows, in their order."""

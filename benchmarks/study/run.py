@@ -14,6 +14,7 @@ import torch
 from classifiers import CLASSIFIERS, Recipe, build, training_loss
 from kecae_aug.weights import weights_sha256
 from kecae_training.checkpoint import environment
+from machine import of_device
 from record import commit
 from study.added import Tools
 from study.arms import ARMS
@@ -82,6 +83,7 @@ def identity(spec: RunSpec, ground: Ground, protocol: Protocol) -> dict[str, Any
             "lr": recipe.lr,
             "weight_decay": recipe.weight_decay,
             "precision": protocol.loop.precision,
+            **of_device(protocol.loop.device),
             "channels_last": protocol.loop.channels_last,
             "looks": protocol.loop.looks,
             "classical": asdict(protocol.classical),
@@ -164,7 +166,9 @@ def batches_of(
 ) -> Batches:
     """The steps of a run on ``training``; ``others`` are the training knees that it leaves out."""
     judges = list(ground.judges.values())
-    tools = Tools(ground.model, judges, ground.judge_size, spec.n_pairs, others, protocol.work)
+    tools = Tools(
+        ground.model, judges, ground.judge_size, spec.n_pairs, others, protocol.work, protocol.loop.device
+    )
     return Batches(
         ARMS[spec.arm],
         training,
