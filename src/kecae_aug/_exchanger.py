@@ -117,7 +117,7 @@ def mixed(key: Tensor, own_key: Tensor | None, strengths: Tensor) -> Tensor:
     """(1 - s) hK + s hK' (Section III-A: s = 1)."""
     if own_key is None:
         return key
-    s = strengths.to(key).view(-1, 1, 1, 1)
+    s = strengths.to(key.dtype).view(-1, 1, 1, 1)
     return (1 - s) * own_key + s * key
 
 

@@ -300,7 +300,7 @@ class KeyExchangeDataset(Dataset[Any]):
         keys = self._exchanger.keys(unit[encoded])
         own_key = taken(keys, encoded, host) if own else None
         made = self._exchanger.exchange(
-            unit[host], taken(keys, encoded, donor), own_key, strengths, self.detail
+            unit[host], taken(keys, encoded, donor), own_key, strengths.to(unit.device), self.detail
         )
         return list(self._intensity.from_unit(made, batch.dtype).cpu())
 

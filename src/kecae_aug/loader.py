@@ -145,9 +145,7 @@ class KeyExchangeLoader:
     def _exchanged(self, batch: Any) -> Any:
         """Planned where it came, moved, exchanged, and through ``post``."""
         augment: Any = self.augment
-        if getattr(type(augment), "forward", None) is KeyExchangeAugment.forward and hasattr(
-            augment, "_plan"
-        ):
+        if getattr(type(augment), "forward", None) is KeyExchangeAugment.forward:
             plan = augment._plan(batch)
             batch = augment._apply(plan, _moved(batch, self.device))
         else:  # another callable, or a subclass whose forward must not be passed by
