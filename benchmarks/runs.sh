@@ -43,7 +43,7 @@ small --seeds 0 1 2 3 4 --fractions 0.1 --arms "$U"
 for few in "1" "0.1"; do run --classifiers resnet18 --seeds 0 --fractions $few --arms T "$X"; done
 run --classifiers compact_densenet --seeds 0 1 2 --fractions 0.1 --arms T "$X" "$permuted"
 small --seeds 0 1 2 --strength 1.5 --n-pairs 500 5000 50000 --arms T "$pairs" # Fig. 5
-study --weights knee-kl02 --precision bfloat16 --classifiers tiulpin --seeds 0 1 2 --arms T "$X" "$hat"
+study --weights knee-kl02 --precision bf16-mixed --classifiers tiulpin --seeds 0 1 2 --arms T "$X" "$hat"
 
 # --- short trainings, 500 steps of 8 ---
 short compact_vgg --seeds 0 1 2 --arms T "$X" "$hat" "$same" "$permuted" "$real"
@@ -54,7 +54,7 @@ short resnet18 --seeds 0 1 2 3 4 --arms T "$X" "$hat"
 short resnet18 --seeds 0 1 2 --arms "$real"
 short resnet18 --seeds 0 --arms "$permuted"
 short tiulpin --seeds 0 1 2 3 4 --arms T "$X" "$hat"
-short tiulpin --precision bfloat16 --seeds 0 1 2 --fractions 0.1 0.25 0.5 1 --arms T "$X"
+short tiulpin --precision bf16-mixed --seeds 0 1 2 --fractions 0.1 0.25 0.5 1 --arms T "$X"
 short tiulpin --seeds 0 1 2 --arms "$real" "$permuted" "$same" "$pairs" "T + MixUp" "T + CutMix"
 short tiulpin --seeds 0 1 2 --no-augmentation --arms T "$X" paper # "paper" has 1,801 steps, the next line's too
 run --classifiers tiulpin --steps 1801 --batch-size 8 --validations 5 --no-augmentation --seeds 0 1 2 --arms T
@@ -64,8 +64,8 @@ short densenet201 --seeds 0 1 2 3 --arms T "$X"
 short densenet201 --seeds 0 1 2 --arms "$hat"
 for name in siamese_gap sspe_vit vgg11; do short $name --seeds 0 --arms T "$X"; done
 short vgg11 --lr 1e-4 --seeds 0 --arms T "$X"
-short vgg11 --lr 1e-4 --precision bfloat16 --seeds 0 1 2 3 4 --arms T "$X"
-short siamese_gap --precision bfloat16 --seeds 0 1 2 3 4 --arms T "$X"
+short vgg11 --lr 1e-4 --precision bf16-mixed --seeds 0 1 2 3 4 --arms T "$X"
+short siamese_gap --precision bf16-mixed --seeds 0 1 2 3 4 --arms T "$X"
 
 # --- in between: 1,000 and 2,000 steps of 8 ---
 small --batch-size 8 --strength 1.5 --seeds 0 1 2 --arms T "$X"

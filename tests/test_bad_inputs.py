@@ -337,7 +337,9 @@ PASS = [
         "these rows pass through",
         lambda e: same(
             SimpleNamespace(x=e.x, y=torch.ones(12, dtype=torch.int64)),
-            KeyExchangeAugment(e.model, p=1.0, classes="012")(e.x, torch.ones(12, dtype=torch.int64)),
+            KeyExchangeAugment(e.model, p=1.0, classes=("0", "1", "2"))(
+                e.x, torch.ones(12, dtype=torch.int64)
+            ),
         ),
         None,
     ),

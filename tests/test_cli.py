@@ -1,14 +1,22 @@
 """The commands as a stranger types them, and the whole line from files to weights in processes of their own."""
 
 import json
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from kecae_aug.cli import main
+from kecae_aug.data import Preparation
+from kecae_aug.data.phantom import write_phantoms
+from kecae_aug.weights import load_weights
+from kecae_training.guide import Guide, GuideConfig, save_guide
 
 
 def kecae(*args: object, ok: bool = True) -> str:
@@ -58,6 +66,124 @@ def test_exchange_two_files(tmp_path):
     assert (tmp_path / "x.png").read_bytes() == sheet
 
 
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    """A left and a right knee under names that say no side, and what the weights make of each spelling of their sides."""
+    top = tmp_path_factory.mktemp("pair")
+    write_phantoms(top / "data", train_patients=6, val_patients=1, image_size=64)
+    for grade, side, name in (("0", "L", "normal.png"), ("2", "R", "donor.png")):
+        shutil.copy(sorted((top / "data" / "train" / grade).glob(f"*{side}.png"))[0], top / name)
+    return top
+
+
+def sheet(pair, out, *more, host="normal.png", donor="donor.png"):
+    main(["exchange", str(pair / host), str(pair / donor), "--out", str(out), "--weights", "phantom", *more])
+    return out.read_bytes()
+
+
+def test_a_side_comes_from_a_name_of_the_pattern_only(pair, tmp_path, capsys):
+    """<patient><L|R> is a side; donor.png, LATERAL.png and 9001_LEFT.png are not, and are refused with the way out."""
+    right = sheet(pair, tmp_path / "lr.png", "--sides", "LR")
+    for host, donor in (("9001L.png", "9002R.png"), ("9001_L.png", "9002-R.png")):
+        shutil.copy(pair / "normal.png", pair / host)
+        shutil.copy(pair / "donor.png", pair / donor)
+        assert sheet(pair, tmp_path / f"{host}.png", host=host, donor=donor) == right
+    assert not capsys.readouterr().err
+    for name in ("donor.png", "LATERAL.png", "9002_RIGHT.png", "x9002R.png", "9002R2.png", "9002r.png"):
+        if name != "donor.png":
+            shutil.copy(pair / "donor.png", pair / name)
+        with pytest.raises(
+            SystemExit, match=rf"exchange: {name}: no side in the name.*--sides LR.*--no-mirror"
+        ):
+            sheet(pair, tmp_path / "x.png", host="9001L.png", donor=name)
+    assert not (tmp_path / "x.png").exists()
+
+
+@pytest.mark.parametrize("given", ["lr", "L,R", "l r", "left,right", "LEFT Right", "Left;R", " L / R "])
+def test_sides_as_people_write_them(pair, tmp_path, given):
+    """Any case, letters or words."""
+    assert sheet(pair, tmp_path / "a.png", "--sides", given) == sheet(
+        pair, tmp_path / "b.png", "--sides", "LR"
+    )
+
+
+def test_one_side_is_of_both_and_said(pair, tmp_path, capsys):
+    """Not silently: a line says what was taken; and sides do change the sheet."""
+    one = sheet(pair, tmp_path / "a.png", "--sides", "left")
+    assert "--sides left: host and donor are both taken for L knees" in capsys.readouterr().err
+    assert one == sheet(pair, tmp_path / "b.png", "--sides", "LL")
+    assert one == sheet(pair, tmp_path / "c.png", "--no-mirror")  # left knees are not mirrored
+    assert one != sheet(pair, tmp_path / "d.png", "--sides", "LR")
+
+
+@pytest.mark.parametrize("given", ["", "LRL", "LX", "both", "left,right,left", "L,?", "rechts", "LR,LR"])
+def test_other_sides_are_refused(pair, tmp_path, given):
+    """With what is accepted; a side is never guessed from a part of what was given."""
+    with pytest.raises(SystemExit, match=r"--sides .*accepted are L or R"):
+        sheet(pair, tmp_path / "x.png", "--sides", given)
+
+
+def test_sides_and_no_mirror_contradict(pair, tmp_path):
+    """One of them would have no effect."""
+    with pytest.raises(SystemExit, match="with --no-mirror no knee is turned"):
+        sheet(pair, tmp_path / "x.png", "--sides", "LR", "--no-mirror")
+
+
+def test_exchange_in_half_precision_and_on_no_such_device(pair, tmp_path):
+    """bfloat16 gives nearly the same sheet; a device that is not there is named, with those that are."""
+    whole = sheet(pair, tmp_path / "a.png", "--sides", "LR", "--device", "cpu")
+    half = sheet(pair, tmp_path / "b.png", "--sides", "LR", "--precision", "bf16-mixed")
+    assert whole != half
+    pixels = [np.asarray(Image.open(tmp_path / n), dtype=float) for n in ("a.png", "b.png")]
+    assert abs(pixels[0] - pixels[1]).mean() < 2
+    if not torch.cuda.is_available():
+        with pytest.raises(SystemExit, match=r"--device cuda: this machine .* it has cpu"):
+            sheet(pair, tmp_path / "c.png", "--sides", "LR", "--device", "cuda")
+
+
+def generate(pair, out, *more):
+    data = ("--data", str(pair / "data"), "--split", "train", "--weights", "phantom", "-n", "4")
+    main(["generate", *data, "--out", str(out), *map(str, more)])
+
+
+def test_generate_takes_judges_of_its_images_only(pair, tmp_path, recwarn):
+    """Of another size, preprocessing or grades: refused with both, nothing written; a smaller one reads them reduced."""
+    own = Preparation.of(load_weights("phantom"))
+    for name, size, grades, preparation in (
+        ("fits", 64, ("0", "2", "3"), own),
+        ("large", 128, ("0", "2"), own),
+        ("small", 32, ("0", "2"), own),
+        ("turned", 64, ("0", "2"), replace(own, mirror_right=False)),
+        ("others", 64, ("0", "3"), own),
+    ):
+        judge = Guide(GuideConfig(network="vgg", image_size=size, grades=grades)).freeze()
+        save_guide(judge, tmp_path / name, patients=["1"], data={"preparation": preparation.to_dict()})
+    for name, told in {
+        "large": "trained on images of 128 px, these have 64 px",
+        "turned": "mirror_right=False, these have mirror_right=True",
+        "others": r"classes \['2'\] are not among the grades",
+    }.items():
+        with pytest.raises(SystemExit, match=told):
+            generate(pair, tmp_path / "out", "--judge", tmp_path / "fits", tmp_path / name)
+        assert not (tmp_path / "out").exists()
+    generate(pair, tmp_path / "fit", "--judge", tmp_path / "fits", "--device", "cpu")
+    assert not [w for w in recwarn if "guide" in str(w.message)]
+    generate(pair, tmp_path / "both", "--judge", tmp_path / "fits", tmp_path / "small")
+    assert any("64 px are reduced to the 32 px" in str(w.message) for w in recwarn)
+    generate(
+        pair, tmp_path / "kept", "--judge", tmp_path / "turned", "--no-mirror"
+    )  # the user answers for the sides
+
+
+def test_generate_refuses_flags_without_effect_and_keeps_its_precision(pair, tmp_path):
+    """A probability without a judge; and a run that goes on with another precision is another run."""
+    with pytest.raises(SystemExit, match=r"--min-probability 0.9: it is a judge's"):
+        generate(pair, tmp_path / "x", "--min-probability", "0.9")
+    generate(pair, tmp_path / "y", "--precision", "bf16-mixed")
+    with pytest.raises(SystemExit, match="precision was 'bf16-mixed'"):
+        generate(pair, tmp_path / "y")
+
+
 @pytest.mark.slow
 def test_from_files_to_weights_to_figures(tmp_path):
     """phantoms, guide, judge, train, evaluate: each command's output is the next one's input."""
@@ -66,7 +192,7 @@ def test_from_files_to_weights_to_figures(tmp_path):
     for name, network, fold in (("guide", "resnet", 0), ("judge", "vgg", 1)):
         kecae(
             *("guide", "--data", data, "--out", tmp_path / name, "--network", network, "--fold", fold),
-            *("--image_size", 64, "--grades", '["0","2"]', "--epochs", 3, "--batch_size", 16),
+            *("--image_size", 64, "--grades", "0", "2", "--epochs", 3, "--batch_size", 16),
         )
     out = kecae(
         *(
@@ -81,6 +207,14 @@ def test_from_files_to_weights_to_figures(tmp_path):
             tmp_path / "run",
         ),
         *("--loss.lambda1", 0.01, "--optim.max_steps", 30, "--run.progress", "false"),
+        *(
+            "--data.mirror_right",
+            "true",
+            "--data.fix_inverted",
+            "true",
+            "--device",
+            "cpu",
+        ),  # as the guide's images
     )
     weights = Path(json.loads(out.splitlines()[-1])["weights"])
     figures = tmp_path / "figures.jsonl"

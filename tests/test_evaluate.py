@@ -42,6 +42,41 @@ def test_perfect_exchange_is_judged_perfect():
     assert "X' (decoder 1, donor's label)" in table(result, ("0", "2"))
 
 
+def test_judges_of_other_classes_are_refused():
+    """Logits in another order, or of more grades than the exchange has, would be read as another grade."""
+    for classes in (("2", "0"), ("0", "2", "3")):
+        judge = Bar()
+        judge.classes = classes
+        with pytest.raises(ValueError, match=r"bar: its logits are of classes .*it exchanges \('0', '2'\)"):
+            evaluate({"it": Entrant(Swap(), {"bar": judge})}, knees(8))
+
+
+def test_another_default_device_changes_nothing():
+    """evaluate() in a process with torch.set_default_device ("meta" stands for "cuda"): the same figures."""
+    options = {"strengths": (1.0,), "robustness": False, "with_probes": False}
+    data, model = knees(16), Swap()
+    plain = figures_of(model, data, **options)
+    torch.set_default_device("meta")
+    try:
+        other = figures_of(model, data, **options)
+    finally:
+        torch.set_default_device("cpu")
+    assert other == plain
+
+
+def test_half_precision_is_of_the_networks_alone():
+    """Figures are of float32 images, near those of float32 networks."""
+    torch.manual_seed(0)
+    model, data = KECAE.from_preset("tiny").eval(), knees(8)
+    whole, half = (
+        Exchanges(model, data.images, torch.arange(8).roll(1), precision)
+        for precision in ("32-true", "bf16-mixed")
+    )
+    assert half.reconstruction.dtype == half.key.dtype == torch.float32
+    assert not torch.equal(half.reconstruction, whole.reconstruction)
+    torch.testing.assert_close(half.reconstruction, whole.reconstruction, atol=0.05, rtol=0)
+
+
 def test_an_exchange_that_does_nothing_fails_its_bars():
     """The judges still say the host's grade, nothing moves, and the page must say "not met"."""
     result = figures_of(Nothing(), with_probes=False, robustness=False)

@@ -1,16 +1,26 @@
 """`kecae-aug evaluate` from end to end on phantoms: one JSON line, one page; and what it refuses."""
 
 import json
+import warnings
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
 import torch
 
+from kecae_aug.data import Preparation
 from kecae_aug.data.phantom import write_phantoms
-from kecae_training.evaluate import main
+from kecae_aug.weights import load_weights
+from kecae_training.evaluate import main, open_entrants
 from kecae_training.guide import Guide, GuideConfig, in_fold, save_guide
 from kecae_training.validity.bars import Bar
-from kecae_training.validity.provenance import training_patients, warnings_of
+from kecae_training.validity.provenance import (
+    NotHeldOutError,
+    check_judges,
+    check_weights,
+    training_patients,
+    warnings_of,
+)
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +135,50 @@ def test_what_is_refused(folder):
     }.items():
         with pytest.raises(SystemExit, match=message):
             main(["--data", str(folder / "data"), *arguments])
+
+
+def test_judges_of_other_images_are_refused(folder, tmp_path):
+    """Of larger images than the weights', or prepared in another way: no figure is made. One that fits says nothing."""
+    own = Preparation.of(load_weights("phantom"))
+    for name, size, preparation in (
+        ("large", 128, own),
+        ("turned", 64, replace(own, mirror_right=False)),
+        ("fits", 64, own),
+    ):
+        guide = Guide(GuideConfig(network="vgg", image_size=size, grades=("0", "2"))).eval()
+        save_guide(guide, tmp_path / name, patients=["1"], data={"preparation": preparation.to_dict()})
+    fits = str(tmp_path / "fits")
+    for name, told in {
+        "large": "128 px, these have 64 px",
+        "turned": "mirror_right=False, these have",
+    }.items():
+        wrong = str(tmp_path / name)
+        with pytest.raises(SystemExit, match=told):
+            call(folder, judges=(fits, wrong))
+        with pytest.raises(SystemExit, match=told):
+            call(folder, "--guide", wrong, judges=(fits,))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        open_entrants(["phantom"], [[fits]], [fits])
+
+
+def test_a_patient_is_found_however_it_is_spelled():
+    """9001.0 of a table is "9001" of a file name; "0012" may be "12" of a table read as numbers, which is said."""
+    judge = Guide(GuideConfig(network="vgg", image_size=64, grades=("0", "2")))
+    judge.metadata = {"patients": [9001.0, "0012"]}
+    with pytest.raises(NotHeldOutError, match="trained on 1 patients"):
+        check_judges({"j": judge}, ["9001", "7"], "val", None, None)
+    with pytest.raises(NotHeldOutError, match="trained on 1 patients"):
+        check_weights("w", {"9001.0"}, [9001], "val")
+    with pytest.warns(UserWarning, match="'0012' and '12'"):
+        found = check_judges({"j": judge}, ["12"], "val", {9001}, {"8"})
+    assert (found["j"]["shared_with_weights"], found["j"]["shared_with_guide"]) == (1, 0)
+
+
+def test_lists_of_judges_that_are_no_json(folder):
+    """A forgotten quote is named, not a traceback of the JSON reader."""
+    with pytest.raises(SystemExit, match=r"not a JSON list .*double quotes"):
+        main(["--weights", "phantom", "--data", str(folder / "data"), "--judges", "[['a'], ['b']]"])
 
 
 def test_patients_of_the_weights_are_those_of_their_fold(folder):

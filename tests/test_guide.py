@@ -1,6 +1,7 @@
 """The frozen discriminator: what it must learn, keep, refuse, and never do to the KECAE's gradients."""
 
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -8,9 +9,12 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
+from kecae_aug import Gate
 from kecae_aug._files import save_tensors
+from kecae_aug.data import Preparation
 from kecae_training.adversarial import l2_attack, radius_at
 from kecae_training.augment import augment
+from kecae_training.flags import listed
 from kecae_training.guide import (
     Guide,
     GuideConfig,
@@ -105,6 +109,109 @@ def test_folds_divide_patients_by_their_id_alone():
     assert min(map(len, folds)) > 120
     with pytest.raises(ValueError, match="fold=3"):
         in_fold("1", 3, 3)
+
+
+def test_a_patient_has_one_fold_however_it_is_spelled():
+    """A number from a table and a name from a file are one patient; a zero in front is another's."""
+    for fold in range(3):
+        assert in_fold("9001", fold, 3) == in_fold(9001, fold, 3) == in_fold("9001.0", fold, 3)
+        assert in_fold(torch.tensor(9001), fold, 3) == in_fold("9001", fold, 3)
+    assert any(in_fold("0012", fold, 64) != in_fold("12", fold, 64) for fold in range(64))
+    with pytest.raises(ValueError, match="it is missing"):
+        in_fold(float("nan"), 0, 2)
+
+
+def test_grades_and_patients_have_one_spelling(trained, tmp_path):
+    """As in every table and folder: 2.0 is "2", and a judge that saw 9001.0 has seen "9001"."""
+    assert GuideConfig(grades=(0, 2.0, "3.0")).grades == ("0", "2", "3")
+    with pytest.raises(ValueError, match="grades="):
+        GuideConfig(grades=("2", "2.0"))
+    save_guide(trained, tmp_path / "g", patients=["7.0", 7, "007"], data={})
+    loaded = load_guide(tmp_path / "g", (0.0, 2))
+    assert loaded.classes == ("0", "2")
+    assert loaded.patients == {"7", "007"}
+
+
+def test_it_knows_the_images_that_it_was_trained_on(trained, tmp_path):
+    """Size, preprocessing and classes travel in its file, and what does not fit is refused with both."""
+    own = Preparation(64, mirror_right=True, fix_inverted=True)
+    data = {"preparation": own.to_dict()}
+    save_guide(trained, tmp_path / "g", patients=[], data=data)
+    loaded = load_guide(tmp_path / "g", ("0", "2"), preparation=own)
+    assert (loaded.image_size, loaded.preprocessing, loaded.classes) == (64, own, ("0", "2"))
+    with pytest.raises(ValueError, match=r"64 px, these have 32 px.*--image_size 32"):
+        load_guide(tmp_path / "g", preparation=replace(own, image_size=32))
+    for field, value in {"mirror_right": False, "fix_inverted": False, "contrast": (1, 99)}.items():
+        wrong = f"with {field}={getattr(own, field)}, these have {field}={value};"
+        with pytest.raises(ValueError, match=re.escape(wrong)):
+            load_guide(tmp_path / "g", preparation=replace(own, **{field: value}))
+    with pytest.raises(ValueError, match=r"guide=.*classes \['4'\] are not among the grades"):
+        load_guide(tmp_path / "g", ("0", "4"))
+    with pytest.warns(UserWarning, match="images of 96 px are reduced to the 64 px"):
+        load_guide(tmp_path / "g", preparation=replace(own, image_size=96))
+
+
+def test_one_that_does_not_know_is_warned_of(trained, tmp_path):
+    """A file from before: it is used, and the user is told what nobody can check."""
+    save_guide(trained, tmp_path / "g", patients=[], data={})
+    with pytest.warns(UserWarning, match="does not say how its images were prepared"):
+        assert load_guide(tmp_path / "g", preparation=Preparation(64)).preprocessing is None
+
+
+def test_larger_images_are_reduced_and_teach_smaller_ones_are_refused(trained):
+    """What it sees of 128 px is the 64 px image of the same knee, and gradients reach every pixel."""
+    small = torch.rand(3, 1, 64, 64) * 2 - 1
+    large = small.repeat_interleave(2, -1).repeat_interleave(2, -2)
+    reduced = F.interpolate(
+        large, 64, mode="bilinear", antialias=True
+    )  # as Preparation reads a file of 128 px
+    torch.testing.assert_close(trained(large), trained(reduced))
+    x = large.requires_grad_(True)
+    trained(x).sum().backward()
+    assert (x.grad != 0).float().mean() > 0.95
+    with pytest.raises(ValueError, match="32 px, this guide was trained at 64 px"):
+        trained(torch.zeros(1, 1, 32, 32))
+
+
+def test_a_gate_takes_it_for_its_own_classes_only(trained):
+    """Three logits, or two in another order, would be read as other grades; 0 and "0" are one."""
+    for classes in (("0", "2"), ("2", "0", "3")):
+        with pytest.raises(ValueError, match=r"judges\[0\]: its logits are of classes \('0', '2', '3'\)"):
+            Gate([trained], classes=classes)
+    Gate([trained], classes=(0, 2, 3))
+
+
+def test_images_of_another_size_than_the_config_says_are_refused():
+    """The file would claim a size that it has never seen."""
+    images, targets = knees(12)
+    with pytest.raises(ValueError, match="64 px, image_size=128"):
+        train_guide(images, targets.tolist(), replace(CONFIG, image_size=128), progress=False)
+
+
+def test_another_default_device_changes_nothing(trained, tmp_path):
+    """torch.set_default_device("cuda") in the user's process: draws and figures stay on the CPU ("meta" stands for it)."""
+    images, targets = knees(24)
+    config = replace(CONFIG, epochs=1, batch_size=12)
+    plain = train_guide(images, targets.tolist(), config, progress=False)
+    save_guide(plain, tmp_path / "g", patients=[], data={})
+    torch.set_default_device("meta")
+    try:
+        other = train_guide(images, targets.tolist(), config, progress=False)
+        loaded = load_guide(tmp_path / "g")
+        says = predict(loaded, images / 127.5 - 1)
+    finally:
+        torch.set_default_device("cpu")
+    for guide in (other, loaded):
+        assert all(torch.equal(v, plain.state_dict()[k]) for k, v in guide.state_dict().items())
+    assert torch.equal(says, predict(plain, images / 127.5 - 1))
+
+
+def test_half_precision_gives_float_probabilities(trained):
+    """Autocast is for the network; what is judged by it is float32 on the CPU."""
+    images = knees(12)[0] / 127.5 - 1
+    half = predict(trained, images, precision="bf16-mixed")
+    assert half.dtype == torch.float32
+    torch.testing.assert_close(half, predict(trained, images), atol=0.05, rtol=0)
 
 
 def test_every_grade_needs_images():
@@ -237,6 +344,27 @@ def test_options_out_of_range(wrong):
     """Named when the config is made, before any image is read."""
     with pytest.raises(ValueError, match=next(iter(wrong))):
         GuideConfig(**wrong)
+
+
+@pytest.mark.parametrize("grades", [["0.0", "2.0"], ['["0", "2"]'], ["[0, 2.0]"], ["0,2"]])
+def test_grades_on_the_command_line(grades):
+    """As in `kecae-aug phantoms`, or as a list; a grade is one however it is written."""
+    assert listed(["--a", "1", "--grades", *grades, "--b=2"], "--grades")[:3] == ["--a", "1", "--grades"]
+    names = json.loads(listed(["--grades", *grades], "--grades")[1])
+    assert GuideConfig(grades=names).grades == ("0", "2")
+
+
+def test_the_command_keeps_what_its_images_were(blob_data, tmp_path):
+    """Every flag of the preprocessing is in the file, and a device that is not there is named."""
+    given = ["--data", str(blob_data), "--image_size", "32", "--grades", "0.0", "2.0", "--epochs", "1"]
+    given += ["--device", "cpu", "--folds", "1", "--no-mirror", "--no-fix-inverted", "--contrast", "1", "99"]
+    main([*given, "--out", str(tmp_path / "g")])
+    guide = load_guide(tmp_path / "g")
+    assert guide.preprocessing == Preparation(32, contrast=(1, 99))
+    assert guide.classes == ("0", "2")
+    if not torch.cuda.is_available():
+        with pytest.raises(SystemExit, match="--device cuda: this machine"):
+            main([*given, "--out", str(tmp_path / "h"), "--device", "cuda"])
 
 
 def test_command_line_names_what_is_wrong(tmp_path):

@@ -8,13 +8,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from kecae_aug.data import RadiographFolder
+from kecae_aug.data import Preparation, RadiographFolder
 from kecae_aug.data.phantom import write_phantoms
 from kecae_aug.model import KECAE, Latents
 from kecae_training import search as module
 from kecae_training import short
 from kecae_training.config import parse
-from kecae_training.guide import GuideConfig, save_guide, train_guide
+from kecae_training.guide import Guide, GuideConfig, save_guide, train_guide
 from kecae_training.images import to_float
 from kecae_training.search import SearchConfig, main, objectives, search
 from kecae_training.search_report import pareto
@@ -324,3 +324,32 @@ def test_command_refuses_before_it_draws(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["--method", "grid", "--phantoms", "20", "--out", str(tmp_path / "out"), "--loss.lamda1", "1"])
     assert not list(tmp_path.iterdir())
+
+
+def test_command_refuses_flags_without_effect_and_devices_that_are_not_there(tmp_path, capsys):
+    """On phantoms judges are trained by the search; a GPU that is not there is named before anything is drawn."""
+    argv = ["--method", "grid", "--phantoms", "20", "--out", str(tmp_path / "out")]
+    with pytest.raises(SystemExit):
+        main([*argv, "--judges", "a"])
+    assert "--judges and --guide go with --data" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match=r"--device cpu and --run\.accelerator cuda"):
+        main([*argv, "--device", "cpu", "--run.accelerator", "cuda"])
+    if not torch.cuda.is_available():
+        with pytest.raises(SystemExit, match="--device cuda: this machine"):
+            main([*argv, "--device", "cuda"])
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_study_of_radiographs_refuses_judges_of_other_images(tmp_path):
+    """Size and preprocessing of judges and guides are compared with the study's before an image is read."""
+    data = write_phantoms(tmp_path / "data", train_patients=4, val_patients=2, image_size=64)
+    options = parse(["--config", "tiny", "--data.root", str(data)])
+    for size, prepared in ((128, Preparation(128)), (64, Preparation(64, mirror_right=True))):
+        guide = Guide(GuideConfig("vgg", size, ("0", "2"))).freeze()
+        folder = tmp_path / str(size)
+        save_guide(guide, folder, patients=[], data={"preparation": prepared.to_dict()})
+        told = (
+            "128 px, these have 64 px" if size == 128 else "mirror_right=True, these have mirror_right=False"
+        )
+        with pytest.raises(ValueError, match=told):
+            folder_study(tmp_path / "work", options, 64, [folder])

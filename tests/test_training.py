@@ -2,10 +2,12 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,13 +15,15 @@ import torch
 from lightning_fabric import Fabric
 from safetensors.torch import load_file
 
+from kecae_aug.data import Preparation
 from kecae_aug.model import KECAE
 from kecae_aug.weights import load_weights
 from kecae_training.config import LossConfig, OptimConfig, parse
 from kecae_training.exchange import KeyExchange
+from kecae_training.guide import Guide, GuideConfig, save_guide
 from kecae_training.images import to_bytes
 from kecae_training.pairs import PairSampler
-from kecae_training.train import draw_guide, learning_rate, train
+from kecae_training.train import draw_guide, learning_rate, main, train
 from kecae_training.warmup import warm_up_keys
 
 ENV = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -202,6 +206,159 @@ def test_resume_refuses_another_configuration(tmp_path):
     (tmp_path / "mine" / "thesis.txt").write_text("do not lose")
     with pytest.raises(ValueError, match="not empty and not a run"):
         train(config(tmp_path / "mine", "--optim.max_steps", "2"), Tensors())
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory):
+    """A run of two steps with averaged weights, to be copied."""
+    out = tmp_path_factory.mktemp("begun") / "run"
+    train(config(out, "--optim.max_steps", "2", "--optim.ema", "0.9"), Tensors())
+    return out
+
+
+def go_on(begun, tmp_path, change, *flags):
+    """The same run with another checkpoint, four steps long."""
+    shutil.copytree(begun, tmp_path / "run")
+    change(tmp_path / "run" / "checkpoint.pt")
+    flags = flags or ("--optim.ema", "0.9")
+    return train(config(tmp_path / "run", "--optim.max_steps", "4", *flags), Tensors())
+
+
+def rewritten(**changes):
+    def change(path):
+        state = torch.load(path, weights_only=True)
+        for key, value in changes.items():
+            state[key] = value(state.get(key))
+        torch.save({k: v for k, v in state.items() if v is not None}, path)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (rewritten(averaged=lambda _: None), "it has no averaged weights, and optim.ema asks for them"),
+        (rewritten(optimizer=lambda _: None), "it has no optimizer"),
+        (rewritten(rng=lambda _: None), "it has no rng"),
+        (rewritten(modules=lambda m: dict(list(m.items())[1:])), "modules: model.* is missing"),
+        (rewritten(modules=lambda m: {**m, "extra": m["model.decoder.0.weight"]}), "extra is not of this"),
+        (
+            rewritten(averaged=lambda a: {k: v[:1] if v.ndim == 4 else v for k, v in a.items()}),
+            r"averaged: module.*\[1, .*here",
+        ),
+        (
+            rewritten(optimizer=lambda o: {"state": {}, "param_groups": [{"params": [0]}]}),
+            r"of \[1\] tensors",
+        ),
+        (lambda path: path.write_bytes(path.read_bytes()[:5000]), "damaged, or not a checkpoint"),
+        (lambda path: path.write_bytes(b""), "damaged, or not a checkpoint"),
+        (lambda path: path.write_text("not a checkpoint"), "damaged, or not a checkpoint"),
+        (lambda path: torch.save([1, 2], path), "it holds no modules"),
+    ],
+)
+def test_only_its_own_checkpoint_is_gone_on_with(begun, tmp_path, change, told):
+    """Of another network, torn, or without its averaged weights: refused by name, kept, and the way out is said."""
+    with pytest.raises(ValueError, match=f"checkpoint.pt: .*{told}") as caught:
+        go_on(begun, tmp_path, change)
+    assert "begins anew" in str(caught.value)
+    assert (tmp_path / "run" / "checkpoint.pt").exists()
+
+
+def test_a_checkpoint_of_other_settings_is_refused_though_config_json_agrees(begun, tmp_path):
+    """A checkpoint copied into a run of another network, or of none averaged."""
+    flags = {"plain": (), "wide": ("--optim.ema", "0.9", "--model.width", "24")}
+    for name, more in flags.items():
+        out = tmp_path / name
+        train(config(out, "--optim.max_steps", "2", *more), Tensors())
+        shutil.copy(begun / "checkpoint.pt", out / "checkpoint.pt")
+        told = "it has averaged weights, and optim.ema is null" if name == "plain" else "modules: model.*here"
+        with pytest.raises(ValueError, match=told):
+            train(config(out, "--optim.max_steps", "4", *more), Tensors())
+
+
+def test_a_checkpoint_that_was_moved_away_begins_anew(begun, tmp_path):
+    """The way out that the message names: the log starts at step 1 again."""
+    go_on(begun, tmp_path, Path.unlink)
+    assert (tmp_path / "run" / "weights" / "model.safetensors").exists()
+
+
+def test_a_resumed_run_is_that_which_was_not_stopped(begun, tmp_path):
+    """Batches of a thread are those of the step, wherever the run starts: bit for bit."""
+    resumed = go_on(begun, tmp_path, lambda path: None)
+    whole = train(config(tmp_path / "w", "--optim.max_steps", "4", "--optim.ema", "0.9"), Tensors())
+    first, second = (load_file(p / "model.safetensors") for p in (resumed, whole))
+    assert all(torch.equal(first[k], second[k]) for k in second)
+
+
+def test_a_guide_of_other_images_is_refused_before_they_are_read(blob_data, tmp_path):
+    """Larger than the training's, prepared in another way, or of other grades; one that fits trains."""
+    own = Preparation(64)
+    for name, size, classes, data in (
+        ("large", 128, ("0", "2"), {}),
+        ("mirrored", 64, ("0", "2"), {"preparation": replace(own, mirror_right=True).to_dict()}),
+        ("others", 64, ("0", "3"), {"preparation": own.to_dict()}),
+        ("fits", 64, ("0", "2", "3"), {"preparation": own.to_dict()}),
+    ):
+        guide = Guide(GuideConfig(network="vgg", image_size=size, grades=classes)).freeze()
+        save_guide(guide, tmp_path / name, patients=["1"], data=data)
+
+    def run_with(name):
+        flags = ("--data.root", str(blob_data), "--guide", str(tmp_path / name), "--loss.lambda1", "0.1")
+        return train(config(tmp_path / f"run-{name}", *flags, "--optim.max_steps", "1"))
+
+    for name, told in {
+        "large": "trained on images of 128 px, these have 64 px",
+        "mirrored": "trained on images with mirror_right=True, these have mirror_right=False",
+        "others": r"classes \['2'\] are not among the grades \('0', '3'\)",
+    }.items():
+        with pytest.raises(ValueError, match=told):
+            run_with(name)
+        assert not (tmp_path / f"run-{name}").exists()
+    run_with("fits")
+
+
+def test_a_guide_without_a_term_is_refused(tmp_path):
+    """tiny.yaml has no term that looks through one: an hour later nobody would know that it was not used."""
+    with pytest.raises(SystemExit, match=r"would have no effect.*--loss\.lambda1"):
+        main(["--config", "tiny", "--guide", str(tmp_path), "--out", str(tmp_path / "run")])
+
+
+def test_device_and_precision_as_in_every_command(tmp_path):
+    """Short names for the fields; two that contradict each other, or what the machine has not got, are refused."""
+    made = config(tmp_path, "--device", "cpu", "--precision=bf16-mixed")
+    assert (made.run.accelerator, made.run.precision) == ("cpu", "bf16-mixed")
+    with pytest.raises(ValueError, match=r"--device auto and --run\.accelerator cpu"):
+        config(tmp_path, "--device", "auto")
+    with pytest.raises(ValueError, match=r"--precision 16-mixed and --run\.precision 32-true"):
+        config(tmp_path, "--precision", "16-mixed", "--run.precision", "32-true")
+    with pytest.raises(ValueError, match="--device tpu: accepted are"):
+        config(tmp_path, "--device", "tpu")
+    if not torch.cuda.is_available():
+        with pytest.raises(ValueError, match="--device cuda: this machine"):
+            config(tmp_path, "--device", "cuda")
+    (tmp_path / "run.yaml").write_text("device: cpu\n")
+    with pytest.raises(ValueError, match="in a file device and precision are run"):
+        parse(["--config", str(tmp_path / "run.yaml"), "--out", str(tmp_path)])
+
+
+@pytest.mark.parametrize("classes", [["0.0", "2.0"], ['["0", "2"]'], ["[0, 2]"]])
+def test_classes_have_one_spelling(tmp_path, classes):
+    """On the command line as in tables: grade 2.0 is "2"."""
+    assert config(tmp_path, "--model.classes", *classes).model.classes == ("0", "2")
+
+
+def test_another_default_device_changes_nothing(tmp_path):
+    """torch.set_default_device in the user's process ("meta" stands for "cuda"): the same weights to the bit."""
+    flags = ("--optim.max_steps", "2", "--optim.augment", "0.5", "--optim.key_warmup", "2")
+    plain = train(config(tmp_path / "a", *flags), Tensors())
+    data = Tensors()
+    torch.set_default_device("meta")
+    try:
+        other = train(config(tmp_path / "b", *flags), data)
+    finally:
+        torch.set_default_device("cpu")
+    first, second = (load_file(p / "model.safetensors") for p in (plain, other))
+    assert all(torch.equal(first[k], second[k]) for k in second)
 
 
 def test_non_finite_gradients_stop_the_run_with_the_reason(tmp_path):

@@ -33,6 +33,7 @@ from tqdm import tqdm
 from kecae_aug import KECAE
 from kecae_aug.inference import FastKECAE
 from kecae_bench.classifiers import CLASSIFIERS
+from kecae_bench.machine import CPU, to_device
 from kecae_bench.record import RESULTS, read_lines, record
 from kecae_bench.report.tables import render_table, spell
 from kecae_bench.stats import METRICS, Difference, Labels, Scores, auroc, estimate
@@ -52,11 +53,11 @@ Floats = NDArray[np.float64]
 
 
 @torch.no_grad()
-def encode_keys(model: KECAE, images: torch.Tensor) -> Floats:
+def encode_keys(model: KECAE, images: torch.Tensor, device: torch.device = CPU) -> Floats:
     """(N, D) hK of (N, 1, S, S) uint8 knees, preprocessed as the weights ask for it."""
-    fast = FastKECAE(model)
-    parts = [fast.encode_key(to_float(batch)).flatten(1) for batch in images.split(64)]
-    return torch.cat(parts).double().numpy()
+    fast = FastKECAE(model).to(device)
+    parts = [fast.encode_key(to_float(to_device(batch, device))).flatten(1) for batch in images.split(64)]
+    return torch.cat(parts).cpu().double().numpy()
 
 
 def fit_probe(
@@ -211,7 +212,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with ending("key_probe"):
         ground = open_grounds(args, None)[None]
         assert ground.model is not None
-        x = encode_keys(ground.model, ground.knees.images)
+        x = encode_keys(ground.model, ground.knees.images, args.device)
         store = Store(args.results)
         lines, said = store.finished(), store.predictions()
         fractions = []

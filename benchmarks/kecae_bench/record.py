@@ -18,20 +18,22 @@ RESULTS = PROJECT / "benchmarks" / "results"
 CODE = ("src", "training", "benchmarks/kecae_bench")
 
 
-def record(name: str, figures: dict[str, Any]) -> None:
-    """Print the figures and append them as one JSON line to benchmarks/results/<name>.jsonl."""
+def record(name: str, figures: dict[str, Any], out: Path | None = None) -> None:
+    """Print the figures and append them as one JSON line to ``out``, or else to benchmarks/results/<name>.jsonl."""
     module = sys.modules["__main__"].__spec__
     command = ["python", "-m", module.name] if module else ["python", sys.argv[0]]
     line = {
+        **({} if out is None else {"benchmark": name}),  # such a file may hold lines of several
         "date": date.today().isoformat(),
         "commit": find_commit(*CODE),
         "command": shlex.join([*command, *sys.argv[1:]]),
         **figures,
         "environment": environment(),
     }
-    append_line(RESULTS / f"{name}.jsonl", line)
+    path = out or RESULTS / f"{name}.jsonl"
+    append_line(path, line)
     print(json.dumps(line, indent=2))
-    print(f"appended to benchmarks/results/{name}.jsonl")
+    print(f"appended to {path if out else path.relative_to(PROJECT)}")
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

@@ -35,16 +35,18 @@ class Part:
     """Rows that one data set gave.
 
     Attributes:
-        data: the data set's own ``fingerprint()``, or a hash of its labels, patients and three of its images.
+        data: hash of ``identity``; of banks of before, the data set's own fingerprint.
         rows_a_shard: rows of every shard but the last.
         labels: class name of every row.
-        patients: id of every row, or None.
+        patients: id of every row, None for one without; or None where the set has none.
+        identity: what the rows depend on (:func:`kecae_aug._datasets.identity`); None in banks of before.
     """
 
     data: str
     rows_a_shard: int
     labels: list[str]
-    patients: list[str] | None
+    patients: list[str | None] | None
+    identity: dict[str, str] | None = None
 
     @property
     def shards(self) -> int:
@@ -133,15 +135,17 @@ class BuildConfig:
 
 def build(folder: Path, dataset: Any, model: KECAE, config: BuildConfig) -> None:
     """Plan, or find the plan again, and write the shards of this rank that are not there yet."""
-    if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
-        raise TypeError(
-            f"dataset: got {type(dataset).__name__}, accepted is a map-style Dataset with a length"
-        )
     if len(dataset) == 0:
         raise ValueError("dataset: is empty; a bank needs at least one image")
     exchanger = Exchanger(model)
-    names = _datasets.class_names(dataset, config.classes)
-    part = _part(dataset, names, config)
+    names, targets = _datasets.labels_of(dataset, config.classes)
+    part = _part(dataset, names, targets, config)
+    if not set(part.labels) & set(exchanger.config.classes):
+        raise BankError(
+            f"classes: the data set's rows are of {sorted(set(part.labels))}, and these weights exchange "
+            f"{exchanger.config.classes}: no row could ever be given. If they are the same grades by other names, give "
+            "classes= in the order of the label indices"
+        )
     refuse_patients(str(folder), part.patients, config.exclude_patients)
     manifest: dict[str, Any] = {
         "format": FORMAT,
@@ -169,34 +173,30 @@ def build(folder: Path, dataset: Any, model: KECAE, config: BuildConfig) -> None
             print(f"{path.name}: {shard + 1} of {part.shards} shards", flush=True)
 
 
-def refuse_patients(where: str, patients: Sequence[str] | None, excluded: Iterable[Hashable]) -> None:
+def refuse_patients(where: str, patients: Sequence[str | None] | None, excluded: Iterable[Hashable]) -> None:
     """An excluded patient in a bank, or a bank that cannot tell, is an error."""
-    names = [str(p) for p in excluded]
+    names = list(excluded)
     if not names:
         return
-    if patients is None:
+    if patients is None or None in patients:
+        missing = (
+            "have no patients" if patients is None else f"have no patients in {patients.count(None)} cases"
+        )
         raise BankError(
-            f"bank {where!r}: exclude_patients was given, but its rows have no patients, so that no overlap could be "
+            f"bank {where!r}: exclude_patients was given, but its rows {missing}, so that no overlap could be "
             "seen; build it with patients="
         )
     try:
-        check_disjoint(bank=patients, excluded=names)
+        check_disjoint(bank=[str(p) for p in patients], excluded=names)
     except PatientOverlapError as error:
         raise BankError(f"bank {where!r}: {error}") from error
 
 
-def _part(dataset: Any, names: tuple[str, ...], config: BuildConfig) -> Part:
-    targets = _datasets.targets(dataset, len(names))
+def _part(dataset: Any, names: tuple[str, ...], targets: list[int], config: BuildConfig) -> Part:
     patients = _datasets.patient_names(dataset, config.patients)
-    if callable(getattr(dataset, "fingerprint", None)):
-        data = str(dataset.fingerprint())
-    else:
-        digest = hashlib.sha256(json.dumps([targets, patients]).encode())
-        for row in sorted({0, len(targets) // 2, len(targets) - 1}):
-            image, _ = _datasets.item(dataset, row)
-            digest.update(image.contiguous().view(-1).numpy().tobytes())
-        data = digest.hexdigest()
-    return Part(data, config.shard_rows, [names[t] for t in targets], patients)
+    identity = _datasets.identity(dataset)
+    data = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    return Part(data, config.shard_rows, [names[t] for t in targets], patients, identity)
 
 
 def _plan(folder: Path, manifest: dict[str, Any], part: Part, append: bool) -> int:
@@ -227,9 +227,10 @@ def _plan(folder: Path, manifest: dict[str, Any], part: Part, append: bool) -> i
             )
         return number
     if not append:
+        old, new = ({"rows": str(len(p.labels)), **(p.identity or {})} for p in (parts[0], part))
+        what = _datasets.differences(old, new) or "other labels or patients"
         raise BankError(
-            f"bank {str(folder)!r}: is of other data ({_short(parts[0].data)}, {len(parts[0].labels)} rows; this set "
-            f"{_short(part.data)}, {len(part.labels)} rows); take another folder, or append=True to add to it"
+            f"bank {str(folder)!r}: is of other data ({what}); take another folder, or append=True to add to it"
         )
     if missing := missing_shards(folder, parts):
         raise BankError(

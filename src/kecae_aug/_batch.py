@@ -1,18 +1,36 @@
-"""How a batch comes in and goes out: arguments, lists, tuples or dicts of images and labels."""
+"""How a batch comes in and goes out: arguments, lists, tuples, dicts or any nesting of them, with images and labels."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import copy
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
+from torchvision import tv_tensors
 
-IMAGE_KEYS = ("image", "images")
+from kecae_aug.names import patient_id
+
+IMAGE_KEYS = ("image", "images", "img", "pixel_values")
 LABEL_KEYS = ("label", "labels", "target", "targets")
-PATIENT_KEYS = ("patient", "patients")
-WHAT_IS_ACCEPTED = "accepted are (images, labels), [images, labels] and {'image': images, 'label': labels}"
+PATIENT_KEYS = (
+    "patient",
+    "patients",
+    "patientid",
+    "patientids",
+    "subject",
+    "subjects",
+    "subjectid",
+    "subjectids",
+    "pid",
+)
+WHAT_IS_ACCEPTED = (
+    "accepted are (images, labels), [images, labels, patients] and {'image': images, 'label': labels}; for other nestings "
+    "give labels_getter"
+)
 
 
 @dataclass
@@ -21,81 +39,245 @@ class Batch:
 
     ``rebuild(images, labels)`` puts new ones into the structure that came; ``rebuild(images, labels, rows)``
     also adds these rows again to every other entry that has a row for each image.
+
+    Attributes:
+        images: (B, C, H, W), as it came.
+        labels: (B,) or (B, K), as it came.
+        patients: one id a row, or None.
+        ambiguous: two names of entries that would be the patients and group the rows differently, or None.
     """
 
     images: Tensor
     labels: Tensor
     patients: Any
     rebuild: Callable[..., Any]
+    ambiguous: tuple[str, str] | None = None
 
 
-def parse(inputs: tuple[Any, ...], patients: Any = None) -> Batch:
+def parse(
+    inputs: tuple[Any, ...], patients: Any = None, labels_getter: Callable[[Any], Any] | None = None
+) -> Batch:
     """Find images, labels and patients in what a transform was called with.
+
+    Patients are what is given; in a dict the entry whose name is one of :data:`PATIENT_KEYS` (in any case, with or without
+    ``_`` and ``-``, also in nested dicts); in a list or tuple the third entry, where it has one id a row.
 
     Raises:
         TypeError: another structure, or entries that are not tensors.
         ValueError: keys that are missing or ambiguous.
     """
-    if len(inputs) == 1 and isinstance(inputs[0], Mapping):
-        return _parse_mapping(inputs[0], patients)
-    if len(inputs) == 1 and isinstance(inputs[0], (list, tuple)):
-        return _parse_sequence(inputs[0], patients)
-    if len(inputs) == 2:
-        images, labels = _tensor("images", inputs[0]), _tensor("labels", inputs[1])
-        return Batch(images, labels, patients, lambda x, y, rows=None: (x, y))
-    if len(inputs) == 1:
+    structure = inputs[0] if len(inputs) == 1 else inputs
+    if labels_getter is not None:
+        images, labels = _by_getter(structure, labels_getter)
+    elif len(inputs) == 1 and isinstance(structure, Mapping):
+        image, label = find_key(structure, "image", IMAGE_KEYS), find_key(structure, "label", LABEL_KEYS)
+        images, labels = _tensor(image, structure[image]), _tensor(label, structure[label])
+    elif len(inputs) == 2 or (len(inputs) == 1 and isinstance(structure, (list, tuple))):
+        if len(structure) < 2:
+            raise TypeError(
+                f"batch: got a {type(structure).__name__} of {len(structure)}; {WHAT_IS_ACCEPTED}"
+            )
+        images, labels = _tensor("images", structure[0]), _tensor("labels", structure[1])
+    elif len(inputs) == 1:
         raise TypeError(
-            f"KeyExchangeAugment got a {type(inputs[0]).__name__} alone: it exchanges keys between knees of different "
+            f"KeyExchangeAugment got a {type(structure).__name__} alone: it exchanges keys between knees of different "
             f"labels and needs the labels too; {WHAT_IS_ACCEPTED}"
         )
-    raise TypeError(f"KeyExchangeAugment got {len(inputs)} arguments; {WHAT_IS_ACCEPTED}")
-
-
-def _parse_sequence(batch: Any, patients: Any) -> Batch:
-    if len(batch) < 2:
-        raise TypeError(f"batch: got a {type(batch).__name__} of {len(batch)}; {WHAT_IS_ACCEPTED}")
-    n = len(batch[0]) if isinstance(batch[0], Tensor) and batch[0].ndim else 0
-
-    def rebuild(images: Tensor, labels: Tensor, rows: Tensor | None = None) -> Any:
-        items = [images, labels, *(_extended(v, rows, n) for v in batch[2:])]
-        if hasattr(batch, "_fields"):  # a namedtuple takes its fields one by one
-            return type(batch)(*items)
-        return items if isinstance(batch, list) else tuple(items)
-
-    return Batch(_tensor("images", batch[0]), _tensor("labels", batch[1]), patients, rebuild)
-
-
-def _parse_mapping(batch: Mapping[str, Any], patients: Any) -> Batch:
-    image, label = find_key(batch, "image", IMAGE_KEYS), find_key(batch, "label", LABEL_KEYS)
+    else:
+        raise TypeError(
+            f"KeyExchangeAugment got {len(inputs)} arguments (patients go into patients=); {WHAT_IS_ACCEPTED}"
+        )
+    n = len(images) if images.ndim else 0
+    ambiguous = None
     if patients is None:
-        patients = next((batch[k] for k in PATIENT_KEYS if k in batch), None)
+        patients, ambiguous = _patients(structure, n)
 
-    images = _tensor(image, batch[image])
+    def rebuild(new_images: Tensor, new_labels: Tensor, rows: Tensor | None = None) -> Any:
+        new = {id(images): new_images, id(labels): new_labels}
+        if rows is None:
+            return _replaced(structure, new)
+        return _extended(structure, rows, n, new)
 
-    def rebuild(new_images: Tensor, labels: Tensor, rows: Tensor | None = None) -> Any:
-        new = {image: new_images, label: labels}
-        # a new dict, in the order that came
-        return {k: new[k] if k in new else _extended(v, rows, len(images)) for k, v in batch.items()}
-
-    return Batch(images, _tensor(label, batch[label]), patients, rebuild)
+    return Batch(images, labels, patients, rebuild, ambiguous)
 
 
-def _extended(value: Any, rows: Tensor | None, n: int) -> Any:
-    """An entry with `rows` of it added, if it has one for each of the n images; otherwise as it came."""
-    if rows is None:
+def _by_getter(structure: Any, getter: Callable[[Any], Any]) -> tuple[Tensor, Tensor]:
+    labels = _tensor("labels_getter", getter(structure))
+    leaves = list(_leaves(structure))
+    if not any(leaf is labels for leaf in leaves):
+        raise ValueError(
+            "labels_getter: gave a tensor that is not in the batch; accepted is one that returns an entry of it"
+        )
+    images = [leaf for leaf in leaves if isinstance(leaf, tv_tensors.Image)] or [
+        leaf
+        for leaf in leaves
+        if isinstance(leaf, Tensor)
+        and not isinstance(leaf, tv_tensors.TVTensor)
+        and leaf.ndim == 4
+        and leaf is not labels
+    ]
+    if len(images) != 1:
+        raise ValueError(
+            f"labels_getter: the batch has {len(images)} tensors (B, C, H, W) that could be its images, accepted is one; "
+            "mark it as a tv_tensors.Image"
+        )
+    return images[0], labels
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    if isinstance(value, Mapping):
+        for part in value.values():
+            yield from _leaves(part)
+    elif isinstance(value, (list, tuple)):
+        for part in value:
+            yield from _leaves(part)
+    else:
+        yield value
+
+
+def _patients(structure: Any, n: int) -> tuple[Any, tuple[str, str] | None]:
+    """The entry that has the patients, and the names of two that disagree."""
+    if isinstance(structure, Mapping):
+        found = [(name, value) for name, value in _named_patients(structure) if is_one_a_row(value, n)]
+        if not found:
+            return None, None
+        first, *others = found
+        wrong = next((name for name, value in others if _groups(value) != _groups(first[1])), None)
+        return first[1], None if wrong is None else (first[0], wrong)
+    if isinstance(structure, (list, tuple)) and len(structure) > 2 and is_one_a_row(structure[2], n):
+        return structure[2], None
+    return None, None
+
+
+def is_patient_key(name: Any) -> bool:
+    """Whether an entry or attribute of this name holds patients, in any case, with or without ``_`` and ``-``."""
+    return isinstance(name, str) and name.casefold().replace("_", "").replace("-", "") in PATIENT_KEYS
+
+
+def _named_patients(batch: Mapping[Any, Any]) -> Iterator[tuple[str, Any]]:
+    """Entries with a name of a patient's, those of the top first."""
+    yield from ((str(name), value) for name, value in batch.items() if is_patient_key(name))
+    for value in batch.values():
+        if isinstance(value, Mapping):
+            yield from _named_patients(value)
+
+
+def is_one_a_row(value: Any, n: int) -> bool:
+    """Whether a value has one id for each of n rows: (n,) integers or whole numbers, or n texts, integers or 0-d tensors."""
+    if isinstance(value, Tensor) or hasattr(value, "__array__"):
+        kind = getattr(value, "dtype", None)
+        if tuple(value.shape) != (n,) or kind in (torch.bool, np.dtype(bool)):
+            return False
+        return not _is_float(kind) or all(v != v or float(v).is_integer() for v in value.tolist())
+    if not isinstance(value, (list, tuple)) or hasattr(value, "_fields") or len(value) != n:
+        return False
+    return all(
+        isinstance(v, (str, bytes, int, float, type(None), np.generic)) or getattr(v, "ndim", 1) == 0
+        for v in value
+    )
+
+
+def _is_float(kind: Any) -> bool:
+    return kind.is_floating_point if isinstance(kind, torch.dtype) else getattr(kind, "kind", "") == "f"
+
+
+def _groups(values: Any) -> list[int]:
+    """The rows by first occurrence of their id: equal where two columns group the rows alike."""
+    known: dict[Any, int] = {}
+    return [
+        known.setdefault(patient_id(v), len(known))
+        for v in (values.tolist() if hasattr(values, "tolist") else values)
+    ]
+
+
+def _replaced(value: Any, new: Mapping[int, Any]) -> Any:
+    """The structure with some of its tensors replaced; what holds none of them is as it came."""
+    if id(value) in new:
+        return new[id(value)]
+    if not any(id(leaf) in new for leaf in _leaves(value)):
         return value
-    if isinstance(value, Tensor) and value.ndim and len(value) == n:
-        return torch.cat([value, value[rows.to(value.device)]])
-    if isinstance(value, (list, tuple)) and len(value) == n and not hasattr(value, "_fields"):
-        return type(value)([*value, *(value[i] for i in rows.tolist())])
+    if isinstance(value, Mapping):
+        return _mapping(value, {k: _replaced(v, new) for k, v in value.items()})
+    return _sequence(value, [_replaced(v, new) for v in value])
+
+
+def _extended(value: Any, rows: Tensor, n: int, new: Mapping[int, Any]) -> Any:
+    """The structure with some tensors replaced, and `rows` added to whatever else has one for each of the n images."""
+    if id(value) in new:
+        return new[id(value)]
+    if isinstance(value, Tensor):
+        return with_rows(value, rows) if value.ndim and len(value) == n else value
+    if isinstance(value, np.ndarray):
+        return np.concatenate([value, value[rows.numpy()]]) if value.ndim and len(value) == n else value
+    if isinstance(value, Mapping):
+        return _mapping(value, {k: _extended(v, rows, n, new) for k, v in value.items()})
+    if isinstance(value, (list, tuple)):
+        holds = any(id(leaf) in new for leaf in _leaves(value))  # the images or labels: no list of rows
+        if len(value) == n and not (holds or hasattr(value, "_fields") or _is_columns(value, n)):
+            return _sequence(value, [*value, *(copy.copy(value[i]) for i in rows.tolist())])
+        return _sequence(value, [_extended(v, rows, n, new) for v in value])
     return value
 
 
+def _is_columns(values: Any, n: int) -> bool:
+    """Whether n entries are columns of n rows each, as default_collate makes of n numbers an image, and not n rows."""
+    return all(isinstance(v, (Tensor, np.ndarray)) and tuple(v.shape) == (n,) for v in values)
+
+
+def _mapping(like: Mapping[Any, Any], values: dict[Any, Any]) -> Any:
+    if type(like) is dict or not isinstance(like, MutableMapping):
+        return values
+    other = copy.copy(like)  # an OrderedDict, a BatchEncoding: with whatever else it holds
+    other.update(values)
+    return other
+
+
+def _sequence(like: Any, values: list[Any]) -> Any:
+    if hasattr(like, "_fields"):  # a namedtuple takes its fields one by one
+        return type(like)(*values)
+    return values if type(like) is list else type(like)(values)
+
+
+def with_rows(value: Tensor, rows: Tensor) -> Tensor:
+    """A tensor of B rows with these added, in the type, memory format and metadata that it came in."""
+    plain = value.as_subclass(Tensor)
+    return like(joined(plain, plain[rows.to(plain.device, non_blocking=True)]), value, rows)
+
+
+def joined(first: Tensor, second: Tensor) -> Tensor:
+    """``torch.cat`` that keeps channels_last."""
+    out = torch.cat([first, second])
+    last = torch.channels_last
+    if first.ndim == 4 and first.is_contiguous(memory_format=last) and not first.is_contiguous():
+        out = out.contiguous(memory_format=last)
+    return out
+
+
+def like(out: Tensor, value: Tensor, rows: Tensor | None = None) -> Tensor:
+    """In the container that came: a tv_tensor, MONAI's MetaTensor with its metadata, another subclass.
+
+    Metadata is copied, since whoever writes to it would write to the caller's; with ``rows`` it is extended as the batch is.
+    """
+    if isinstance(value, tv_tensors.TVTensor):
+        wrapped: Tensor = tv_tensors.wrap(out, like=value)
+        return wrapped
+    if type(value) is Tensor:
+        return out
+    other: Tensor = out.as_subclass(type(value))
+    facts = copy.deepcopy(value.__dict__)
+    if rows is not None:
+        facts = {k: _extended(v, rows, len(value), {}) for k, v in facts.items()}
+    other.__dict__.update(facts)
+    return other
+
+
 def find_key(batch: Mapping[str, Any], what: str, accepted: tuple[str, ...]) -> str:
+    """The one key of a dict that is among those accepted."""
     found = [k for k in accepted if k in batch]
     if len(found) != 1:
         raise ValueError(
-            f"{what}: the dict has the keys {list(batch)}, of which exactly one must be among {accepted}; found {found}"
+            f"{what}: the dict has the keys {list(batch)}, of which exactly one must be among {accepted}; found {found}. "
+            "For other names give labels_getter, or rename the entries"
         )
     return found[0]
 
@@ -111,6 +293,11 @@ def _tensor(name: str, value: Any) -> Tensor:
 
 def class_indices(labels: Tensor, rows: int, n_classes: int) -> tuple[Tensor, bool]:
     """Labels as (B,) int64 indices, and whether they came one-hot.
+
+    Args:
+        labels: on the CPU.
+        rows: B.
+        n_classes: K.
 
     Raises:
         ValueError: another shape or dtype, soft labels, or indices outside the classes.
@@ -136,3 +323,18 @@ def class_indices(labels: Tensor, rows: int, n_classes: int) -> tuple[Tensor, bo
             "indices into classes; for a data set with other labels give classes=dataset.classes"
         )
     return indices, False
+
+
+def to_cpu(tensors: list[Tensor]) -> list[Tensor]:
+    """Tensors of one device on the CPU by one transfer; floats as float32, everything else as int64."""
+    if all(t.device.type == "cpu" for t in tensors):
+        return tensors
+    bits = [
+        t.float().view(torch.int32) if t.is_floating_point() else t for t in (t.contiguous() for t in tensors)
+    ]
+    flat = torch.cat([b.flatten().long() for b in bits]).cpu()
+    parts = flat.split([t.numel() for t in tensors])
+    return [
+        (part.to(torch.int32).view(torch.float32) if t.is_floating_point() else part).view(t.shape)
+        for part, t in zip(parts, tensors, strict=True)
+    ]

@@ -1,80 +1,288 @@
-"""What a map-style Dataset of somebody else's says about itself: targets, patients, classes, items."""
+"""What a map-style Dataset of somebody else's says about itself: classes, targets, patients, grey range, items.
+
+Read through ``Subset``, ``ConcatDataset`` and wrappers that hold a ``.dataset``, row by row, so that the parts of a
+data set of several clinics may list their classes in different orders.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import warnings
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Any
+from dataclasses import asdict, is_dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.data import ConcatDataset, Subset
+from torch.utils.data import ConcatDataset
 
-from kecae_aug._batch import IMAGE_KEYS, LABEL_KEYS, find_key
+from kecae_aug._batch import IMAGE_KEYS, LABEL_KEYS, find_key, is_patient_key
+from kecae_aug.names import by_value, class_name, class_names, patient_ids, warn_of_missing
+
+
+class Place(NamedTuple):
+    """Where a row of a data set really stands: a leaf's number and the row there."""
+
+    leaf: int
+    row: int
+
+
+def flattened(dataset: Any) -> tuple[list[Any], list[Place]]:
+    """The data sets under Subset and ConcatDataset, and for each row its place in them."""
+    if isinstance(dataset, ConcatDataset) and not _says(dataset):
+        leaves: list[Any] = []
+        places: list[Place] = []
+        for part in dataset.datasets:
+            under, rows = flattened(part)
+            places += [Place(len(leaves) + leaf, row) for leaf, row in rows]
+            leaves += under
+        return leaves, places
+    if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
+        raise TypeError(f"dataset: got {_called(dataset)}, accepted is a map-style Dataset with a length")
+    indices = getattr(dataset, "indices", None)
+    inner = getattr(dataset, "dataset", None)
+    if inner is not None and indices is not None and len(indices) == len(dataset) and not _says(dataset):
+        leaves, places = flattened(inner)
+        return leaves, [places[int(i)] for i in indices]
+    return [dataset], [Place(0, row) for row in range(len(dataset))]
+
+
+def _says(dataset: Any) -> bool:
+    """Whether a wrapper has targets of its own, so that what is under it need not be asked."""
+    return getattr(dataset, "targets", None) is not None
+
+
+def leaf_attribute(leaf: Any, name: str) -> Any:
+    """An attribute of a data set, or of what it wraps row by row (a ``.dataset`` of the same length)."""
+    value = getattr(leaf, name, None)
+    inner = getattr(leaf, "dataset", None)
+    if value is not None or inner is None or not hasattr(inner, "__len__") or len(inner) != len(leaf):
+        return value
+    return leaf_attribute(inner, name)
 
 
 def attribute(dataset: Any, name: str) -> list[Any] | None:
-    """A list with an entry a row (``targets``, ``patients``), also through Subset and ConcatDataset."""
-    if isinstance(dataset, Subset):
-        inner = attribute(dataset.dataset, name)
-        return None if inner is None else [inner[i] for i in dataset.indices]
-    if isinstance(dataset, ConcatDataset):
-        parts = [attribute(part, name) for part in dataset.datasets]
-        return None if any(p is None for p in parts) else [v for p in parts for v in p or []]
-    values = getattr(dataset, name, None)
-    if values is None:
+    """A list with an entry a row (``paths``, ...); None where a part has none."""
+    leaves, places = flattened(dataset)
+    values = [leaf_attribute(leaf, name) for leaf in leaves]
+    if any(v is None for v in values):
         return None
-    return values.tolist() if hasattr(values, "tolist") else list(values)
+    return [values[leaf][row] for leaf, row in places]
 
 
-def innermost(dataset: Any) -> Any:
-    """The data set under Subset and ConcatDataset (the first of these)."""
-    while isinstance(dataset, (Subset, ConcatDataset)):
-        dataset = dataset.dataset if isinstance(dataset, Subset) else dataset.datasets[0]
-    return dataset
+def labels_of(dataset: Any, classes: Sequence[str | int] | None = None) -> tuple[tuple[str, ...], list[int]]:
+    """Class names in the order of the indices, and the class index of every row.
 
+    Parts of one data set that list other classes, or the same ones in another order, are brought together by name: then the
+    classes are those given, or all of them, numbers by value.
 
-def class_names(dataset: Any, classes: Sequence[str | int] | None) -> tuple[str, ...]:
-    """Names of the classes, in the order of their indices."""
-    found = getattr(innermost(dataset), "classes", None) if classes is None else classes
-    if found is None:
-        raise ValueError(
-            f"classes: {type(dataset).__name__} has no .classes; give their names in the order of the label indices, "
-            "for instance classes=('0', '2')"
-        )
-    return tuple(str(c) for c in found)
+    Args:
+        dataset: any map-style Dataset.
+        classes: names in the order of the label indices; by default ``dataset.classes``.
 
-
-def targets(dataset: Any, n_classes: int) -> list[int]:
-    """Class index of every row: ``dataset.targets``, or read item by item where it has none."""
-    found = attribute(dataset, "targets")
-    rows = [item(dataset, i)[1] for i in range(len(dataset))] if found is None else found
-    out = []
-    for i, value in enumerate(rows):
-        label = value.item() if isinstance(value, Tensor) and value.ndim == 0 else value
-        if not hasattr(label, "__index__") or isinstance(label, bool) or not 0 <= int(label) < n_classes:
+    Raises:
+        ValueError: no classes, parts that cannot be brought together, a label that is missing or no index of a class.
+    """
+    leaves, places = flattened(dataset)
+    found = [leaf_attribute(leaf, "classes") for leaf in leaves]
+    lists = [
+        None if f is None else class_names(f, f"{_called(leaf)}.classes")
+        for f, leaf in zip(found, leaves, strict=True)
+    ]
+    given = None if classes is None else class_names(classes)
+    whole = getattr(dataset, "classes", None)
+    if given is None and whole is not None and dataset is not leaves[0]:
+        given = class_names(whole, f"{_called(dataset)}.classes")
+    if len(set(lists)) <= 1:  # one meaning of an index: the caller may name it anew
+        names = given or (lists[0] if lists else None)
+        if names is None:
             raise ValueError(
-                f"labels: row {i} has {value!r}, accepted are class indices from 0 to {n_classes - 1}"
+                f"classes: {_called(dataset)} has no .classes; give their names in the order of the label indices, "
+                "for instance classes=('0', '2')"
             )
-        out.append(int(label))
-    if len(out) != len(dataset):
-        raise ValueError(f"targets: {len(out)} for {len(dataset)} rows, accepted is one a row")
-    return out
+        own = [names] * len(leaves)
+    else:
+        without = [f"part {i} ({_called(leaf)})" for i, leaf in enumerate(leaves) if lists[i] is None]
+        if without:
+            raise ValueError(
+                f"classes: {', '.join(without)} has no .classes beside parts that have; give it a list, so that labels "
+                "can be told by name"
+            )
+        own = [part for part in lists if part is not None]
+        names = given or tuple(sorted({name for part in own for name in part}, key=by_value))
+        unknown = sorted({name for part in own for name in part} - set(names), key=by_value)
+        if unknown:
+            raise ValueError(
+                f"classes={names}: the parts of the data set have {unknown} too; give all names, or leave classes out"
+            )
+    columns = [leaf_attribute(leaf, "targets") for leaf in leaves]
+    for leaf, column in zip(leaves, columns, strict=True):
+        if column is not None and len(column) != len(leaf):
+            raise ValueError(
+                f"targets: {len(column)} for {len(leaf)} rows of {_called(leaf)}, accepted is one a row"
+            )
+    at = {name: i for i, name in enumerate(names)}
+    targets = []
+    for i, (leaf, row) in enumerate(places):
+        column = columns[leaf]
+        value = item(leaves[leaf], row)[1] if column is None else column[row]
+        targets.append(at[own[leaf][_index(value, own[leaf], i)]])
+    return names, targets
 
 
-def patient_names(dataset: Any, patients: Sequence[Hashable] | None) -> list[str] | None:
-    """Patient id of every row as text: as given, or ``dataset.patients``, or None."""
-    found = attribute(dataset, "patients") if patients is None else list(patients)
-    if found is not None and len(found) != len(dataset):
-        raise ValueError(f"patients: got {len(found)} ids for {len(dataset)} rows, accepted is one id a row")
-    return None if found is None else [str(p) for p in found]
+def _index(value: Any, names: tuple[str, ...], row: int) -> int:
+    """A label as an index into ``names``."""
+    label = value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
+    if isinstance(label, str):
+        name = class_name(label)
+        if name in names:
+            return names.index(name)
+    elif isinstance(label, float) and label.is_integer():
+        label = int(label)
+    whole = hasattr(label, "__index__") and not isinstance(label, bool)
+    if not whole or not 0 <= int(label) < len(names):
+        why = "a missing label" if not isinstance(label, bool) and class_name(label) is None else repr(value)
+        raise ValueError(
+            f"labels: row {row} has {why}, accepted are class indices from 0 to {len(names) - 1}, of classes={names}"
+        )
+    return int(label)
+
+
+def patient_names(dataset: Any, patients: Sequence[Hashable] | None) -> list[str | None] | None:
+    """Patient id of every row (:func:`kecae_aug.names.patient_id`): as given, or the data set's own, or None.
+
+    Read is ``.patients``, or an attribute named alike (``patient_ids``, ``subject_id``, ...). Where a part has none, its
+    rows have None, and a warning counts them.
+    """
+    if patients is None:
+        leaves, places = flattened(dataset)
+        columns = [_patients_of(leaf) for leaf in leaves]
+        if all(column is None for column in columns):
+            _tell_of_patients_in_items(dataset)
+            return None
+        values = [None if (column := columns[leaf]) is None else column[row] for leaf, row in places]
+    else:
+        values = patients.tolist() if hasattr(patients, "tolist") else list(patients)
+    if len(values) != len(dataset):
+        raise ValueError(f"patients: got {len(values)} ids for {len(dataset)} rows, accepted is one id a row")
+    ids = patient_ids(values)
+    warn_of_missing(ids, f"patients of {_called(dataset)}")
+    return ids
+
+
+def _patients_of(leaf: Any) -> Sequence[Any] | None:
+    """The column of a data set, or of what it wraps, that has the patients."""
+    names = ["patients", *(name for name in dir(leaf) if name != "patients" and is_patient_key(name))]
+    for name in names:
+        values = getattr(leaf, name, None)
+        if (
+            values is not None
+            and hasattr(values, "__len__")
+            and not isinstance(values, str)
+            and len(values) == len(leaf)
+        ):
+            column: Sequence[Any] = values.tolist() if hasattr(values, "tolist") else values
+            return column
+    inner = getattr(leaf, "dataset", None)
+    if inner is None:
+        return None
+    if hasattr(inner, "__len__") and len(inner) == len(leaf):
+        return _patients_of(inner)
+    if hasattr(inner, "__len__") and _patients_of(inner) is not None:
+        warnings.warn(
+            f"patients: {_called(leaf)} has none, and which rows of the {_called(inner)} under it (which has) it gives "
+            "is not to be seen; give patients=, or .indices, or two knees of one person may exchange keys",
+            stacklevel=4,
+        )
+    return None
+
+
+def _tell_of_patients_in_items(dataset: Any) -> None:
+    first = dataset[0] if len(dataset) else None
+    if isinstance(first, Mapping) and any(is_patient_key(key) for key in first):
+        key = next(key for key in first if is_patient_key(key))
+        warnings.warn(
+            f"patients: items of {_called(dataset)} hold them as {key!r}, which is not read from every image; give "
+            "patients=, or the data set an attribute .patients, or two knees of one person may exchange keys",
+            stacklevel=4,
+        )
 
 
 def value_range_of(dataset: Any, given: tuple[float, float] | None) -> tuple[float, float]:
-    """As given; what the data set declares, as those of this package do; (0, 1) otherwise."""
-    if given is not None:
-        return given
-    declared: tuple[float, float] = getattr(innermost(dataset), "value_range", (0.0, 1.0))
-    return declared
+    """As given; what the data set declares, as those of this package do; (0, 1) otherwise.
+
+    Raises:
+        ValueError: parts that declare different ranges, or that were preprocessed differently.
+    """
+    if dataset is None:
+        return given or (0.0, 1.0)
+    leaves, _ = flattened(dataset)
+    ranges = [
+        getattr(leaf, "value_range", None) for leaf in leaves
+    ]  # of a wrapper its own: it may have changed them
+    declared = {(float(r[0]), float(r[1])) if r is not None else (0.0, 1.0) for r in ranges}
+    if len(declared) > 1:
+        raise ValueError(
+            f"value_range: the parts of the data set have {sorted(declared)}; bring them to one range (a part that "
+            "declares none is taken for (0, 1); give it .value_range)"
+        )
+    ways = [_plain(way) for leaf in leaves if (way := leaf_attribute(leaf, "preparation")) is not None]
+    if ways and (differ := differences(ways[0], next((w for w in ways if w != ways[0]), ways[0]))):
+        raise ValueError(
+            f"preparation: the parts of the data set differ in it ({differ}); prepare them alike"
+        )
+    return given or (declared.pop() if declared else (0.0, 1.0))
+
+
+def identity(dataset: Any) -> dict[str, str]:
+    """What a cache of a data set depends on, part by part, so that a cache of another one is refused with what differs.
+
+    A data set's own ``identity()`` or ``fingerprint()`` is taken where it has one; of others a hash of labels, patients and
+    three images. Of a Subset or ConcatDataset also which rows of which part.
+    """
+    leaves, places = flattened(dataset)
+    parts: dict[str, str] = {}
+    for i, leaf in enumerate(leaves):
+        own = _own_identity(leaf)
+        parts |= own if len(leaves) == 1 else {f"part {i} {k}": v for k, v in own.items()}
+    if leaves != [dataset]:
+        parts["rows"] = hashlib.sha256(json.dumps(places).encode()).hexdigest()
+    return parts
+
+
+def _own_identity(leaf: Any) -> dict[str, str]:
+    if callable(own := getattr(leaf, "identity", None)):
+        return {str(k): str(v) for k, v in own().items()}
+    if callable(own := getattr(leaf, "fingerprint", None)):
+        return {"fingerprint": str(own())}
+    labels = leaf_attribute(leaf, "targets")
+    labels = None if labels is None else [str(v) for v in labels]
+    digest = hashlib.sha256(json.dumps([len(leaf), labels], default=str).encode())
+    for row in sorted({0, len(leaf) // 2, len(leaf) - 1}) if len(leaf) else ():
+        digest.update(item(leaf, row)[0].contiguous().view(-1).numpy().tobytes())
+    return {"labels and images": digest.hexdigest()}
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """``mirror_right was False, now True; ...``; empty where nothing differs."""
+    return "; ".join(
+        f"{key} was {_short(old.get(key))}, now {_short(new.get(key))}"
+        for key in dict.fromkeys([*old, *new])
+        if old.get(key) != new.get(key)
+    )
+
+
+def _short(value: object) -> str:
+    return f"{value[:12]}..." if isinstance(value, str) and len(value) == 64 else repr(value)  # a hash is cut
+
+
+def _plain(way: Any) -> dict[str, Any]:
+    return asdict(way) if is_dataclass(way) and not isinstance(way, type) else {"": repr(way)}
+
+
+def _called(dataset: Any) -> str:
+    return type(dataset).__name__
 
 
 def item(dataset: Any, index: int) -> tuple[Tensor, Any]:

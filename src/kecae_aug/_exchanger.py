@@ -37,8 +37,8 @@ class Exchanger:
             )
         self.config, self.metadata = model.config, copy.deepcopy(model.metadata)
         self.fast = FastKECAE(model, amp_dtype or torch.float32, channels_last=channels_last, compile=compile)
-        # of what is in memory: the metadata's may be of a half, or of before
         self.sha256 = weights_sha256(model)
+        self.hashes = (self.sha256, weights_sha256(model.state_dict()))  # the second is what older banks hold
         self._copies: dict[torch.device, FastKECAE] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -117,7 +117,7 @@ def mixed(key: Tensor, own_key: Tensor | None, strengths: Tensor) -> Tensor:
     """(1 - s) hK + s hK' (Section III-A: s = 1)."""
     if own_key is None:
         return key
-    s = strengths.to(key).view(-1, 1, 1, 1)
+    s = strengths.to(key.dtype).view(-1, 1, 1, 1)
     return (1 - s) * own_key + s * key
 
 

@@ -5,12 +5,50 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from kecae_aug.grey import CHANNEL_TOLERANCE, COLOURED_FRACTION, RANGE_TOLERANCE
+
 FEW = 4  # images, for a verdict on the scale from the values that are missing
-GREY_TOLERANCE = 0.02  # largest difference of the channels of a grey RGB image, of the full range
+ROUNDING = 0.01  # of the full range: beyond it by so much needs no word
+COLOUR_IMAGE = 0.5  # an image with colour in more of its area is no radiograph ...
+FILL = 0.9  # ... unless up to this fraction of it is of one colour, and the rest grey: what a rotation left to be filled
+CELL = (
+    4  # pixels: colour is looked for in the means of squares of this side, where the channels' noise cancels
+)
+
+
+@dataclass(frozen=True)
+class Repairs:
+    """What :meth:`Intensity.check` let pass, for a word about it.
+
+    Attributes:
+        coloured: images with colour in more than a corner, which become grey for the exchange.
+        beyond: furthest value outside the range, of the full range; 0 for rounding.
+    """
+
+    coloured: int = 0
+    beyond: float = 0.0
+
+    def sentences(self) -> dict[str, str]:
+        """A sentence for each kind of repair."""
+        said = {}
+        if self.coloured:
+            said["coloured"] = (
+                f"images: {self.coloured} of this batch have coloured parts (a marker, the fill of a rotation, an erased "
+                "patch); they are exchanged as grey. If an augmentation comes before the exchange, move it after it, or "
+                "fill with grey"
+            )
+        if self.beyond:
+            said["beyond"] = (
+                f"images: values reach {self.beyond:.3f} of the range beyond it, as bicubic interpolation overshoots; the "
+                "exchanged knees are clamped. Clamp after resizing to be rid of this"
+            )
+        return said
 
 
 @dataclass(frozen=True)
@@ -52,6 +90,9 @@ class Intensity:
 
     def to_unit(self, images: Tensor) -> Tensor:
         """(B, C, H, W) as they came -> float32 in [0, 1]."""
+        return self._scaled(images).clamp(0, 1)
+
+    def _scaled(self, images: Tensor) -> Tensor:
         if images.dtype == torch.uint8:
             return images.float() / 255
         x = images.float()
@@ -69,12 +110,17 @@ class Intensity:
         low, high = self.value_range
         return (unit * (high - low) + low).to(dtype)
 
-    def check(self, images: Tensor) -> None:
-        """Refuse what cannot be grey radiographs in this scale.
+    def check(self, images: Tensor) -> Repairs:
+        """Refuse what cannot be grey radiographs in this scale; see :meth:`statistics` where images are on a GPU.
 
         Raises:
             ValueError: shape, dtype, values outside the range, NaN, or channels that differ.
         """
+        self.check_shape(images)
+        return self.judge(images, self.statistics(images).cpu())
+
+    def check_shape(self, images: Tensor) -> None:
+        """Refuse shapes and dtypes, without a look at the values."""
         if images.ndim != 4 or images.shape[1] not in (1, 3):
             raise ValueError(
                 f"images: got shape {tuple(images.shape)}, accepted is (B, 1, H, W) or (B, 3, H, W) with equal channels; "
@@ -86,26 +132,60 @@ class Intensity:
             raise ValueError(
                 f"mean: {len(self.mean)} values for {images.shape[1]} channels, accepted is one each"
             )
-        if images.numel() == 0:
-            if len(images):
-                raise ValueError(f"images: got shape {tuple(images.shape)}, images without a pixel")
-            return
+        if images.numel() == 0 and len(images):
+            raise ValueError(f"images: got shape {tuple(images.shape)}, images without a pixel")
+
+    @torch.no_grad()
+    def statistics(self, images: Tensor) -> Tensor:
+        """What :meth:`judge` needs, on the images' device, so that it can come over in one transfer with other things.
+
+        Returns:
+            (4 + 2 B,) float32: lowest and highest value in the scale and as it came; of each image the fraction of its area
+            that is coloured, and that is of another colour than the rest of it.
+        """
         raw = images.as_subclass(Tensor)
-        unit = self.to_unit(raw)
-        spread = unit.amax(1) - unit.amin(1)
-        # one transfer for all of them: each would make the CPU wait for a GPU
-        low, high, raw_low, raw_high, most = torch.stack(
-            [v.float() for v in (*unit.aminmax(), *raw.aminmax(), spread.max())]
-        ).tolist()
-        if not (low >= -0.01 and high <= 1.01):  # also refuses NaN
+        if not raw.numel():
+            return torch.empty(0, device=raw.device)
+        unit = self._scaled(raw)
+        ranges = torch.stack([v.float() for v in (*unit.aminmax(), *raw.aminmax())])
+        if raw.shape[1] == 1:
+            return ranges
+        cell = min(CELL, *raw.shape[2:])
+        pooled = F.avg_pool2d(unit, cell) if cell > 1 else unit
+        chroma = pooled - pooled.mean(1, keepdim=True)
+        coloured = (pooled.amax(1) - pooled.amin(1) > CHANNEL_TOLERANCE).float()[:, None]
+        area = coloured.mean((1, 2, 3))
+        own = (chroma * coloured).sum((2, 3), keepdim=True) / coloured.sum((2, 3), keepdim=True).clamp_min(1)
+        other = ((chroma - own).abs().amax(1, keepdim=True) > CHANNEL_TOLERANCE).float() * coloured
+        return torch.cat([ranges, area, other.mean((1, 2, 3))])
+
+    def judge(self, images: Tensor, statistics: Tensor) -> Repairs:
+        """Refuse what cannot be grey radiographs in this scale, or say what was let pass.
+
+        Args:
+            images: for their dtype and number; not looked at.
+            statistics: of :meth:`statistics`, on the CPU.
+
+        Raises:
+            ValueError: values outside the range by more than ``RANGE_TOLERANCE``, NaN, or channels that differ.
+        """
+        if not len(statistics):
+            return Repairs()
+        low, high, raw_low, raw_high = statistics[:4].tolist()
+        beyond = max(-low, high - 1)
+        if not beyond <= RANGE_TOLERANCE:  # also refuses NaN
             raise ValueError(self._misfit(raw_low, raw_high))
         if images.is_floating_point():
             self._check_declared(raw_low, raw_high, len(images))
-        if most > GREY_TOLERANCE:
+        area, other = statistics[4:].view(2, -1) if len(statistics) > 4 else torch.zeros(2, 1, device="cpu")
+        colour = (area > COLOUR_IMAGE) & ((area > FILL) | (other > COLOURED_FRACTION))
+        if bool(colour.any()):
             raise ValueError(
-                "images: 3 channels that differ; a KECAE knows grey radiographs, so all three must be the same grey "
-                "(for normalised images give their mean and std per channel)"
+                f"images: {int(colour.sum())} of {len(images)} have 3 channels that differ in most of their area; a KECAE "
+                "knows grey radiographs, so all three must be the same grey. For normalised images give their own mean and "
+                "std per channel; a colour augmentation belongs after the exchange"
             )
+        return Repairs(int((area > COLOURED_FRACTION).sum()), beyond if beyond > ROUNDING else 0.0)
 
     def _check_declared(self, low: float, high: float, n: int) -> None:
         """Refuse a scale that holds the values, but only because it is much wider than theirs.
@@ -113,7 +193,8 @@ class Intensity:
         A single overexposed radiograph may have no dark pixel; FEW of them do not all.
         """
         several = n >= FEW
-        if several and self.mean is not None and low >= 0 and high <= 1 and high > low:
+        darkest = min(self.mean or (0.0,))  # what 0 stands for: black, where images were normalised by mean 0
+        if several and darkest > 0.1 and low >= 0 and high <= 1 and high > low:
             raise ValueError(
                 f"images: floats from {low:.3g} to {high:.3g} with mean={self.mean}, std={self.std} given look like images "
                 "that are not normalised yet (normalised radiographs have negative values); leave mean and std out, or "
@@ -135,14 +216,16 @@ class Intensity:
         what = f"mean={self.mean}, std={self.std}" if self.mean else f"value_range={self.value_range}"
         return (
             f"images: floats from {low:.3g} to {high:.3g} do not fit {what}. For [-1, 1] give "
-            "value_range=(-1, 1), for 0-255 floats value_range=(0, 255), for normalised images their mean and std; "
-            "NaN and infinity are not accepted"
+            "value_range=(-1, 1), for 0-255 floats value_range=(0, 255), for normalised images their mean and std. If the "
+            "range is right, an interpolation (bicubic overshoot: clamp after it), a fill or an augmentation before the "
+            "exchange has left it; NaN and infinity are not accepted"
         )
 
 
-def _numbers(values: float | Sequence[float]) -> tuple[float, ...]:
-    return (float(values),) if isinstance(values, (int, float)) else tuple(float(v) for v in values)
+def _numbers(values: Any) -> tuple[float, ...]:
+    return tuple(torch.as_tensor(values, dtype=torch.float64, device="cpu").flatten().tolist())
 
 
 def _channels(values: tuple[float, ...], like: Tensor) -> Tensor:
-    return torch.tensor(values, device=like.device, dtype=like.dtype).view(1, -1, 1, 1)
+    on_cpu = torch.tensor(values, device="cpu", dtype=like.dtype).view(1, -1, 1, 1)
+    return on_cpu.to(like.device, non_blocking=True)

@@ -14,7 +14,8 @@ class ExchangeParams:
 
     Attributes:
         rows: (k,) int64, the rows that became exchanged knees (hosts).
-        donors: (k,) int64, the rows, of the batch or of the bank, that gave them the key.
+        donors: (k,) int64, the rows, of the batch or of the bank, that gave them the key; -1 for a row that a fixed number
+            of added rows repeats as it is.
         strengths: (k,) float32, share of the donor's key.
         bank: fingerprint of the bank that the donors are rows of; None for the batch itself.
     """
@@ -43,9 +44,9 @@ def rank_generator() -> torch.Generator:
     The same loop with the same seed draws the same; ranks that were all seeded alike draw differently; and
     what the transform draws does not depend on how much randomness a batch needs.
     """
-    seed = int(torch.empty((), dtype=torch.int64).random_())
+    seed = int(torch.empty((), dtype=torch.int64, device="cpu").random_())
     rank = torch.distributed.get_rank() if _distributed() else 0
-    return torch.Generator().manual_seed((seed + rank * 0x9E3779B97F4A7C15) % 2**63)
+    return torch.Generator("cpu").manual_seed((seed + rank * 0x9E3779B97F4A7C15) % 2**63)
 
 
 def _distributed() -> bool:

@@ -34,9 +34,10 @@ from kecae_aug._bank_files import (
     refuse_patients,
     shard_path,
 )
-from kecae_aug._datasets import value_range_of
+from kecae_aug._datasets import differences, identity, value_range_of
 from kecae_aug._intensity import Intensity
 from kecae_aug.model import KECAE
+from kecae_aug.names import class_names, patient_ids
 from kecae_aug.weights import weights_sha256
 
 __all__ = ["BankError", "LatentBank"]
@@ -55,7 +56,8 @@ class LatentBank:
         patients: patient id of every row, or None where the set has none.
         classes: class names of the set.
         intensity: how the grey values of its images were scaled.
-        fingerprint: hex digest of weights, data and options; a bank that is appended to has another one.
+        fingerprint: hex digest of weights, data (its files, preprocessing and classes) and options; a bank that is
+            appended to has another one.
 
     Raises:
         BankError: not a bank, incomplete, damaged, of other weights, or with an excluded patient.
@@ -71,7 +73,7 @@ class LatentBank:
         self.folder = Path(folder)
         manifest = read_manifest(self.folder)
         self.manifest = manifest
-        self.classes: tuple[str, ...] = tuple(manifest["classes"])
+        self.classes: tuple[str, ...] = class_names(manifest["classes"])
         self.has_residuals: bool = manifest["residual"]
         self.weights_sha256: str = manifest["weights_sha256"]
         self.fingerprint = fingerprint(manifest)
@@ -87,9 +89,11 @@ class LatentBank:
         self._starts = [0, *accumulate(len(parts[p].rows(s)) for p, s in shards)][:-1]
         self.labels = [label for part in parts for label in part.labels]
         ids = [part.patients for part in parts]
-        self.patients: list[str] | None = None if None in ids else [i for part in ids for i in (part or [])]
+        self.patients: list[str | None] | None = (
+            None if None in ids else [i for part in ids for i in (part or [])]
+        )
         if model is not None:
-            self.check_weights(weights_sha256(model))
+            self.check_weights(weights_sha256(model), weights_sha256(model.state_dict()))
         refuse_patients(str(self.folder), self.patients, exclude_patients)
 
     @classmethod
@@ -162,22 +166,32 @@ class LatentBank:
                 return None
             raise
 
-    def check_weights(self, sha256: str) -> None:
-        """Refuse to serve other weights than those it was encoded with."""
-        if sha256 != self.weights_sha256:
+    def check_weights(self, sha256: str, *also: str) -> None:
+        """Refuse to serve other weights than those it was encoded with.
+
+        Args:
+            sha256: of :func:`kecae_aug.weights.weights_sha256`.
+            also: other hashes of the same weights, that older banks hold.
+        """
+        if self.weights_sha256 not in (sha256, *also):
             raise BankError(
                 f"bank {str(self.folder)!r}: encoded with weights {self.weights_sha256[:12]}, asked for {sha256[:12]}; "
                 "latents of other weights decode to nonsense: build a bank with these weights"
             )
 
     def check_data(self, dataset: Any) -> None:
-        """Refuse a data set whose ``fingerprint()`` is not the one that was encoded."""
-        known = [part["data"] for part in self.manifest["parts"]]
-        actual = dataset.fingerprint()
-        if known != [actual]:
+        """Refuse a data set that is not the one that was encoded: other files, preprocessing or classes."""
+        parts = self.manifest["parts"]
+        now = identity(dataset)
+        if len(parts) != 1 or parts[0].get("identity") != now:
+            what = (
+                differences(parts[0].get("identity") or {}, now)
+                if len(parts) == 1
+                else f"it has {len(parts)} parts"
+            )
             raise BankError(
-                f"bank {str(self.folder)!r}: encoded from data {known}, asked for {actual}: the files, their split or "
-                "their grades have changed since; build the bank anew"
+                f"bank {str(self.folder)!r}: encoded from other data ({what}): the files, their split, their grades or "
+                "their preprocessing have changed since; build the bank anew"
             )
 
     def keys(self, rows: Tensor) -> Tensor:
@@ -210,48 +224,55 @@ class LatentBank:
         Args:
             labels: class names of the hosts; None for one that takes no part.
             classes: names that the caller knows; bank rows of others are not given.
-            patients: ids of the hosts, compared as text; a host whose id is drawn draws again. Needs a bank
-                with patients.
+            patients: ids of the hosts (:mod:`kecae_aug.names`), who get no key of their own rows; a missing id is
+                nobody's. Needs a bank with patients.
             generator: of the draws, on the CPU.
 
         Returns:
             (B,) int64 rows; -1 where no row qualifies.
         """
-        ids = None
+        ids: list[str | None] = [None] * len(labels)
         if patients is not None:
             if self.patients is None:
                 raise BankError(
                     f"bank {str(self.folder)!r}: the batch has patients, the bank's rows have none, so that a patient could "
                     "give to himself unseen; build it with patients=, or give same_patient=True"
                 )
-            values = patients.tolist() if isinstance(patients, Tensor) else list(patients)
-            ids = [str(v) for v in values]
-            if len(ids) != len(labels):
+            values = patients.tolist() if hasattr(patients, "tolist") else list(patients)
+            if len(values) != len(labels):
                 raise ValueError(
-                    f"patients: got {len(ids)} ids for {len(labels)} rows, accepted is one id a row"
+                    f"patients: got {len(values)} ids for {len(labels)} rows, accepted is one id a row"
                 )
-        draws = torch.rand(len(labels), generator=generator, dtype=torch.float64).tolist()
+            ids = patient_ids(values)
+        draws = torch.rand(len(labels), generator=generator, dtype=torch.float64, device="cpu").tolist()
         donors = []
-        for i, (label, draw) in enumerate(zip(labels, draws, strict=True)):
-            rows = self._others(label, tuple(classes)) if label is not None else []
-            at = int(draw * len(rows))
-            # The next row of another patient: his few rows are skipped, without a mask over the whole bank.
-            tried = (rows[(at + k) % len(rows)] for k in range(len(rows)))
-            allowed = (r for r in tried if ids is None or self.patients is None or self.patients[r] != ids[i])
-            donors.append(next(allowed, -1))
-        return torch.tensor(donors, dtype=torch.int64)
+        for label, who, draw in zip(labels, ids, draws, strict=True):
+            rows, places = self._others(label, tuple(classes)) if label is not None else ([], {})
+            own = (
+                places.get(who, []) if who is not None else []
+            )  # his few rows are stepped over, not looked for
+            at = int(draw * (len(rows) - len(own)))
+            for place in own:
+                at += at >= place
+            donors.append(rows[at] if len(rows) > len(own) else -1)
+        return torch.tensor(donors, dtype=torch.int64, device="cpu")
 
     @functools.lru_cache(maxsize=64)  # noqa: B019 - one bank lives as long as its loop
-    def _others(self, label: str, classes: tuple[str, ...]) -> list[int]:
+    def _others(self, label: str, classes: tuple[str, ...]) -> tuple[list[int], dict[str | None, list[int]]]:
+        """Rows of other labels, and where among them each patient's stand, in order."""
         exchangeable = set(classes) & set(self.manifest["exchangeable"])
-        return [i for i, own in enumerate(self.labels) if own != label and own in exchangeable]
+        rows = [i for i, own in enumerate(self.labels) if own != label and own in exchangeable]
+        places: dict[str | None, list[int]] = {}
+        for place, row in enumerate(rows):
+            places.setdefault(self.patients[row] if self.patients else None, []).append(place)
+        return rows, places
 
     def _rows(self, name: str, rows: Tensor) -> Tensor:
         wanted = rows.tolist()
         if wanted and not (min(wanted) >= 0 and max(wanted) < len(self)):
             raise IndexError(f"rows: got {min(wanted)} to {max(wanted)}, accepted are 0 to {len(self) - 1}")
         shape = self._tensor(0, name).shape[1:]
-        out = torch.empty(len(wanted), *shape, dtype=torch.float32)
+        out = torch.empty(len(wanted), *shape, dtype=torch.float32, device="cpu")
         for i, row in enumerate(wanted):
             shard = bisect.bisect_right(self._starts, row) - 1
             out[i] = self._tensor(shard, name)[row - self._starts[shard]]

@@ -6,10 +6,13 @@ import argparse
 import importlib
 import json
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from kecae_aug.errors import reporting
 
 TRAINING = {
     "guide": "kecae_training.guide",
@@ -28,13 +31,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         _training(args[0], args[1:])
         return
     options = _parser().parse_args(args)
-    try:
+    again = "; run it again to go on" if options.command == "generate" else ""
+    with reporting(f"kecae-aug {options.command}", f"interrupted{again}"):
         options.run(options)
-    except (ValueError, FileExistsError, FileNotFoundError, ImportError) as error:
-        raise SystemExit(f"kecae-aug {options.command}: {error}") from None
-    except KeyboardInterrupt:
-        again = "; run it again to go on" if options.command == "generate" else ""
-        raise SystemExit(f"kecae-aug {options.command}: interrupted{again}") from None
 
 
 def _training(command: str, args: list[str]) -> None:
@@ -84,8 +83,14 @@ def _parser() -> argparse.ArgumentParser:
         "--strength", type=float, default=1.0, help="share of the donor's key (default: %(default)s)"
     )
     exchange.add_argument(
-        "--sides", default=None, help="sides of host and donor, such as LR; by default from the names"
+        "--sides",
+        default=None,
+        help="of host and donor: LR, left,right, or one for both; by default from names such as 9001L.png",
     )
+    exchange.add_argument(
+        "--no-mirror", action="store_true", help="leave right knees as they are, whatever the weights expect"
+    )
+    _add_machine(exchange)
     exchange.set_defaults(run=_exchange)
 
     phantoms = commands.add_parser("phantoms", help="write phantom knees as a folder of train and val grades")
@@ -105,6 +110,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     info.set_defaults(run=_info)
     return parser
+
+
+def _add_machine(parser: argparse.ArgumentParser) -> None:
+    from kecae_aug.device import DEVICES, PRECISIONS
+
+    parser.add_argument(
+        "--device", choices=DEVICES, default="auto", help="where the weights run (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--precision", choices=PRECISIONS, default="32-true", help="of the weights (default: %(default)s)"
+    )
 
 
 def _add_generate(commands: Any) -> None:
@@ -134,21 +150,26 @@ def _add_generate(commands: Any) -> None:
         default=[],
         help="folders of judges (kecae-aug guide): gate their verdict",
     )
-    add("--min-probability", type=float, default=0.5, help="of the new grade, for a judge to agree")
+    add(
+        "--min-probability",
+        type=float,
+        default=None,
+        help="of the new grade, for a judge to agree (default: 0.5)",
+    )
     add("--max-distance", type=float, default=None, help="gate: mean absolute difference to the host, 0 to 1")
     add("--seed", type=int, default=0)
     add("--unit", type=int, default=1000, help="pairs a unit of work, and a shard")
     add("--batch-size", type=int, default=64)
+    _add_machine(generate)
     generate.set_defaults(run=_generate)
 
 
 def _generate(options: argparse.Namespace) -> None:
     import dataclasses
 
-    import torch
-
     from kecae_aug.data import Preparation, open_radiographs
     from kecae_aug.dataset import KeyExchangeDataset
+    from kecae_aug.device import amp_dtype, choose_device
     from kecae_aug.gate import Gate
     from kecae_aug.generate import generate
     from kecae_aug.weights import load_weights
@@ -156,7 +177,11 @@ def _generate(options: argparse.Namespace) -> None:
     if len(options.strength) > 2:
         raise ValueError(f"--strength {options.strength}: accepted are a number, or LOW and HIGH")
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    gpu = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+    if options.min_probability is not None and not options.judge:
+        raise ValueError(
+            f"--min-probability {options.min_probability}: it is a judge's; give --judge, or leave it out"
+        )
+    device = choose_device(options.device, int(os.environ.get("LOCAL_RANK", 0)))
     model = load_weights(options.weights)
     preparation = Preparation.of(model)
     preparation = dataclasses.replace(
@@ -183,17 +208,19 @@ def _generate(options: argparse.Namespace) -> None:
         detail=options.detail,
         balanced=options.balanced,
         seed=options.seed,
-        device=gpu if torch.cuda.is_available() else "cpu",
+        amp_dtype=amp_dtype(options.precision),
+        device=device,
     )
     gate = None
     if options.judge or options.max_distance is not None:
-        judges = [_judge(folder, model.config.classes) for folder in options.judge]
+        judges = [
+            _judge(folder, model.config.classes, preparation, options.no_mirror) for folder in options.judge
+        ]
         gate = Gate(
             judges,
             classes=model.config.classes,
-            min_probability=options.min_probability,
+            min_probability=0.5 if options.min_probability is None else options.min_probability,
             max_distance=options.max_distance,
-            image_size=judges[0].config.image_size if judges else None,
         )
     manifest = generate(
         dataset,
@@ -204,19 +231,30 @@ def _generate(options: argparse.Namespace) -> None:
         batch_size=options.batch_size,
         rank=rank,
         world_size=world_size,
-        facts={"preparation": repr(preparation), "judges": [str(path) for path in options.judge]},
+        facts={
+            "preparation": repr(preparation),
+            "judges": [str(path) for path in options.judge],
+            **({} if options.precision == "32-true" else {"precision": options.precision}),
+        },
         say=lambda line: print(f"rank {rank}: {line}" if world_size > 1 else line, flush=True),
     )
     print(manifest or f"rank {rank}: done; other ranks are still at work")
 
 
-def _judge(folder: Path, classes: tuple[str, ...]) -> Any:
-    """A judge as `kecae-aug guide` writes it; their architectures are part of [train]."""
+def _judge(folder: Path, classes: tuple[str, ...], preparation: Any, mirror_overridden: bool) -> Any:
+    """A judge as `kecae-aug guide` writes it, of images like these; their architectures are part of [train]."""
     try:
         guide = importlib.import_module(TRAINING["guide"])
     except ModuleNotFoundError as error:
         raise ValueError(f"--judge: {error.name} is not installed; pip install 'kecae-aug[train]'") from None
-    return guide.load_guide(folder, classes)
+    judge = guide.load_guide(folder, classes)
+    own = judge.preprocessing
+    if mirror_overridden and own is not None:  # then the user answers for the sides
+        import dataclasses
+
+        preparation = dataclasses.replace(preparation, mirror_right=own.mirror_right)
+    guide.check_fits(judge, f"--judge {folder}", preparation=preparation)
+    return judge
 
 
 def _demo(options: argparse.Namespace) -> None:
@@ -231,23 +269,36 @@ def _demo(options: argparse.Namespace) -> None:
 
 
 def _exchange(options: argparse.Namespace) -> None:
+    import dataclasses
+
     import torch
 
     from kecae_aug.data import Preparation, read_image
+    from kecae_aug.device import autocast, choose_device
     from kecae_aug.sheet import contact_sheet
     from kecae_aug.weights import load_weights
 
     if options.out.exists():
         raise FileExistsError(f"--out {options.out} exists already; nothing is overwritten")
-    model = load_weights(options.weights)
+    device = choose_device(options.device)
+    given = None if options.sides is None else _given_sides(options.sides)
+    if given is not None and options.no_mirror:
+        raise ValueError(f"--sides {options.sides}: with --no-mirror no knee is turned; give one of them")
+    model = load_weights(options.weights, device=device)
     prepare = Preparation.of(model)
+    prepare = dataclasses.replace(prepare, mirror_right=prepare.mirror_right and not options.no_mirror)
     paths = (options.host, options.donor)
-    sides = options.sides or [path.stem[-1:].upper() for path in paths]
+    sides: Sequence[str | None] = given or [_named_side(path) for path in paths]
+    if prepare.mirror_right and None in sides:
+        unknown = ", ".join(path.name for path, side in zip(paths, sides, strict=True) if side is None)
+        raise ValueError(
+            f"{unknown}: no side in the name (<patient><L|R>, such as 9001L.png), and these weights read right knees "
+            "mirrored; give --sides LR (host, donor), or --no-mirror for images that are as the weights want them"
+        )
     host, donor = (
-        prepare(read_image(p), s if s in ("L", "R") else None)[None]
-        for p, s in zip(paths, sides, strict=True)
+        prepare(read_image(p), side)[None].to(device) for p, side in zip(paths, sides, strict=True)
     )
-    with torch.no_grad():
+    with torch.no_grad(), autocast(device, options.precision):
         reconstruction, exchanged = model(host), model.exchange(host, donor, options.strength)
     columns = {
         "host X": host,
@@ -258,6 +309,33 @@ def _exchange(options: argparse.Namespace) -> None:
     }
     contact_sheet(columns, cell=2 * model.config.image_size, path=options.out)
     print(options.out)
+
+
+def _given_sides(text: str) -> list[str]:
+    """``--sides``: L or R (left, right) of host and donor, or one for both, in any case."""
+    from kecae_aug.data.radiographs import SIDES
+
+    words = [word for word in re.split(r"[\s,;/]+", text.strip().upper()) if word]
+    if len(words) == 1 and set(words[0]) <= {"L", "R"}:
+        words = list(words[0])
+    sides = [SIDES.get(word) for word in words]
+    found = [side for side in sides if side is not None]
+    if len(found) < len(sides) or len(found) not in (1, 2):
+        raise ValueError(
+            f"--sides {text!r}: accepted are L or R (left, right) for host and donor, such as LR, l,r or left,right, or one "
+            "for both"
+        )
+    if len(found) == 1:
+        print(f"--sides {text}: host and donor are both taken for {found[0]} knees", file=sys.stderr)
+    return found if len(found) == 2 else found * 2
+
+
+def _named_side(path: Path) -> str | None:
+    """The side in a name of the documented pattern, None where it says none or is another name."""
+    from kecae_aug.data.radiographs import PATTERN, SIDES
+
+    match = re.fullmatch(PATTERN, path.stem)
+    return SIDES[match["side"] or ""] if match else None
 
 
 def _phantoms(options: argparse.Namespace) -> None:

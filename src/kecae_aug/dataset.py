@@ -10,6 +10,7 @@ workers, ranks and restarts, and nothing has to be stored.
 from __future__ import annotations
 
 import itertools
+import operator
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Literal, NamedTuple
@@ -24,6 +25,7 @@ from kecae_aug._intensity import Intensity
 from kecae_aug._params import strength_range
 from kecae_aug.bank import LatentBank
 from kecae_aug.model import KECAE
+from kecae_aug.names import class_names, patient_ids
 from kecae_aug.pairing import pair_at, unit_draw
 
 
@@ -67,8 +69,10 @@ class KeyExchangeDataset(Dataset[Any]):
             far as ``n_pairs`` go.
         fresh_pairs: other pairs in each epoch, until the grid is through; by default the same T'.
         same_patient: whether the two knees of a patient may exchange.
-        patients: one id a row; by default ``dataset.patients``, or the bank's.
-        classes: class names; by default ``dataset.classes``.
+        patients: one id a row; by default ``dataset.patients``, or the bank's. A row without an id counts as a patient of
+            its own, and a warning says so.
+        classes: class names; by default ``dataset.classes``. Parts of a ConcatDataset that list other classes are brought
+            together by name.
         value_range: of float images; by default ``dataset.value_range``, which this package's sets have, or (0, 1);
             of a bank alone, as it was built.
         transform: of every image, real or exchanged, after the exchange: crop, flip, normalise.
@@ -82,7 +86,7 @@ class KeyExchangeDataset(Dataset[Any]):
             the new label of knee k does not depend on the epoch.
         classes: class names.
         rows: class index of every row of T (or of the bank), which hosts and donors are.
-        weights_sha256: hash of the weights, as their model card has it.
+        weights_sha256: hash of the weights, see :func:`kecae_aug.weights.weights_sha256`.
     """
 
     def __init__(
@@ -122,11 +126,11 @@ class KeyExchangeDataset(Dataset[Any]):
         else:
             self._intensity = Intensity.of(_datasets.value_range_of(dataset, value_range))
         self._exchanger = Exchanger(model, amp_dtype)
-        self.weights_sha256: str = model.metadata.get("weights", {}).get("sha256") or self._exchanger.sha256
+        self.weights_sha256: str = self._exchanger.sha256
         self.device = torch.device(device)
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # persistent workers see set_epoch
         if bank is not None:
-            bank.check_weights(self._exchanger.sha256)
+            bank.check_weights(*self._exchanger.hashes)
             if detail == "host" and not bank.has_residuals:
                 raise ValueError(
                     "detail='host' from a bank: build it with residual=True, or take detail='decoder'"
@@ -136,14 +140,14 @@ class KeyExchangeDataset(Dataset[Any]):
                     f"bank: has {len(bank)} rows for a dataset of {len(dataset)}; build it from this set, or give "
                     "dataset=None"
                 )
-        source: Any = bank if dataset is None else dataset
-        self.classes = _datasets.class_names(source, classes)
+        known: Sequence[str | None] | None
         if dataset is None:
             assert bank is not None
+            self.classes = class_names(bank.classes if classes is None else classes)
             self.rows = [self.classes.index(label) for label in bank.labels]
-            known = bank.patients if patients is None else [str(p) for p in patients]
+            known = bank.patients if patients is None else patient_ids(patients)
         else:
-            self.rows = _datasets.targets(dataset, len(self.classes))
+            self.classes, self.rows = _datasets.labels_of(dataset, classes)
             known = _datasets.patient_names(dataset, patients)
         if bank is not None and bank.labels != [self.classes[t] for t in self.rows]:
             raise ValueError(
@@ -156,14 +160,15 @@ class KeyExchangeDataset(Dataset[Any]):
         if n_pairs and not self._directions:
             raise ValueError(
                 f"dataset: of the classes {self._exchanger.config.classes} that the weights exchange it holds "
-                f"{[self.classes[c] for c in self._members]}; at least two are needed"
+                f"{[self.classes[c] for c in self._members]}; at least two are needed. Its classes are {self.classes}; "
+                "if they are the same grades by other names, give classes= in the order of its label indices"
             )
         self._places = self._balanced() if balanced else None
         self._totals = Counter(direction for direction, _ in self._places or [])
         self.targets = self.rows[: self._real] + [self._label(k) for k in range(n_pairs)]
 
     def set_epoch(self, epoch: int) -> None:
-        """Which epoch's order (and with ``fresh_pairs`` which pairs) to give, also in persistent workers."""
+        """Which epoch's pairs to give, with ``fresh_pairs``, also in persistent workers; without, T' stays as it is."""
         self._epoch.fill_(epoch)
 
     @property
@@ -179,21 +184,26 @@ class KeyExchangeDataset(Dataset[Any]):
 
     def __getitems__(self, indices: list[int]) -> list[Any]:
         """Several items; their exchanged knees are decoded in one batch."""
-        n = len(self)
-        wrong = [i for i in indices if not -n <= i < n]
-        if wrong:
-            raise IndexError(f"index: got {wrong[0]}, accepted are 0 to {n - 1}")
-        at = [int(i) % n for i in indices]
+        at = [self._at(i) for i in indices]
         made = dict(
             zip(pairs := [i - self._real for i in at if i >= self._real], self._make(pairs), strict=True)
         )
         return [self._item(i, made) for i in at]
 
     def origin(self, index: int) -> Provenance:
-        """Where an item comes from, without making it."""
+        """Where an item comes from, without making it. Indices and errors are those of an item."""
+        index = self._at(index)
         if index < self._real:
             return Provenance(index, -1, 0.0)
         return self._pair(index - self._real)
+
+    def _at(self, index: Any) -> int:
+        """An index from 0; negative ones count from the end."""
+        n = len(self)
+        at = operator.index(index)
+        if not -n <= at < n:
+            raise IndexError(f"index: got {index}, accepted are 0 to {n - 1}")
+        return at % n
 
     def to_unit(self, images: Tensor) -> Tensor:
         """Images in T's scale, before ``transform`` -> float32 in [0, 1]."""
@@ -251,17 +261,22 @@ class KeyExchangeDataset(Dataset[Any]):
         turn, at = divmod(at, len(hosts) * len(donors))
         a, b = pair_at(at, len(hosts), len(donors), self.seed + 1_000_003 * number, turn)
         host = hosts[a]
-        if not self.same_patient and self._patients is not None:
-            others = (donors[(b + i) % len(donors)] for i in range(len(donors)))
-            donor = next((d for d in others if self._patients[d] != self._patients[host]), -1)
-            if donor < 0:
+        donor = donors[b]
+        if not self.same_patient and self._is_same(host, donor):
+            ids, others = self._patients, [d for d in donors if not self._is_same(host, d)]
+            if not others:
                 raise ValueError(
-                    f"patients: all of class {self.classes[self.rows[donors[0]]]} are of patient {self._patients[host]}, "
-                    "as is the host; give more patients, or same_patient=True"
+                    f"patients: all of class {self.classes[self.rows[donors[0]]]} are of patient "
+                    f"{ids[host] if ids else None}, as is the host; give more patients, or same_patient=True"
                 )
-        else:
-            donor = donors[b]
+            # drawn anew among all of them: the next row after his would come twice as often as any other
+            draw = unit_draw(k, f"donor/{self.seed}/{turn}/{self.epoch if self.fresh_pairs else 0}")
+            donor = others[int(draw * len(others))]
         return Provenance(host, donor, self._strength(k))
+
+    def _is_same(self, host: int, donor: int) -> bool:
+        ids = self._patients
+        return ids is not None and ids[host] is not None and ids[host] == ids[donor]
 
     @torch.no_grad()
     def _make(self, pairs: list[int]) -> list[Tensor]:
@@ -270,32 +285,42 @@ class KeyExchangeDataset(Dataset[Any]):
             return []
         origins = [self._pair(k) for k in pairs]
         hosts, donors = ([getattr(o, name) for o in origins] for name in ("host", "donor"))
-        strengths = torch.tensor([o.strength for o in origins])
+        strengths = torch.tensor([o.strength for o in origins], device="cpu")
         if self.bank is not None:
-            return list(self._from_bank(torch.tensor(hosts), torch.tensor(donors), strengths))
+            host, donor = (torch.tensor(side, device="cpu") for side in (hosts, donors))
+            return list(self._from_bank(host, donor, strengths, self.detail == "host"))
         rows = sorted({*hosts, *donors})
         images = [_datasets.item(self.dataset, row)[0] for row in rows]
         batch = _datasets.stacked(images)
         self._intensity.check(batch)
         unit = self._intensity.to_unit(batch.to(self.device))
-        host, donor = (torch.tensor([rows.index(r) for r in side]) for side in (hosts, donors))
+        host, donor = (torch.tensor([rows.index(r) for r in side], device="cpu") for side in (hosts, donors))
         own = needs_own_key(strengths, self.detail)
         encoded = torch.cat([donor, host] if own else [donor]).unique()
         keys = self._exchanger.keys(unit[encoded])
         own_key = taken(keys, encoded, host) if own else None
         made = self._exchanger.exchange(
-            unit[host], taken(keys, encoded, donor), own_key, strengths, self.detail
+            unit[host], taken(keys, encoded, donor), own_key, strengths.to(unit.device), self.detail
         )
         return list(self._intensity.from_unit(made, batch.dtype).cpu())
 
-    def _from_bank(self, hosts: Tensor, donors: Tensor, strengths: Tensor) -> Tensor:
+    @torch.no_grad()
+    def hosts(self, rows: Sequence[int]) -> Tensor:
+        """(k, C, H, W) images of rows of T in its scale; of a bank alone what it holds of them: X^, or X with residuals."""
+        if self.dataset is not None:
+            return _datasets.stacked([_datasets.item(self.dataset, row)[0] for row in rows])
+        assert self.bank is not None
+        at = torch.tensor(list(rows), device="cpu")
+        return self._from_bank(at, at, torch.ones(len(at), device="cpu"), self.bank.has_residuals)
+
+    def _from_bank(self, hosts: Tensor, donors: Tensor, strengths: Tensor, residual: bool) -> Tensor:
         """Decoded from latents alone, then brought to the shape of T's images."""
         bank, model = self.bank, self._exchanger.on(self.device)
         assert bank is not None
         own = bank.keys(hosts) if bool((strengths != 1).any()) else None
         latent = bank.non_keys(hosts) + mixed(bank.keys(donors), own, strengths)
         new = model.decode(latent.to(self.device)).cpu()
-        if self.detail == "host":
+        if residual:
             new = new + bank.residuals(hosts)  # X' + X - X^, of which the bank holds X - X^
         shape, dtype = self._item_form()
         unit = ((resize(new, (shape[1], shape[2])) + 1) / 2).clamp(0, 1).expand(-1, shape[0], -1, -1)

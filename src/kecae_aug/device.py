@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -48,6 +48,11 @@ def amp_dtype(precision: str) -> torch.dtype | None:
     if precision not in PRECISIONS:
         raise ValueError(f"--precision {precision}: accepted are {', '.join(PRECISIONS)}")
     return _DTYPES.get(precision)
+
+
+def cpu_by_default() -> contextlib.AbstractContextManager[Any]:
+    """Draws, rows and figures are made on the CPU, whatever ``torch.set_default_device`` says."""
+    return contextlib.nullcontext() if torch.get_default_device().type == "cpu" else torch.device("cpu")
 
 
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[None]:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from kecae_aug._exchanger import resize
+from kecae_aug.names import class_name, class_names
 
 Judge = Callable[[Tensor], Tensor]
 
@@ -67,7 +68,7 @@ class Gate:
         max_distance: float | None = None,
         image_size: int | None = None,
     ) -> None:
-        self.judges, self.classes = list(judges), tuple(str(c) for c in classes)
+        self.judges, self.classes = list(judges), class_names(classes)
         if not self.judges and max_distance is None:
             raise ValueError(
                 "judges: got none and no max_distance, so that nothing could be rejected; give either"
@@ -78,9 +79,15 @@ class Gate:
                     f"judges[{i}]: got {type(judge).__name__}, accepted is a module or function from (B, 1, S, S) "
                     "images in [-1, 1] to logits (B, K)"
                 )
+            own = getattr(judge, "classes", None)
+            if isinstance(own, (list, tuple)) and tuple(map(class_name, own)) != self.classes:
+                raise ValueError(
+                    f"judges[{i}]: its logits are of classes {tuple(own)}, the gate's are {self.classes}; give the gate "
+                    "these classes, or load the judge with the gate's (load_guide(folder, classes))"
+                )
             if isinstance(judge, nn.Module):
                 judge.eval()
-        if len(set(self.classes)) != len(self.classes) or len(self.classes) < 2:
+        if len(self.classes) < 2:
             raise ValueError(f"classes={self.classes}: accepted are two or more different names")
         if not 0 <= min_probability <= 1 or not 0 < min_agreement <= 1:
             raise ValueError(

@@ -107,6 +107,17 @@ def generate(
         raise ValueError(
             "dataset: accepted is a KeyExchangeDataset(..., real=False) with n_pairs of 1 or more"
         )
+    if dataset.transform is not None:
+        raise ValueError(
+            f"dataset: has a transform ({dataset.transform!r}), and the 8-bit files must hold the knees' own range: give "
+            "transform=None here, and crop, flip and normalise where the files are read"
+        )
+    if format == "folder" and (
+        unsafe := [c for c in dataset.classes if c in (".", "..") or Path(c).name != c]
+    ):
+        raise ValueError(
+            f"dataset: its classes {unsafe} cannot be names of folders; rename them, or take format='webdataset'"
+        )
     if format not in ("folder", "webdataset"):
         raise ValueError(f"format={format!r}: accepted are 'folder' and 'webdataset'")
     if unit < 1 or batch_size < 1 or not 0 <= rank < world_size:
@@ -144,8 +155,9 @@ class _Run:
         self.dataset, self.out, self.format, self.gate = dataset, out, format, gate
         self.unit, self.batch_size = unit, batch_size
         self.units = -(-dataset.n_pairs // unit)
-        self.paths = _datasets.attribute(dataset.dataset, "paths") if dataset.dataset is not None else None
-        self.root = getattr(_datasets.innermost(dataset.dataset), "root", None)
+        data = dataset.dataset
+        self.paths = None if data is None else _datasets.attribute(data, "paths")
+        self.root = None if data is None else getattr(_datasets.flattened(data)[0][0], "root", None)
 
     def plan(self, facts: dict[str, Any]) -> None:
         """Write down what is made; or see that the plan that is there is this one."""
@@ -159,7 +171,8 @@ class _Run:
             "dataset": repr(self.dataset),
             "classes": list(self.dataset.classes),
             "labels": labels,
-            "data": data.fingerprint() if callable(getattr(data, "fingerprint", None)) else None,
+            **{f"data: {k}": v for k, v in ({} if data is None else _datasets.identity(data)).items()},
+            "bank": None if self.dataset.bank is None else self.dataset.bank.fingerprint,
             "weights": self.dataset.weights_sha256,
             "gate": None if self.gate is None else repr(self.gate),
             **facts,
@@ -168,9 +181,7 @@ class _Run:
         if path.is_file():
             there = json.loads(path.read_text(encoding="utf-8"))
             wanted = json.loads(json.dumps(plan))
-            differ = [k for k in {**there, **wanted} if there.get(k) != wanted.get(k)]
-            if differ:
-                shown = "; ".join(f"{k} was {there.get(k)!r}, now {wanted.get(k)!r}" for k in differ)
+            if shown := _datasets.differences(there, wanted):
                 raise GenerateError(
                     f"out={str(self.out)!r}: holds another run: {shown}. Take another folder, or the same arguments to "
                     "go on"
@@ -225,7 +236,9 @@ class _Run:
             except FileNotFoundError:  # others are at work, or another process has just merged
                 return path if path.is_file() else None
             _write(path, text)
-        for leftover in (*parts, *self.out.rglob(".*.tmp")):  # the latter of processes that were killed
+        # Of processes that were killed: every unit is done. But another rank may be merging at this very moment.
+        torn = (p for p in self.out.rglob(".*.tmp") if not p.name.startswith(f".{MANIFEST}."))
+        for leftover in (*parts, *torn):
             leftover.unlink(missing_ok=True)
         return path
 
@@ -240,7 +253,7 @@ class _Run:
             labels = [self.dataset.classes[self.dataset.targets[i]] for i in indices]
             verdict = None
             if self.gate is not None:
-                hosts = _datasets.stacked([_datasets.item(self.dataset.dataset, o.host)[0] for o in origins])
+                hosts = self.dataset.hosts([o.host for o in origins])
                 verdict = self.gate.judge(unit, self.dataset.to_unit(hosts), labels)
                 self.gate.count(verdict, labels)
             for j, (index, origin, label) in enumerate(zip(indices, origins, labels, strict=True)):

@@ -5,9 +5,9 @@
 - convolutions to, and deconvolutions of, 1x1 maps as one matrix product with a packed kernel;
 - deconvolutions as 2x2 convolutions to four times as many channels and a pixel shuffle, since generic ones reach
   a tenth of the machine's speed with one output channel, and half with 32;
-- large maps in small groups of images, whose activations stay in reused memory (glibc gives pages of more than
-  32 MB back at once, and touching new ones took longer than the convolutions), small maps in whole batches,
-  whose kernels are then read once;
+- on a CPU, large maps in small groups of images, whose activations stay in reused memory (glibc gives pages of
+  more than 32 MB back at once, and touching new ones took longer than the convolutions), small maps in whole
+  batches, whose kernels are then read once; elsewhere whole batches throughout;
 - channels_last, and half precision where asked for.
 
 benchmarks/kecae_bench/checks/throughput.py measures it against the plain network.
@@ -39,7 +39,7 @@ class FastKECAE(nn.Module):
         dtype: of kernels and activations: float32, bfloat16 or float16. Inputs and outputs are float32.
         channels_last: the memory format of the activations.
         compile: pass encoders and decoder to ``torch.compile`` (needs a C++ compiler on CPUs; the first
-            batch of each size takes half a minute).
+            batch of each size takes half a minute). Copies and unpickled ones, on whatever device, are compiled too.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class FastKECAE(nn.Module):
         if dtype not in AMP_DTYPES:
             accepted = ", ".join(map(str, AMP_DTYPES))
             raise ValueError(f"amp_dtype={dtype}: accepted are {accepted}, or None for float32")
-        self.config, self.dtype = model.config, dtype
+        self.config, self.dtype, self.compiled = model.config, dtype, compile
         self.format = torch.channels_last if channels_last else torch.contiguous_format
         self.key: nn.Module = _folded_encoder(model.key_encoder, model.config.key_branch)
         if isinstance(model.spread, Spread):
@@ -62,7 +62,14 @@ class FastKECAE(nn.Module):
         self.non_key = _folded_encoder(model.non_key_encoder, model.config)
         self.decoder = _folded_decoder(model)
         self.to(dtype=dtype).to(memory_format=self.format).eval().requires_grad_(False)
-        if compile:
+        self._compile()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._compile()  # nn.Module leaves what it compiled out of copies and pickles
+
+    def _compile(self) -> None:
+        if self.compiled:
             for part in (self.key, self.non_key, self.decoder):
                 part.compile()
 
@@ -95,7 +102,7 @@ class FastKECAE(nn.Module):
 
 
 class _Staged(nn.Module):
-    """Blocks of large maps in groups of images, blocks of small maps in whole batches."""
+    """Blocks of large maps in groups of images (on a CPU), blocks of small maps in whole batches."""
 
     def __init__(self, large: list[nn.Module], small: list[nn.Module], group: int, large_first: bool) -> None:
         super().__init__()
@@ -105,11 +112,12 @@ class _Staged(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = x if self.large_first else self.small(x)
         if len(self.large):
-            out = torch.cat([self.large(part) for part in out.split(self.group)])
+            size = self.group if out.device.type == "cpu" else max(len(out), 1)
+            out = torch.cat([self.large(part) for part in out.split(size)])
         return self.small(out) if self.large_first else out
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
-        """Stage by stage: groups are of one size, so the large stage is compiled once."""
+        """Stage by stage: on a CPU groups are of one size, so the large stage is compiled once."""
         self.large.compile(*args, **kwargs)
         self.small.compile(*args, dynamic=True, **kwargs)
 

@@ -10,7 +10,7 @@ used in forked workers). So workers load, and the exchange runs on the device, o
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,16 +22,20 @@ from kecae_aug.transform import KeyExchangeAugment
 class KeyExchangeLoader:
     """Batches of a DataLoader, on the device, exchanged, and then transformed by ``post``.
 
-    On CUDA everything runs on one side stream for the life of the loader, one batch ahead: while the loop
-    trains on a batch, the next one is copied and exchanged. The side stream waits for the loop's stream
-    before it reuses memory, the loop's stream waits for the side stream before it gets a batch, and the
-    tensors that are handed out are recorded on it. On CPUs batches are made when they are asked for.
+    On CUDA everything runs on one side stream for the life of the loader, one batch ahead: batch n + 1 is copied and
+    exchanged while the loop trains on batch n. Donors are drawn on the CPU before a batch is moved, so that no step
+    waits for the device, and batches that are not in pinned memory are pinned. The side stream waits for what the
+    loop's stream has been given so far before it reuses memory, the loop's stream waits for its own batch only, and
+    the tensors that are handed out are recorded on it. ``augment.params`` is that of the batch that was handed out;
+    what is switched in the loop (``augment.enabled``, ``augment.eval()``) holds one batch later. On other devices
+    batches are made when they are asked for.
 
     Args:
         loader: gives batches that the transform takes: (images, labels, ...) or a dict.
         augment: called on each batch.
         device: where batches go; by default they stay where they are.
-        post: applied to the images of each batch after the exchange: crop, flip, normalise.
+        post: applied to the images of each batch after the exchange: crop, flip, normalise. It is given the images
+            alone, so that masks beside them stay as they are, and it gives as many back.
         prefetch: False makes batches when they are asked for on CUDA too.
 
     Attributes not found here are the wrapped loader's (``dataset``, ``batch_size``, ``sampler``, ...).
@@ -79,50 +83,83 @@ class KeyExchangeLoader:
             del batches
 
     def set_epoch(self, epoch: int) -> None:
-        """To every part of the wrapped loader that takes it: data set, sampler, batch sampler, loader."""
-        for part in (
-            self.loader,
-            getattr(self.loader, "dataset", None),
-            getattr(self.loader, "sampler", None),
-            getattr(self.loader, "batch_sampler", None),
-            getattr(getattr(self.loader, "batch_sampler", None), "sampler", None),
-        ):
+        """To every part of the wrapped loader that takes it, once each.
+
+        Parts are the loader, its data set, sampler and batch sampler, and what these wrap (``Subset``,
+        ``ConcatDataset``, a loader around a loader).
+        """
+        found: dict[int, Any] = {}
+        parts: list[Any] = [self.loader]
+        while parts:
+            part = parts.pop()
+            if part is None or id(part) in found:
+                continue
+            found[id(part)] = part
+            if isinstance(part, KeyExchangeLoader):
+                parts.append(part.loader)  # its set_epoch would reach parts that are reached from here too
+                continue
             if callable(setter := getattr(part, "set_epoch", None)):
                 setter(epoch)
+            parts += [getattr(part, name, None) for name in _WRAPPED]
+            several = getattr(part, "datasets", None)  # of ConcatDataset; of StackDataset maybe a dict
+            several = list(several.values()) if isinstance(several, Mapping) else several
+            parts += several if isinstance(several, (list, tuple)) else ()
 
     def _ahead(self, batches: Iterator[Any]) -> Iterator[Any]:
-        """One batch ahead on the side stream."""
+        """One batch ahead on the side stream.
+
+        What follows a ``yield`` runs when the loop asks for the next batch, and its step is queued by then. So batch n + 1
+        is queued before batch n is given, or it would wait for step n.
+        """
         if self._stream is None:
             self._stream = torch.cuda.Stream(self.device)
-        waiting: Any = None
+        ahead: _Queued | None = None
         for batch in batches:
-            made = self._on_stream(batch)
-            if waiting is not None:
-                yield self._handed_out(waiting)
-            waiting = made
-        if waiting is not None:
-            yield self._handed_out(waiting)
+            queued = self._on_stream(batch)
+            if ahead is not None:
+                yield self._handed_out(ahead)
+            ahead = queued
+        if ahead is not None:
+            yield self._handed_out(ahead)
 
-    def _on_stream(self, batch: Any) -> Any:
+    def _on_stream(self, batch: Any) -> _Queued:
         # What the loop's stream still reads may be freed memory to this one: wait for it first.
         self._stream.wait_stream(torch.cuda.current_stream(self.device))
-        with torch.cuda.stream(self._stream):
-            return self._exchanged(batch)
-
-    def _handed_out(self, batch: Any) -> Any:
-        current = torch.cuda.current_stream(self.device)
-        current.wait_stream(self._stream)
         for tensor in _tensors(batch):
             if tensor.is_cuda:
+                tensor.record_stream(self._stream)  # the wrapped loader's own, which it may drop at once
+        with torch.cuda.stream(self._stream):
+            made = self._exchanged(batch)
+            return _Queued(made, self._stream.record_event(), getattr(self.augment, "params", None))
+
+    def _handed_out(self, queued: _Queued) -> Any:
+        current = torch.cuda.current_stream(self.device)
+        current.wait_event(queued.event)  # not for the whole stream: it holds the next batch already
+        for tensor in _tensors(queued.batch):
+            if tensor.is_cuda:
                 tensor.record_stream(current)  # its memory is not reused before the loop is done with it
-        return batch
+        if isinstance(self.augment, KeyExchangeAugment):
+            self.augment.params = queued.params
+        return queued.batch
 
     def _exchanged(self, batch: Any) -> Any:
-        batch = self.augment(_moved(batch, self.device))
+        """Planned where it came, moved, exchanged, and through ``post``."""
+        augment: Any = self.augment
+        if getattr(type(augment), "forward", None) is KeyExchangeAugment.forward:
+            plan = augment._plan(batch)
+            batch = augment._apply(plan, _moved(batch, self.device))
+        else:  # another callable, or a subclass whose forward must not be passed by
+            batch = augment(_moved(batch, self.device))
         if self.post is None:
             return batch
         parts = parse((batch,))
-        return parts.rebuild(self.post(parts.images), parts.labels)
+        images = self.post(parts.images)
+        if len(images) != len(parts.images):
+            raise ValueError(
+                f"post: gave {len(images)} images for {len(parts.images)}; accepted is a function that gives one for each, "
+                "since the labels stay as they are"
+            )
+        return parts.rebuild(images, parts.labels)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or name == "loader":  # not set yet, while being unpickled
@@ -136,12 +173,26 @@ class KeyExchangeLoader:
         return f"KeyExchangeLoader({type(self.loader).__name__}, {self.augment!r}, device={self.device})"
 
 
+_WRAPPED = ("dataset", "sampler", "batch_sampler", "loader")
+
+
+class _Queued(NamedTuple):
+    """A batch that the side stream is making, the event after it, and the ``params`` of its exchange."""
+
+    batch: Any
+    event: Any
+    params: Any
+
+
 def _moved(value: Any, device: torch.device | None) -> Any:
     """Tensors of a structure on the device; everything else as it is."""
     if device is None:
         return value
     if isinstance(value, Tensor):
-        return value.to(device, non_blocking=True)
+        if device.type != "cuda" or value.is_cuda:
+            return value.to(device)  # towards the CPU without blocking, values would be read before they came
+        # Of memory that is not pinned the copy would block until the device is done with all before it.
+        return (value if value.is_pinned() else value.pin_memory()).to(device, non_blocking=True)
     if isinstance(value, Mapping):
         return {k: _moved(v, device) for k, v in value.items()}
     if isinstance(value, tuple) and hasattr(value, "_fields"):

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from kecae_aug.hub import LIBRARY, TAGS, HubModel
+from kecae_aug.names import class_names
 
 SLOPE = 0.2  # of every LeakyReLU, Section III-A
 
@@ -68,8 +69,11 @@ class KECAEConfig:
     classes: tuple[str, ...] = ("0", "2")
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "classes", tuple(str(c) for c in self.classes))
         problems = []
+        try:
+            object.__setattr__(self, "classes", class_names(self.classes))
+        except ValueError as error:
+            problems.append(str(error))
         if self.image_size < 8:
             problems.append(f"image_size={self.image_size}: 8 or more is needed")
         if self.width < 1 or self.latent_channels < 1:
@@ -82,8 +86,8 @@ class KECAEConfig:
             problems.append(f"latent_size={self.latent_size}: between 2 and image_size - 1 is needed")
         if self.key_size is not None and self.key_size < 1:
             problems.append(f"key_size={self.key_size}: 1 or more, or None for a key of the latent's shape")
-        if len(set(self.classes)) != len(self.classes) or len(self.classes) < 2:
-            problems.append(f"classes={self.classes}: two or more different names are needed")
+        if len(self.classes) < 2:
+            problems.append(f"classes={self.classes}: two or more names are needed")
         if problems:
             raise ValueError("KECAEConfig: " + "; ".join(problems))
 

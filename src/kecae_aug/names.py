@@ -63,9 +63,11 @@ def class_names(values: Iterable[Any], what: str = "classes") -> tuple[str, ...]
         what: the argument, for the error.
 
     Raises:
-        ValueError: a missing name, or one that occurs twice (also as ``"2"`` and ``"2.0"``).
+        ValueError: one text in place of several, a missing name, or one that occurs twice (also as ``"2"`` and ``"2.0"``).
     """
-    given = [values] if isinstance(values, (str, bytes)) else list(values)
+    if isinstance(values, (str, bytes)):
+        raise ValueError(f"{what}={values!r}: accepted is a sequence of names, such as ('0', '2')")
+    given = list(values)
     names = [class_name(value) for value in given]
     missing = [value for value, name in zip(given, names, strict=True) if name is None]
     if missing:

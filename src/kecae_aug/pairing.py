@@ -11,10 +11,12 @@ import functools
 import hashlib
 import math
 from collections.abc import Hashable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+
+from kecae_aug.names import patient_ids
 
 Index = TypeVar("Index", int, Tensor)
 ROUNDS = 6  # of the Feistel network; each mixes both halves once
@@ -34,8 +36,8 @@ def random_donors(
 
     Args:
         labels: (B,) integers.
-        patients: (B,) integers, or a sequence of B hashable ids such as strings; a row's donor is then of
-            another patient.
+        patients: (B,) integers, or a sequence of B ids such as strings; a row's donor is then of another patient. A row
+            whose id is missing (None, NaN, "") counts as a patient of its own.
         same_patient: whether a patient may give to himself all the same (the other knee).
         eligible: (B,) bool, the rows that take part, as host or as donor; all of them by default.
         generator: a CPU generator; by default torch's global one, which a DataLoader seeds for each worker
@@ -52,7 +54,7 @@ def random_donors(
     n, on_cpu = len(labels), labels.cpu()
     allowed = on_cpu[:, None] != on_cpu[None, :]
     if patients is not None and not same_patient:
-        ids = patient_ids(patients, n)
+        ids = patient_numbers(patients, n)
         allowed &= ids[:, None] != ids[None, :]
     if eligible is not None:
         if eligible.shape != (n,) or eligible.dtype != torch.bool:
@@ -71,17 +73,21 @@ def random_donors(
     return torch.where(count > 0, donors, -1).to(labels.device)
 
 
-def patient_ids(patients: Tensor | Sequence[Hashable], n: int) -> Tensor:
-    """(n,) int64 on the CPU, equal where the patients are; takes integers or any hashable ids."""
-    if isinstance(patients, str) or not hasattr(patients, "__len__"):
+def patient_numbers(patients: Tensor | Sequence[Any], n: int) -> Tensor:
+    """(n,) int64 on the CPU, equal where the patients are (:mod:`kecae_aug.names`); a missing one equals none."""
+    if isinstance(patients, (str, bytes)) or not hasattr(patients, "__len__"):
         raise ValueError(f"patients: got {type(patients).__name__}, accepted is one id a row ({n} of them)")
     if isinstance(patients, Tensor) and patients.ndim != 1:
         raise ValueError(f"patients: got shape {tuple(patients.shape)}, accepted is ({n},), one id a row")
-    values = patients.tolist() if isinstance(patients, Tensor) else list(patients)
+    values = patients.tolist() if hasattr(patients, "tolist") else list(patients)
     if len(values) != n:
         raise ValueError(f"patients: got {len(values)} ids for {n} rows, accepted is one id a row")
     known: dict[Hashable, int] = {}
-    return torch.tensor([known.setdefault(value, len(known)) for value in values], dtype=torch.int64)
+    numbers = [
+        known.setdefault((i, "missing") if name is None else name, len(known))
+        for i, name in enumerate(patient_ids(values))
+    ]
+    return torch.tensor(numbers, dtype=torch.int64, device="cpu")
 
 
 def pair_at(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -12,17 +14,40 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from kecae_aug._batch import class_indices, parse
-from kecae_aug._exchanger import Exchanger, needs_own_key, taken
+from kecae_aug._batch import Batch, class_indices, joined, like, parse, to_cpu
+from kecae_aug._exchanger import Exchanger, needs_own_key
 from kecae_aug._intensity import Intensity
 from kecae_aug._params import ExchangeParams, rank_generator, strength_range
 from kecae_aug.model import KECAE
+from kecae_aug.names import class_names, patient_ids, warn_of_missing
 from kecae_aug.pairing import random_donors
 from kecae_aug.weights import load_weights
 
 if TYPE_CHECKING:
     from kecae_aug.bank import LatentBank
     from kecae_aug.gate import Gate
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a call will do, worked out on the CPU before any image need be on its device.
+
+    Attributes:
+        indices: (B,) int64 class indices, on the CPU.
+        one_hot: whether the labels came as one-hot rows.
+        params: hosts, donors and strengths; None where the transform is switched off.
+        given: (k,) int64 class index of each donor, on the CPU; the host's own where there is none.
+        encoded: rows whose keys are needed, sorted.
+        hosts_at, donors_at: (k,) where each host's and donor's key stands among them.
+    """
+
+    indices: Tensor
+    one_hot: bool
+    params: ExchangeParams | None = None
+    given: Tensor | None = None
+    encoded: Tensor | None = None
+    hosts_at: Tensor | None = None
+    donors_at: Tensor | None = None
 
 
 class KeyExchangeAugment(v2.Transform):
@@ -37,6 +62,9 @@ class KeyExchangeAugment(v2.Transform):
         labels: (B,) integer class indices, or (B, K) one-hot. The label follows the key.
         Container, shape, dtype, device and memory format stay; rows that are not chosen stay bit-identical;
         nothing is changed in place; no gradient passes. A batch without two classes passes through.
+        patients: one id a row, so that nobody exchanges with himself: ``patients=``, a third entry of the list or tuple that
+            has one id a row, or a dict's entry patient, patient_id, subject_id, PatientID or alike. A row without an id
+            counts as a patient of its own, and a warning says so.
         Random numbers come from torch's global CPU generator, which DataLoaders seed for each worker and
         epoch; under torch.distributed each rank draws its own, even if all were seeded alike.
         In eval mode (``augment.eval()``, or of a module that holds it) everything passes through.
@@ -49,8 +77,9 @@ class KeyExchangeAugment(v2.Transform):
         detail: ``"decoder"`` returns X' as decoded (the paper); ``"host"`` returns X + (X' - X^), which keeps
             the host's own sharpness and resolution and adds only what the exchange changed.
         append: False replaces the chosen rows; True adds the exchanged knees after the batch's own rows
-            (T' = T and X'), so that a batch of B grows by about p * B. Other entries of a list or dict that
-            have B rows (tensors, lists) get the hosts' rows.
+            (T' = T and X'), so that a batch of B grows by about p * B. A number adds just so many rows to every batch,
+            whatever ``p``, as DDP and compiled steps want it; where fewer rows can exchange, rows are repeated as they are.
+            Whatever else in the batch has B rows (tensors, masks, arrays, lists, nested dicts) gets the hosts' rows.
         classes: names of the caller's classes in the order of their indices, for instance
             ``dataset.classes``; by default the weights' own. Rows of classes that the weights do not know
             pass through.
@@ -59,11 +88,13 @@ class KeyExchangeAugment(v2.Transform):
             [0, 1] before normalisation.
         std: see ``mean``.
         label_mode: ``"key"`` gives the donor's label (for strength below 0.5 the host's own), ``"soft"``
-            gives (B, K) floats with min(strength, 1) on the donor's class.
+            gives (B, K) floats with min(strength, 1) on the donor's class, also where nothing is exchanged.
         donors: a :class:`~kecae_aug.LatentBank` that the keys are drawn from, so that a batch of one class
             can exchange too and no donor is encoded; by default the batch itself.
         same_patient: whether the two knees of a patient may exchange, where patients are given.
-        gate: a :class:`~kecae_aug.Gate`; rows it rejects stay as they came.
+        labels_getter: finds the labels in batches of other nestings, as of torchvision's CutMix; the images are then the one
+            ``tv_tensors.Image``, or the one tensor (B, C, H, W).
+        gate: a :class:`~kecae_aug.Gate`; rows it rejects stay as they came. On a GPU its verdict is waited for.
         amp_dtype: precision inside: ``torch.bfloat16`` or ``torch.float16`` for devices that are faster in
             it; float32 by default. The loop's own autocast changes nothing.
         channels_last: memory format inside; never of what comes out.
@@ -78,7 +109,7 @@ class KeyExchangeAugment(v2.Transform):
         p: float = 0.5,
         strength: float | tuple[float, float] = 1.0,
         detail: Literal["decoder", "host"] = "decoder",
-        append: bool = False,
+        append: bool | int = False,
         classes: Sequence[str | int] | None = None,
         value_range: tuple[float, float] = (0.0, 1.0),
         mean: float | Sequence[float] | None = None,
@@ -86,6 +117,7 @@ class KeyExchangeAugment(v2.Transform):
         label_mode: Literal["key", "soft"] = "key",
         donors: LatentBank | None = None,
         same_patient: bool = False,
+        labels_getter: Callable[[Any], Any] | None = None,
         gate: Gate | None = None,
         amp_dtype: torch.dtype | None = None,
         channels_last: bool = True,
@@ -102,13 +134,20 @@ class KeyExchangeAugment(v2.Transform):
             raise ValueError(f"label_mode={label_mode!r}: accepted are 'key' and 'soft'")
         if chunk_size is not None and chunk_size < 1:
             raise ValueError(f"chunk_size={chunk_size}: accepted is 1 or more, or None")
+        if not isinstance(append, bool) and (not isinstance(append, int) or append < 1):
+            raise ValueError(
+                f"append={append!r}: accepted are True, False, and 1 or more rows to add to every batch"
+            )
+        if labels_getter is not None and not callable(labels_getter):
+            raise ValueError(
+                f"labels_getter={labels_getter!r}: accepted is a function from a batch to its labels, or None"
+            )
         self.intensity = Intensity.of(value_range, mean, std)
         exchanger = Exchanger(model, amp_dtype, channels_last, compile)
         self.p, self.strength, self.detail = float(p), strength, detail
         self.append, self.label_mode, self.same_patient = append, label_mode, same_patient
-        self.classes = tuple(str(c) for c in (model.config.classes if classes is None else classes))
-        if len(set(self.classes)) != len(self.classes):
-            raise ValueError(f"classes={self.classes}: accepted are different names")
+        self.labels_getter = labels_getter
+        self.classes = class_names(model.config.classes if classes is None else classes)
         known = [c for c in model.config.classes if c in self.classes]
         if len(known) < 2:
             raise ValueError(
@@ -116,8 +155,19 @@ class KeyExchangeAugment(v2.Transform):
                 "among your classes, by name"
             )
         if donors is not None:
-            donors.check_weights(exchanger.sha256)
+            donors.check_weights(*exchanger.hashes)
+            if not set(donors.labels) & set(known):
+                raise ValueError(
+                    f"donors: the bank has rows of {sorted(set(donors.labels))}, none of which weights of "
+                    f"{model.config.classes} exchange between your classes={self.classes}; build it of these classes"
+                )
+        if gate is not None and set(known) - set(gate.classes):
+            raise ValueError(
+                f"gate: its judges know {gate.classes}, not {sorted(set(known) - set(gate.classes))}, which are exchanged; "
+                "give its classes by name, of judges that know all of them"
+            )
         self.donors, self.gate = donors, gate
+        self._said: set[str] = set()
         self.amp_dtype, self.channels_last, self.compile_model = amp_dtype, channels_last, compile
         self.chunk_size = chunk_size
         self.enabled = True
@@ -157,30 +207,25 @@ class KeyExchangeAugment(v2.Transform):
         Raises:
             TypeError, ValueError: naming the argument, what came and what is accepted.
         """
-        batch = parse(inputs, patients)
-        indices, one_hot = self._check(batch.images, batch.labels)
-        if not (self.enabled and self.training):
-            return batch.rebuild(batch.images, batch.labels)
-        params = self.make_params([indices, batch.patients])
-        return self._run(batch, indices, one_hot, params, gate=self.gate)
+        return self._apply(self._plan(*inputs, patients=patients), *inputs)
 
     @torch.compiler.disable
     @torch.no_grad()
     def replay(self, *inputs: Any, params: ExchangeParams) -> Any:
         """Repeat a call: the same batch with the ``params`` of that call gives the same result."""
-        batch = parse(inputs)
-        indices, one_hot = self._check(batch.images, batch.labels)
         if params.bank != (self.donors.fingerprint if self.donors is not None else None):
             raise ValueError(
                 f"params: their donors are rows of {_from(params.bank)}, this transform's are of "
                 f"{_from(self.donors.fingerprint if self.donors is not None else None)}; replay with the same donors"
             )
+        batch = parse(inputs, labels_getter=self.labels_getter)
+        indices, one_hot = self._check(batch)
         last = int(params.rows.max()) if len(params.rows) else -1
         if last >= len(batch.images):
             raise ValueError(
                 f"params: row {last} of a batch of {len(batch.images)}; replay with the same batch"
             )
-        return self._run(batch, indices, one_hot, params, gate=None)
+        return self._apply(self._planned(indices, one_hot, params), *inputs, gated=False)
 
     def make_params(self, flat_inputs: list[Any]) -> ExchangeParams:
         """Draw hosts, donors and strengths.
@@ -188,110 +233,273 @@ class KeyExchangeAugment(v2.Transform):
         Args:
             flat_inputs: class indices (B,), and patients or None.
         """
-        indices, patients = flat_inputs
-        names = self._exchanger.config.classes
-        eligible = torch.tensor([c in names for c in self.classes])[indices.cpu()]
+        indices, patients = flat_inputs[0].cpu(), flat_inputs[1]
+        known = torch.tensor([c in self._exchanger.config.classes for c in self.classes], device="cpu")
+        eligible = known[indices]
         generator = rank_generator()
-        chosen = torch.rand(len(indices), generator=generator) < self.p
+        chosen = torch.rand(len(indices), generator=generator, device="cpu") < self.p
+        donors = self._draw(indices, patients, eligible, generator)
+        if isinstance(self.append, bool):
+            rows = (chosen & (donors >= 0)).nonzero()[:, 0]
+            donors = donors[rows]
+        else:
+            rows, donors = self._so_many(
+                self.append, donors, lambda: self._draw(indices, patients, eligible, generator), generator
+            )
+        low, high = strength_range(self.strength)
+        strengths = low + (high - low) * torch.rand(
+            max(len(indices), len(rows)), generator=generator, device="cpu"
+        )
+        strengths = strengths[rows] if isinstance(self.append, bool) else strengths[: len(rows)]
+        bank = None if self.donors is None else self.donors.fingerprint
+        return ExchangeParams(rows, donors, strengths, bank)
+
+    def _draw(self, indices: Tensor, patients: Any, eligible: Tensor, generator: torch.Generator) -> Tensor:
+        """(B,) a donor for each row, -1 where there is none."""
         if self.donors is None:
-            donors = random_donors(
-                indices.cpu(),
+            return random_donors(
+                indices,
                 patients=patients,
                 same_patient=self.same_patient,
                 eligible=eligible,
                 generator=generator,
             )
-        else:
-            labels = [self.classes[i] if e else None for i, e in zip(indices.tolist(), eligible, strict=True)]
-            ids = None if self.same_patient else patients
-            donors = self.donors.random_donors(labels, self.classes, ids, generator)
-        rows = (chosen & (donors >= 0)).nonzero()[:, 0]
-        low, high = strength_range(self.strength)
-        strengths = low + (high - low) * torch.rand(len(indices), generator=generator)[rows]
-        bank = None if self.donors is None else self.donors.fingerprint
-        return ExchangeParams(rows, donors[rows], strengths, bank)
+        labels = [
+            self.classes[i] if e else None for i, e in zip(indices.tolist(), eligible.tolist(), strict=True)
+        ]
+        ids = None if self.same_patient else patients
+        return self.donors.random_donors(labels, self.classes, ids, generator)
 
-    def _run(self, batch: Any, indices: Tensor, one_hot: bool, params: ExchangeParams, gate: Any) -> Any:
-        images = batch.images.as_subclass(Tensor)
-        given = self._given_labels(indices, params)
-        if len(params.rows):
-            new = self._exchanged(images, params)
-            if gate is not None:
-                unit, hosts = (
-                    self.intensity.to_unit(x) for x in (new, images[params.rows.to(images.device)])
+    def _so_many(
+        self, k: int, donors: Tensor, again: Callable[[], Tensor], generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Just k rows and their donors: every row once before any comes again; where none can exchange, repeats."""
+        rows: list[Tensor] = []
+        given: list[Tensor] = []
+        while len(donors) and sum(len(r) for r in rows) < k:
+            able = (donors >= 0).nonzero()[:, 0]
+            if not len(able):
+                self._say(
+                    "repeats",
+                    f"append={k}: this batch has no two rows that can exchange, so rows of it are repeated as they are; "
+                    "more images a batch, or donors= from a bank, give exchanged knees",
                 )
-                names = [self.classes[i] for i in self._hard(indices, given, params).tolist()]
-                accepted = gate(unit, hosts, names)
-                new, given = new[accepted], given[accepted.to(given.device)]
-                params = params.where(accepted.cpu())
-        self.params = params
-        labels = self._labels(batch.labels, indices, one_hot, params, given)
-        if len(params.rows) == 0:
-            return batch.rebuild(batch.images, labels)
-        if self.append:
-            out = torch.cat([images, new])
-            return batch.rebuild(_like(out, batch.images), labels, params.rows)
-        out = images.clone()  # keeps the memory format
-        out[params.rows.to(out.device)] = new
-        return batch.rebuild(_like(out, batch.images), labels)
+                able = torch.arange(len(donors), device="cpu")
+            able = able[torch.randperm(len(able), generator=generator, device="cpu")]
+            rows.append(able)
+            given.append(donors[able])
+            donors = again()
+        empty = torch.empty(0, dtype=torch.int64, device="cpu")
+        return torch.cat([*rows, empty])[:k], torch.cat([*given, empty])[:k]
 
-    def _exchanged(self, images: Tensor, params: ExchangeParams) -> Tensor:
-        """(k, C, H, W) exchanged knees in the images' dtype and scale."""
-        rows, donors = params.rows.to(images.device), params.donors.to(images.device)
-        size = self.chunk_size or len(rows)
-        own = needs_own_key(params.strengths, self.detail)
-        sources = [rows] * own + [donors] * (self.donors is None)
+    @torch.no_grad()
+    def _plan(self, *inputs: Any, patients: Any = None) -> Plan:
+        """Check a batch and draw what will be done with it: one transfer from a GPU, none from the CPU."""
+        batch = parse(inputs, patients, self.labels_getter)
+        indices, one_hot = self._check(batch)
+        if not (self.enabled and self.training):
+            return Plan(indices, one_hot)
+        ids = None if batch.patients is None or self.same_patient else self._ids(batch, len(indices))
+        params = self.make_params([indices, ids])
+        if ids is not None and self.p > 0 and not len(params.rows):
+            self._say_if_one_patient(indices, ids)
+        return self._planned(indices, one_hot, params)
+
+    def _ids(self, batch: Batch, n: int) -> Any:
+        patients = batch.patients
+        if isinstance(patients, str) or not hasattr(patients, "__len__") or getattr(patients, "ndim", 1) != 1:
+            return patients  # refused where donors are drawn
+        if batch.ambiguous is not None:
+            first, second = batch.ambiguous
+            self._say(
+                "ambiguous",
+                f"patients: the batch's {first!r} and {second!r} group its rows differently; {first!r} is taken, give "
+                "patients= to choose",
+            )
+        ids = patient_ids(patients.tolist() if hasattr(patients, "tolist") else patients)
+        if None in ids and "missing" not in self._said:
+            self._said.add("missing")
+            warn_of_missing(ids, "patients")
+        return ids
+
+    def _say_if_one_patient(self, indices: Tensor, ids: Any) -> None:
+        names = [self.classes[i] for i in indices.tolist()]
+        able = [who for who, name in zip(ids, names, strict=False) if name in self._exchanger.config.classes]
+        if self.donors is None and len(set(names)) > 1 and len(able) > 1 and set(able) == {able[0]} != {None}:
+            self._say(
+                "one patient",
+                f"patients: all {len(able)} rows that could exchange are of patient {able[0]!r}, so none does. If this "
+                "entry is not the patients' (the third of a tuple is taken for them), give patients= or same_patient=True",
+            )
+
+    def _say(self, kind: str, sentence: str) -> None:
+        """A warning, once in the life of the transform."""
+        if kind not in self._said:
+            self._said.add(kind)
+            warnings.warn(sentence, stacklevel=6)
+
+    def _planned(self, indices: Tensor, one_hot: bool, params: ExchangeParams) -> Plan:
+        """With everything that needs a look at numbers, for which a GPU would have to be waited for."""
+        has = params.donors >= 0
+        given = indices[params.rows]
+        if self.donors is None:
+            given = torch.where(has, indices[params.donors.clamp_min(0)], given)
+        else:
+            known = [
+                self.classes.index(self.donors.label(row)) if row >= 0 else -1
+                for row in params.donors.tolist()
+            ]
+            given = torch.where(has, torch.tensor(known, dtype=torch.int64, device="cpu"), given)
+        rows, donors = params.rows[has], params.donors[has]
+        sources = [rows] * needs_own_key(params.strengths[has], self.detail) + [donors] * (
+            self.donors is None
+        )
         encoded = torch.cat(sources).unique() if sources else rows[:0]
-        groups = encoded.split(size) if len(encoded) else ()  # none with the keys of a bank alone
-        parts = [self._exchanger.keys(self.intensity.to_unit(images[group])) for group in groups]
+        at = [
+            torch.searchsorted(encoded, r) if any(r is s for s in sources) else None for r in (rows, donors)
+        ]
+        return Plan(indices, one_hot, params, given, encoded, *at)
+
+    @torch.no_grad()
+    def _apply(self, plan: Plan, *inputs: Any, gated: bool = True) -> Any:
+        """Do what was planned, with the batch on its device; nothing here waits for a GPU but a gate's verdict.
+
+        Args:
+            plan: of the same batch, wherever that was.
+            inputs: as they came to :meth:`forward`.
+            gated: whether to ask the gate.
+        """
+        batch = parse(inputs, labels_getter=self.labels_getter)
+        images = batch.images.as_subclass(Tensor)
+        if plan.params is None:
+            soft = (
+                self._labels(batch.labels, plan, plan.indices[:0])
+                if self.label_mode == "soft"
+                else batch.labels
+            )
+            return batch.rebuild(batch.images, soft)
+        params, given = plan.params, plan.given
+        assert given is not None
+        new = self._exchanged(images, plan)
+        if gated and self.gate is not None and len(new):
+            new, params, given = self._gated(images, new, plan)
+        self.params = params
+        fixed = not isinstance(self.append, bool)
+        labels = self._labels(batch.labels, plan, given, params)
+        if not len(params.rows):
+            return batch.rebuild(batch.images, labels)
+        if fixed or self.append:
+            return batch.rebuild(like(joined(images, new), batch.images, params.rows), labels, params.rows)
+        out = images.clone()  # keeps the memory format
+        out[_sent(params.rows, out.device)] = new
+        return batch.rebuild(like(out, batch.images), labels)
+
+    def _exchanged(self, images: Tensor, plan: Plan) -> Tensor:
+        """(k, C, H, W) exchanged knees in the images' dtype and scale; repeats of rows that have no donor."""
+        assert plan.params is not None
+        assert plan.encoded is not None
+        params, device = plan.params, images.device
+        has = params.donors >= 0
+        rows, strengths = params.rows[has], params.strengths[has]
+        size = self.chunk_size or max(1, len(rows))
+        groups = plan.encoded.split(size) if len(plan.encoded) else ()  # none with the keys of a bank alone
+        parts = [
+            self._exchanger.keys(self.intensity.to_unit(images[_sent(group, device)])) for group in groups
+        ]
         keys = torch.cat(parts) if parts else images.new_empty(0)
         new = []
-        for part in torch.arange(len(rows), device=images.device).split(size):
-            host = rows[part]
-            own_key = taken(keys, encoded, host) if own else None
+        for part in torch.arange(len(rows), device="cpu").split(size) if len(rows) else ():
+            own_key = None if plan.hosts_at is None else keys[_sent(plan.hosts_at[part], device)]
             if self.donors is None:
-                key = taken(keys, encoded, donors[part])
+                assert plan.donors_at is not None
+                key = keys[_sent(plan.donors_at[part], device)]
             else:
-                key = self.donors.keys(params.donors[part.cpu()]).to(images.device)
-            strengths = params.strengths[part.cpu()].to(images.device)
-            unit = self.intensity.to_unit(images[host])
-            made = self._exchanger.exchange(unit, key, own_key, strengths, self.detail)
+                key = _sent(self.donors.keys(params.donors[has][part]), device)
+            unit = self.intensity.to_unit(images[_sent(rows[part], device)])
+            made = self._exchanger.exchange(unit, key, own_key, _sent(strengths[part], device), self.detail)
             new.append(self.intensity.from_unit(made, images.dtype))
-        return torch.cat(new)
+        made = torch.cat(new) if new else images[:0]
+        if bool(has.all()):
+            return made
+        out = images[_sent(params.rows, device)]
+        out[_sent(has.nonzero()[:, 0], device)] = made
+        return out
 
-    def _given_labels(self, indices: Tensor, params: ExchangeParams) -> Tensor:
-        """(k,) class indices of the donors, on the labels' device."""
-        if self.donors is None:
-            return indices[params.donors.to(indices.device)]
-        names = [self.donors.label(row) for row in params.donors.tolist()]
-        return torch.tensor([self.classes.index(n) for n in names], dtype=torch.int64, device=indices.device)
+    def _gated(self, images: Tensor, new: Tensor, plan: Plan) -> tuple[Tensor, ExchangeParams, Tensor]:
+        """Without the rows that the gate rejects; a fixed number of rows keeps them, as their hosts."""
+        assert plan.params is not None
+        assert plan.given is not None
+        params, given = plan.params, plan.given
+        hosts = images[_sent(params.rows, images.device)]
+        names = [self.classes[i] for i in self._hard(plan.indices, given, params).tolist()]
+        has = params.donors >= 0
+        assert self.gate is not None
+        verdict = (
+            self.gate(self.intensity.to_unit(new), self.intensity.to_unit(hosts), names)
+            if bool(has.all())
+            else None
+        )
+        if verdict is None:  # repeats are not offered
+            offered = has.nonzero()[:, 0]
+            there = _sent(offered, images.device)
+            some = self.gate(
+                self.intensity.to_unit(new[there]),
+                self.intensity.to_unit(hosts[there]),
+                [names[i] for i in offered.tolist()],
+            )
+            verdict = torch.ones(len(has), dtype=torch.bool, device=images.device)
+            verdict[there] = some
+        accepted = verdict.cpu()
+        if isinstance(self.append, bool):
+            return new[verdict], params.where(accepted), given[accepted]
+        new = torch.where(verdict[:, None, None, None], new, hosts)
+        donors = torch.where(accepted, params.donors, -1)
+        given = torch.where(accepted, given, plan.indices[params.rows])
+        return new, ExchangeParams(params.rows, donors, params.strengths, params.bank), given
 
     def _hard(self, indices: Tensor, given: Tensor, params: ExchangeParams) -> Tensor:
         """(k,) one class each: the key's, unless most of the key is still the host's own."""
-        strengths = params.strengths.to(indices.device)
-        return torch.where(strengths >= 0.5, given, indices[params.rows.to(indices.device)])
+        return torch.where(params.strengths >= 0.5, given, indices[params.rows])
 
     def _labels(
-        self, labels: Tensor, indices: Tensor, one_hot: bool, params: ExchangeParams, given: Tensor
+        self, labels: Tensor, plan: Plan, given: Tensor, params: ExchangeParams | None = None
     ) -> Tensor:
-        rows, k = params.rows.to(indices.device), len(self.classes)
+        """The batch's new labels in the form of ``label_mode``, on the labels' device."""
+        indices, k = plan.indices, len(self.classes)
+        rows = indices[:0] if params is None else params.rows
         if self.label_mode == "soft":
             old = F.one_hot(indices, k).float()
-            share = params.strengths.to(indices.device).clamp(max=1)[:, None]
+            share = (
+                torch.ones(0, 1, device="cpu") if params is None else params.strengths.clamp(max=1)[:, None]
+            )
             new = (1 - share) * old[rows] + share * F.one_hot(given, k).float()
         else:
-            hard = self._hard(indices, given, params)
-            old = F.one_hot(indices, k).to(labels.dtype) if one_hot else indices.to(labels.dtype)
-            new = (F.one_hot(hard, k) if one_hot else hard).to(labels.dtype)
-        if self.append:
-            return torch.cat([old, new])
-        return old.index_put((rows,), new)
+            hard = given if params is None else self._hard(indices, given, params)
+            old = F.one_hot(indices, k).to(labels.dtype) if plan.one_hot else indices.to(labels.dtype)
+            new = (F.one_hot(hard, k) if plan.one_hot else hard).to(labels.dtype)
+        adds = not isinstance(self.append, bool) or self.append
+        out = torch.cat([old, new]) if adds else old.index_put((rows,), new)
+        return _sent(out, labels.device)
 
-    def _check(self, images: Tensor, labels: Tensor) -> tuple[Tensor, bool]:
+    def _check(self, batch: Batch) -> tuple[Tensor, bool]:
+        """Class indices on the CPU, and whether labels came one-hot; images are refused, or what was let pass is said."""
+        images, labels = batch.images, batch.labels
         if isinstance(images, (tv_tensors.Mask, tv_tensors.BoundingBoxes)):
             raise TypeError(f"images: got a {type(images).__name__}, accepted are images")
-        self.intensity.check(images)
-        return class_indices(labels, len(images), len(self.classes))
+        self.intensity.check_shape(images)
+        statistics = self.intensity.statistics(images)
+        wanted = {"images": statistics, "labels": labels.as_subclass(Tensor)}
+        if isinstance(batch.patients, Tensor):
+            wanted["patients"] = batch.patients.as_subclass(Tensor)
+        here = {k: v for k, v in wanted.items() if v.device.type == "cpu"}
+        there = [k for k in wanted if k not in here]
+        here |= dict(zip(there, to_cpu([wanted[k] for k in there]), strict=True)) if there else {}
+        if "patients" in there:
+            batch.patients = here["patients"]
+        on_cpu = here["labels"] if "labels" not in there else here["labels"].to(labels.dtype)
+        for kind, sentence in self.intensity.judge(images, here["images"]).sentences().items():
+            self._say(kind, sentence)
+        return class_indices(on_cpu, len(images), len(self.classes))
 
     def extra_repr(self) -> str:
         """Options that differ from their defaults."""
@@ -308,16 +516,9 @@ _DEFAULTS: dict[str, Any] = {
 }
 
 
-def _like(out: Tensor, images: Tensor) -> Tensor:
-    """In the container that came: a tv_tensor, MONAI's MetaTensor with its meta data, another subclass."""
-    if isinstance(images, tv_tensors.TVTensor):
-        wrapped: Tensor = tv_tensors.wrap(out, like=images)
-        return wrapped
-    if type(images) is Tensor:
-        return out
-    other: Tensor = out.as_subclass(type(images))
-    other.__dict__.update(images.__dict__)
-    return other
+def _sent(values: Tensor, device: torch.device) -> Tensor:
+    """Small tensors from the CPU to the device, without waiting for it."""
+    return values.to(device, non_blocking=True)
 
 
 def _from(bank: str | None) -> str:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from kecae_aug._files import replacing, save_tensors
 from kecae_aug._sources import CONFIG_FILE, WEIGHTS_FILE, WeightsError, bundled_weights, find_weights
 from kecae_aug.model import KECAE, KECAEConfig
+from kecae_aug.names import class_names
 
 __all__ = ["WeightsError", "bundled_weights", "load_weights", "save_weights", "weights_sha256"]
 
@@ -30,15 +31,26 @@ STORED_DTYPES = (torch.float32, torch.float16)
 
 
 def weights_sha256(weights: nn.Module | Mapping[str, Tensor]) -> str:
-    """SHA-256 (hex) over the sorted tensor names, their dtypes, shapes and bytes.
+    """The one hash of weights: SHA-256 (hex) over sorted tensor names, dtypes, shapes and bytes, as they are stored.
 
-    It depends on the values only, neither on the device nor on the order of the tensors. Tensors saved as
-    float16 have another hash than the float32 tensors they are loaded into.
+    It depends on the values only, neither on the device nor on the order of the tensors. Of a model that was loaded,
+    it is that of its file (``config.json``, its model card, banks, manifests and figures have the same), as long as
+    no weight has changed; tensors that were never in a file are hashed as they are.
 
     Args:
         weights: a module (its state dict) or a mapping from names to tensors.
     """
-    tensors = weights.state_dict() if isinstance(weights, nn.Module) else weights
+    if isinstance(weights, nn.Module):
+        tensors = weights.state_dict()
+        facts = (getattr(weights, "metadata", None) or {}).get("weights", {})
+        if facts.get("dtype") == _dtype_name(torch.float16):
+            halved = {name: _stored(name, tensor, torch.float16) for name, tensor in tensors.items()}
+            if all(
+                torch.equal(_loaded(halved[name], "cpu"), tensor.cpu()) for name, tensor in tensors.items()
+            ):
+                tensors = halved
+    else:
+        tensors = dict(weights)
     digest = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
@@ -174,7 +186,10 @@ def _read(config_path: Path, weights_path: Path, device: str | torch.device, sou
     stored = {t.dtype for t in tensors.values() if t.ndim > 1}
     expected = _header(config, sha256, *stored) if len(stored) == 1 else {"dtype": "of one kind"}
     for key in sorted(expected):
-        if header.get(key) != expected[key]:
+        there = header.get(key)
+        if key == "classes":
+            there = _spelt_as_now(there)
+        if there != expected[key]:
             raise WeightsError(
                 f"{where}: the header of {WEIGHTS_FILE} has {key}={header.get(key)!r}, its tensors and {CONFIG_FILE} "
                 f"have {expected[key]!r}: the two files are not from the same save, or damaged; get or save both again"
@@ -244,6 +259,14 @@ def _header(config: KECAEConfig, sha256: str, dtype: torch.dtype) -> dict[str, s
         "sha256": sha256,
         "dtype": _dtype_name(dtype),
     }
+
+
+def _spelt_as_now(classes: str | None) -> str | None:
+    """The header's class names as :mod:`kecae_aug.names` spells them; what is no such list as it is, to be refused."""
+    try:
+        return json.dumps(list(class_names(json.loads(str(classes)))))
+    except (ValueError, TypeError):
+        return classes
 
 
 def _dtype_name(dtype: torch.dtype) -> str:

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from kecae_aug.card import CARD, facts_table, front_matter, usage
+from kecae_aug.errors import reporting
 from kecae_aug.weights import load_weights
 from kecae_training.validity import tables
 
@@ -122,7 +123,10 @@ def last_line(path: Path) -> dict[str, Any]:
     lines = path.read_text().splitlines()
     if not lines:
         raise ValueError(f"figures: {path} is empty; make it with `kecae-aug evaluate --out`")
-    line: dict[str, Any] = json.loads(lines[-1])
+    try:
+        line: dict[str, Any] = json.loads(lines[-1])
+    except ValueError as error:
+        raise ValueError(f"figures: the last line of {path} is torn ({error}); evaluate anew") from None
     if "bars" not in line:
         raise ValueError(
             f"figures: the last line of {path} is of an older `kecae-aug evaluate`; evaluate anew"
@@ -222,15 +226,17 @@ def _sections(figures: Mapping[str, Any]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line: ``kecae-aug card``."""
+    with reporting("kecae-aug card"):
+        _command(argv)
+
+
+def _command(argv: Sequence[str] | None) -> None:
     from jsonargparse import ArgumentParser
 
     parser = ArgumentParser(prog="kecae-aug card", description=__doc__)
     parser.add_class_arguments(CardConfig)
     config = CardConfig(**vars(parser.instantiate(parser.parse_args(argv))))
-    try:
-        text = model_card(config)
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"kecae-aug card: {error}") from None
+    text = model_card(config)
     path = config.weights / CARD
     path.write_text(text, encoding="utf-8")
     print(path)

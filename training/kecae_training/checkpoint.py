@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import pickle
 import platform
-from collections.abc import Iterable
+import zipfile
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 import torchvision
 from lightning_fabric import Fabric
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.utils import make_grid, save_image
 
 import kecae_aug
@@ -27,17 +29,16 @@ from kecae_aug.weights import save_weights
 from kecae_training.config import TrainConfig
 
 
-def environment() -> dict[str, str]:
-    """Versions and machine that a run was made with."""
+def environment(device: torch.device | None = None) -> dict[str, str]:
+    """Versions and machine that a run was made with; on ``device``, else on the GPU where there is one."""
+    on_gpu = torch.cuda.is_available() if device is None else device.type == "cuda"
     return {
         "kecae_aug": kecae_aug.__version__,
         "torch": torch.__version__,
         "torchvision": torchvision.__version__,
         "python": platform.python_version(),
         "machine": platform.machine(),
-        "device": torch.cuda.get_device_name()
-        if torch.cuda.is_available()
-        else platform.processor() or "cpu",
+        "device": torch.cuda.get_device_name(device) if on_gpu else platform.processor() or "cpu",
     }
 
 
@@ -77,7 +78,7 @@ class RunFolder:
             "config": config.to_dict(),
             "learned_by": config.learned_by(),
             "data": data,
-            "environment": environment(),
+            "environment": environment(fabric.device),
         }
         self._check(record)
         fabric.barrier()  # all have looked before the first one writes
@@ -97,7 +98,12 @@ class RunFolder:
             if self.path.is_dir() and any(self.path.iterdir()):
                 raise ValueError(f"out={str(self.path)!r}: not empty and not a run; choose another folder")
             return
-        old = json.loads(old_path.read_text())
+        try:
+            old = json.loads(old_path.read_text())
+        except ValueError as error:
+            raise ValueError(
+                f"out={str(self.path)!r}: its config.json is damaged ({error}); choose another folder"
+            ) from None
         if "learned_by" not in old:
             raise ValueError(
                 f"out={str(self.path)!r}: its config.json is not of a training run; choose another folder"
@@ -130,15 +136,44 @@ class RunFolder:
         self.fabric.barrier()
 
     def resume(self, state: dict[str, Any]) -> None:
-        """Fill ``state`` from the checkpoint, where there is one, and cut the log back to it."""
+        """Fill ``state`` from the checkpoint, where there is one, and cut the log back to it.
+
+        Raises:
+            ValueError: the file is damaged, or not of these modules, optimiser or averaging, with what differs.
+        """
         path = self.path / "checkpoint.pt"
         if path.exists():
-            rest = self.fabric.load(path, state, strict=False, weights_only=True)
+            misfits = checkpoint_misfits(self._read(path), state)
+            if misfits:
+                more = f" and {len(misfits) - 5} more" if len(misfits) > 5 else ""
+                raise ValueError(
+                    f"{path}: not of this run ({'; '.join(misfits[:5])}{more}). Put back the checkpoint of this run, give "
+                    "the configuration that it was written with, or move it away: the same command then begins anew"
+                )
+            rest = self.fabric.load(path, state, strict=True, weights_only=True)
             torch.set_rng_state(rest["rng"].cpu())
         log = self.path / "log.jsonl"
         if self.fabric.is_global_zero and log.exists():
             lines = [line for line in log.read_text().splitlines() if _step(line) <= state["step"]]
             _write(log, "".join(line + "\n" for line in lines))
+
+    def _read(self, path: Path) -> dict[str, Any]:
+        """The checkpoint as it is in the file, on the CPU."""
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True)  # type: ignore[no-any-return]
+        except (
+            RuntimeError,
+            EOFError,
+            OSError,
+            KeyError,
+            pickle.UnpicklingError,
+            zipfile.BadZipFile,
+        ) as error:
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            raise ValueError(
+                f"{path}: damaged, or not a checkpoint ({reason}). It is left as it is: put back a whole copy, "
+                "or move it away, and the same command begins anew"
+            ) from error
 
     def save_grid(self, images: Tensor, step: int, per_row: int) -> None:
         """Images (N, 1, S, S) in [-1, 1] as samples/step_*.png; they show training images."""
@@ -161,7 +196,7 @@ class RunFolder:
                 | {"seed": config["run"]["seed"]}
                 | done,
                 "data": self.data,
-                "environment": environment(),
+                "environment": environment(self.fabric.device),
             }
             save_weights(
                 model,
@@ -174,6 +209,39 @@ class RunFolder:
                 self._tensorboard.close()
         self.fabric.barrier()
         return folder
+
+
+def checkpoint_misfits(found: Any, state: Mapping[str, Any]) -> list[str]:
+    """How a checkpoint differs from what it is to be loaded into; nothing where it fits.
+
+    Args:
+        found: as torch.load gives it.
+        state: name -> module, optimiser or number.
+    """
+    if not isinstance(found, dict) or "modules" not in found:
+        return ["it holds no modules of a training"]
+    if "averaged" in state and "averaged" not in found:
+        return ["it has no averaged weights, and optim.ema asks for them"]
+    if "averaged" in found and "averaged" not in state:
+        return ["it has averaged weights, and optim.ema is null"]
+    misfits = [f"it has no {key}" for key in (*state, "rng") if key not in found]
+    for key, value in state.items():
+        if key in found and isinstance(value, nn.Module):
+            misfits += [f"{key}: {m}" for m in _tensor_misfits(found[key], value.state_dict())]
+        elif key in found and isinstance(value, torch.optim.Optimizer):
+            was, now = (
+                [len(g["params"]) for g in s["param_groups"]] for s in (found[key], value.state_dict())
+            )
+            if was != now:
+                misfits.append(f"{key}: of {was} tensors, this run learns {now}")
+    return misfits
+
+
+def _tensor_misfits(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> list[str]:
+    misfits = [f"{name} is missing" for name in wanted if name not in found]
+    misfits += [f"{name} is not of this network" for name in found if name not in wanted]
+    both = [name for name in wanted if name in found and found[name].shape != wanted[name].shape]
+    return misfits + [f"{n} is {list(found[n].shape)}, here {list(wanted[n].shape)}" for n in both]
 
 
 def _step(line: str) -> float:

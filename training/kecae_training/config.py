@@ -8,15 +8,28 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
+from kecae_aug.device import DEVICES, PRECISIONS, Precision, amp_dtype, choose_device
 from kecae_aug.model import PRESETS
+from kecae_aug.names import class_names
+from kecae_training.flags import listed
 
-Precision = Literal["32-true", "bf16-mixed"]  # of a training, by Lightning Fabric's names
+__all__ = [
+    "CONFIGS",
+    "DataConfig",
+    "LossConfig",
+    "ModelConfig",
+    "OptimConfig",
+    "Precision",
+    "RunConfig",
+    "TrainConfig",
+]
 
 CONFIGS = ("paper", "default", "tiny")
 
@@ -70,6 +83,9 @@ class ModelConfig:
     latent_size: int | None = None
     key_size: int | None = None
     classes: tuple[str, ...] = ("0", "2")
+
+    def __post_init__(self) -> None:
+        self.classes = class_names(self.classes, "model.classes")
 
 
 @dataclass
@@ -173,11 +189,11 @@ class RunConfig:
 
     Args:
         seed: of initialisation, pairs and permutations.
-        accelerator: ``"auto"``, ``"cpu"``, ``"cuda"``, ...
+        accelerator: ``"auto"``, ``"cpu"``, ``"cuda"``, ...; on the command line ``--device``, as in every command.
         devices: processes on this node.
         num_nodes: machines.
         strategy: of Lightning Fabric; ``"auto"`` is DDP where there are several processes.
-        precision: ``"32-true"`` or ``"bf16-mixed"``.
+        precision: ``"32-true"``, ``"bf16-mixed"`` or ``"16-mixed"``; on the command line ``--precision`` too.
         checkpoint_every: steps between checkpoints.
         log_every: steps between lines of log.jsonl.
         samples_every: steps between sample grids; 0 for none. They show training images.
@@ -247,6 +263,14 @@ class TrainConfig:
             "optim": optim,
             "run": run,
         }
+
+    def check_flags(self) -> None:
+        """Raise ValueError where guides are given and nothing would look through them."""
+        if self.guides and not self.loss.needs_guide:
+            raise ValueError(
+                f"guide={[str(g) for g in self.guides]} would have no effect: no term of this configuration looks through a "
+                "guide; give one a weight (such as --loss.lambda1 0.01), or leave --guide out"
+            )
 
     def check(self) -> None:
         """Raise one ValueError that lists all that is wrong."""
@@ -329,20 +353,24 @@ def config_path(name: str) -> Path:
 
 def parse(argv: Sequence[str] | None = None) -> TrainConfig:
     """Flags over YAML over the defaults; ``--config`` takes a packaged name or a path."""
-    import sys
-
     from jsonargparse import ArgumentParser
 
     parser = ArgumentParser(prog="kecae-aug train", description="Train a KECAE (Algorithm 1).")
     parser.add_argument("--config", action="config", help="default, paper, tiny or a YAML file")
+    parser.add_argument("--device", help=f"{', '.join(DEVICES)}; short for --run.accelerator")
+    parser.add_argument("--precision", help=f"{', '.join(PRECISIONS)}; short for --run.precision")
     parser.add_class_arguments(TrainConfig)
-    args = list(sys.argv[1:] if argv is None else argv)
+    args = _long_names(listed(sys.argv[1:] if argv is None else argv, "--model.classes"))
     for i, arg in enumerate(args):
         if arg == "--config" and i + 1 < len(args):
             args[i + 1] = str(config_path(args[i + 1]))
         elif arg.startswith("--config="):
             args[i] = f"--config={config_path(arg.partition('=')[2])}"
     values = parser.instantiate(parser.parse_args(args))
+    if values.get("device") or values.get(
+        "precision"
+    ):  # the flags were given their long names: it is in a file
+        raise ValueError("--config: in a file device and precision are run.accelerator and run.precision")
     config = TrainConfig(
         **{k: values[k] for k in ("out", "guide", "init", "data", "model", "loss", "optim", "run")}
     )
@@ -350,3 +378,37 @@ def parse(argv: Sequence[str] | None = None) -> TrainConfig:
         config.data.root = Path(os.environ["KECAE_KNEE_DATA"])
     config.check()
     return config
+
+
+def _long_names(args: list[str]) -> list[str]:
+    """``--device`` and ``--precision``, which every command has, as the fields that they stand for.
+
+    Raises:
+        ValueError: a device that is not there, or another one under the long name.
+    """
+    for short, long in (("--device", "--run.accelerator"), ("--precision", "--run.precision")):
+        given, also = _value(args, short), _value(args, long)
+        if given is None:
+            continue
+        if short == "--precision":
+            amp_dtype(given)
+        elif (device := choose_device(given)).index is not None:
+            raise ValueError(
+                f"--device {given}: a training takes a kind of device, --device {device.type}; choose cards with "
+                "CUDA_VISIBLE_DEVICES, and their number with --run.devices"
+            )
+        if also not in (None, given):
+            raise ValueError(f"{short} {given} and {long} {also}: give one of them")
+        args = [long + a.removeprefix(short) if a.partition("=")[0] == short else a for a in args]
+    return args
+
+
+def _value(args: Sequence[str], name: str) -> str | None:
+    """What a flag was given last, None where it was not."""
+    found = None
+    for i, arg in enumerate(args):
+        if arg == name and i + 1 < len(args):
+            found = args[i + 1]
+        elif arg.startswith(f"{name}="):
+            found = arg.partition("=")[2]
+    return found

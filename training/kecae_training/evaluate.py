@@ -23,6 +23,8 @@ from typing import Any, NamedTuple
 import torch
 
 from kecae_aug.data import Preparation, open_radiographs
+from kecae_aug.device import Device, Precision, choose_device, cpu_by_default
+from kecae_aug.errors import reporting
 from kecae_aug.pairing import random_donors
 from kecae_aug.weights import load_weights
 from kecae_training.checkpoint import environment
@@ -59,6 +61,8 @@ class EvaluateConfig:
         out: file to which one JSON line is appended.
         page: HTML file with figures and pictures, which show knees of ``data``; an existing page is replaced.
         page_rows: knees of each direction on the page.
+        device: where the networks run: auto, cpu, cuda or mps.
+        precision: of the networks.
     """
 
     data: Path
@@ -74,6 +78,8 @@ class EvaluateConfig:
     out: Path | None = None
     page: Path | None = None
     page_rows: int = 4
+    device: Device = "auto"
+    precision: Precision = "32-true"
 
     def check(self) -> None:
         """Raise ValueError for values that make no evaluation."""
@@ -104,6 +110,8 @@ def evaluate(
     training: Mapping[str, Training] | None = None,
     truths: Truths | None = None,
     progress: bool = False,
+    device: str | torch.device | None = None,
+    precision: Precision = "32-true",
 ) -> Evaluated:
     """All figures of one weights file, or of several that are judged by different judges (cross-fit).
 
@@ -119,32 +127,66 @@ def evaluate(
         training: by name of the entrant, images that its weights were trained on.
         truths: of the knees, where they are phantoms.
         progress: show progress bars.
+        device: where the networks run; they are moved there. By default each stays where it is. Figures are made on the CPU.
+        precision: of the networks.
 
     Returns:
         Figures as ``{"mean", "low", "high"}``. Of several entrants the mean over them, inside the same draws of
         patients, and under ``folds`` those of each.
     """
+    for name, entrant in entrants.items():
+        _check_classes(name, entrant)
+        for network in (entrant.model, *entrant.judges.values(), entrant.guide):
+            if network is not None and device is not None:
+                network.to(device)
+    options = {
+        "robustness": robustness,
+        "realism": realism,
+        "radiomics": radiomics,
+        "with_probes": with_probes,
+        "truths": truths,
+    }
+    with cpu_by_default():
+        return _evaluated(entrants, knees, strengths, seed, training or {}, options, progress, precision)
+
+
+def _check_classes(name: str, entrant: Entrant) -> None:
+    """Refuse judges whose logits are of other classes than the weights', or in another order."""
+    wanted = entrant.model.config.classes
+    for who, judge in [*entrant.judges.items(), ("guide", entrant.guide)]:
+        if judge is not None and tuple(judge.classes) != tuple(wanted):
+            raise ValueError(
+                f"{who}: its logits are of classes {tuple(judge.classes)}, {name} exchanges {tuple(wanted)}; load it with "
+                f"load_guide(folder, {tuple(wanted)})"
+            )
+
+
+def _evaluated(
+    entrants: Mapping[str, Entrant],
+    knees: Knees,
+    strengths: Sequence[float],
+    seed: int,
+    training: Mapping[str, Training],
+    options: Mapping[str, Any],
+    progress: bool,
+    precision: Precision,
+) -> Evaluated:
     generator = torch.Generator().manual_seed(seed)
     donors = random_donors(knees.labels, patients=knees.patients, generator=generator)
     if (donors < 0).any():
         raise ValueError(
             f"knees: {int((donors < 0).sum())} of {len(donors)} have no donor of another grade and patient; give more images"
         )
-    runs = {name: Evaluation(e, knees, donors, seed, progress=progress) for name, e in entrants.items()}
+    runs = {
+        name: Evaluation(e, knees, donors, seed, progress=progress, precision=precision)
+        for name, e in entrants.items()
+    }
     curves = {name: run.curve(strengths) for name, run in runs.items()}
     kinds = kinds_to_look_at(list(curves.values()), strengths)
     names = {detail: str(kind) for detail, kind in kinds.items()}
     trees = {}
     for name, run in runs.items():
-        closer = run.closer(
-            list(kinds.values()),
-            robustness=robustness,
-            realism=realism,
-            radiomics=radiomics,
-            with_probes=with_probes,
-            training=(training or {}).get(name),
-            truths=truths,
-        )
+        closer = run.closer(list(kinds.values()), training=training.get(name), **options)
         trees[name] = {"closer": names, **curves[name], **closer}
     figures = summarise(pool(list(trees.values())))
     figures["judges_at_chance"] = [n for tree in trees.values() for n in tree["judges_at_chance"]]
@@ -181,7 +223,7 @@ def open_entrants(
     """Weights with their judges and guide, by name.
 
     Raises:
-        ValueError: numbers that do not fit, or weights that do not read the same images.
+        ValueError: numbers that do not fit, weights that do not read the same images, or a judge or guide of other images.
     """
     if len(judges) != len(weights) or not all(judges):
         raise ValueError(
@@ -196,10 +238,12 @@ def open_entrants(
     for i, name in enumerate(weights):
         model = load_weights(name)
         classes = model.config.classes
-        by_name = {Path(path).name: load_guide(path, classes) for path in judges[i]}
+        fits = Preparation.of(model)
+        by_name = {Path(path).name: load_guide(path, classes, preparation=fits) for path in judges[i]}
         if len(by_name) < len(judges[i]):
             raise ValueError(f"judges={list(judges[i])}: two folders of one name; rename one")
-        entrants[name] = Entrant(model, by_name, load_guide(guides[i], classes) if guides else None)
+        guide = load_guide(guides[i], classes, preparation=fits) if guides else None
+        entrants[name] = Entrant(model, by_name, guide)
     first, *others = (entrant.model for entrant in entrants.values())
     for other in others:
         if other.config.classes != first.config.classes or Preparation.of(other) != Preparation.of(first):
@@ -221,6 +265,7 @@ def run(
         ValueError, FileNotFoundError: with what is wrong and the way out.
     """
     config.check()
+    device = choose_device(config.device)
     start = time.perf_counter()
     entrants = open_entrants(weights, judges, guides)
     first = next(iter(entrants.values())).model
@@ -229,7 +274,7 @@ def run(
     for name, entrant in entrants.items():
         seen = training_patients(entrant.model, config.data)
         check_weights(name, seen, knees.patients, config.split)
-        by_guide = set(entrant.guide.metadata["patients"]) if entrant.guide else None
+        by_guide = entrant.guide.patients if entrant.guide else None
         judged_by = check_judges(entrant.judges, knees.patients, config.split, seen, by_guide)
         provenance[name] = {
             "sha256": entrant.model.metadata.get("weights", {}).get("sha256"),
@@ -253,6 +298,8 @@ def run(
         training=training,
         truths=open_truths(config.data, config.split, knees.files, Preparation.of(first)),
         progress=True,
+        device=device,
+        precision=config.precision,
     )
     figures = evaluated.figures
     if len(entrants) == 1:
@@ -265,9 +312,10 @@ def run(
         "classes": list(first.config.classes),
         "split": config.split,
         "seed": config.seed,
+        "precision": config.precision,
         **figures,
         "seconds": round(time.perf_counter() - start, 1),
-        "environment": environment(),
+        "environment": environment(device),
     }
     if config.out:
         config.out.parent.mkdir(parents=True, exist_ok=True)
@@ -282,6 +330,11 @@ def run(
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line: ``kecae-aug evaluate``."""
+    with reporting("kecae-aug evaluate", "interrupted; nothing was written"):
+        _command(argv)
+
+
+def _command(argv: Sequence[str] | None) -> None:
     from jsonargparse import ArgumentParser
 
     parser = ArgumentParser(prog="kecae-aug evaluate", description=__doc__)
@@ -300,12 +353,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     weights, guides = (_listed(values.pop(key)) for key in ("weights", "guide"))
     judges = _listed(values.pop("judges"))
     lists = judges if judges and isinstance(judges[0], list) else [judges]
-    try:
-        line = run(weights, lists, guides, EvaluateConfig(**values))
-    except (ValueError, FileNotFoundError) as error:
-        raise SystemExit(f"kecae-aug evaluate: {error}") from None
-    except KeyboardInterrupt:
-        raise SystemExit("kecae-aug evaluate: interrupted; nothing was written") from None
+    line = run(weights, lists, guides, EvaluateConfig(**values))
     print(json.dumps({k: line[k] for k in ("images", "patients", "reconstruction", "seconds")}))
     for fold in line.get("folds", {"": line}).values():
         print(table(fold, line["classes"]))
@@ -317,7 +365,13 @@ def _listed(values: Any) -> list[Any]:
     """Values of a flag that may also have come as one JSON list."""
     items = [values] if isinstance(values, str) else list(values or [])
     if len(items) == 1 and isinstance(items[0], str) and items[0].lstrip().startswith("["):
-        return list(json.loads(items[0]))
+        try:
+            return list(json.loads(items[0]))
+        except ValueError as error:
+            raise ValueError(
+                f"{items[0]!r}: not a JSON list ({error}); names stand in double quotes: "
+                """'[["a", "b"], ["c", "d"]]'"""
+            ) from None
     return items
 
 

@@ -14,11 +14,13 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import sys
 import time
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -27,11 +29,18 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from tqdm import trange
 
+from kecae_aug._exchanger import resize
 from kecae_aug._files import save_tensors
+from kecae_aug.data import Preparation
+from kecae_aug.device import DEVICES, PRECISIONS, Device, Precision, autocast, choose_device, cpu_by_default
+from kecae_aug.errors import reporting
+from kecae_aug.names import class_names, patient_id
 from kecae_training.adversarial import l2_attack, radius_at
 from kecae_training.augment import augment
-from kecae_training.config import Precision
+from kecae_training.flags import listed
+from kecae_training.images import to_float, to_uint8
 from kecae_training.networks import build, stages
+from kecae_training.prefetch import pinned, prefetched
 
 FORMAT = "kecae-guide-1"
 
@@ -58,7 +67,7 @@ class GuideConfig:
         adversarial_steps: of the attack; each is one more pass forward and back.
         init: folder of a guide of the same network to start from, for one that was trained plainly. Where its grades are
             others, the last layer starts anew. Its patients count as seen by this one.
-        precision: ``"32-true"`` or ``"bf16-mixed"``, of the training alone; the guide is float32.
+        precision: ``"32-true"``, ``"bf16-mixed"`` or ``"16-mixed"``, of the training alone; the guide is float32.
 
     Raises:
         ValueError: naming the field, for a radius below 0, no step, another precision.
@@ -80,24 +89,33 @@ class GuideConfig:
     precision: Precision = "32-true"
 
     def __post_init__(self) -> None:
+        self.grades = class_names(self.grades, "grades")
         if not (math.isfinite(self.adversarial_radius) and self.adversarial_radius >= 0):
             raise ValueError(f"adversarial_radius={self.adversarial_radius}: accepted are 0 (off) and above")
         if self.adversarial_steps < 1:
             raise ValueError(f"adversarial_steps={self.adversarial_steps}: accepted are 1 and above")
-        if self.precision not in get_args(Precision):
-            raise ValueError(f"precision={self.precision!r}: accepted are '32-true' and 'bf16-mixed'")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision={self.precision!r}: accepted are {', '.join(PRECISIONS)}")
 
 
 class Guide(nn.Module):
     """A classifier of grades, restricted to the classes that a KECAE exchanges.
 
-    Input (B, 1, S, S) in [-1, 1]; output (B, len(classes)) logits, a softmax over these classes alone.
+    Input (B, 1, S, S) in [-1, 1]; output (B, len(classes)) logits, a softmax over these classes alone. Images larger than
+    ``image_size`` are reduced to it (antialiased, differentiable), smaller ones are refused: what it has learned to see is
+    not in them.
+
+    Attributes:
+        image_size: side of the images that it was trained on.
+        classes: names, in the order of the logits.
+        preprocessing: of these images; None where its file does not say.
     """
 
     def __init__(self, config: GuideConfig, classes: Sequence[str] | None = None) -> None:
         super().__init__()
         self.config = config
-        self.classes = tuple(classes or config.grades)
+        self.image_size = config.image_size
+        self.classes = class_names(classes) if classes else config.grades
         missing = [c for c in self.classes if c not in config.grades]
         if missing:
             raise ValueError(
@@ -108,8 +126,26 @@ class Guide(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits of ``classes``."""
+        side = min(images.shape[-2:])
+        if side < self.image_size:
+            raise ValueError(
+                f"images: {side} px, this guide was trained at {self.image_size} px and reads no smaller ones"
+            )
+        if side > self.image_size:
+            images = resize(images, (self.image_size, self.image_size))
         logits: Tensor = self.network(images)
         return logits[:, [self.config.grades.index(c) for c in self.classes]]
+
+    @property
+    def preprocessing(self) -> Preparation | None:
+        """How its training images were prepared, from its file."""
+        found = self.metadata.get("data", {}).get("preparation")
+        return None if found is None else Preparation(**found)
+
+    @property
+    def patients(self) -> set[str]:
+        """Ids of all that it has seen, spelled as everywhere (:func:`kecae_aug.names.patient_id`)."""
+        return set(self.metadata.get("patients", ()))
 
     def look(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Logits of ``classes``, and the features of every stage (``networks.stages``), from fine to coarse."""
@@ -137,15 +173,74 @@ class Guide(nn.Module):
         return self
 
 
-def in_fold(patient: str, fold: int, folds: int) -> bool:
-    """Whether a patient belongs to part ``fold`` of ``folds``: a function of the id alone."""
+def check_fits(
+    guide: Guide, name: str, *, image_size: int | None = None, preparation: Preparation | None = None
+) -> None:
+    """Refuse a guide or judge of other images than those that it is to see; one that does not know its own is warned of.
+
+    Args:
+        guide: as loaded.
+        name: of it, for the message.
+        image_size: side of the images. Smaller ones than the guide's are refused; larger ones are reduced by the guide,
+            and warned of.
+        preparation: of the images; its ``image_size`` counts where ``image_size`` is not given. None where not known.
+
+    Raises:
+        ValueError: with both sizes, or both preparations, and the way out.
+    """
+    size = image_size or (preparation.image_size if preparation is not None else None)
+    if size is not None and size < guide.image_size:
+        raise ValueError(
+            f"{name}: trained on images of {guide.image_size} px, these have {size} px, and an enlarged image has not what "
+            f"it learned to see; train one with `kecae-aug guide --image_size {size}`"
+        )
+    if size is not None and size > guide.image_size:
+        warnings.warn(
+            f"{name}: images of {size} px are reduced to the {guide.image_size} px that it was trained on",
+            stacklevel=2,
+        )
+    if preparation is None:
+        return
+    own, theirs = guide.preprocessing, preparation.to_dict()
+    if own is None:
+        warnings.warn(
+            f"{name}: its file does not say how its images were prepared, so it is not known whether these fit "
+            f"({preparation}); train it anew to have that checked",
+            stacklevel=2,
+        )
+        return
+    differ = [k for k, v in own.to_dict().items() if k != "image_size" and v != theirs[k]]
+    if differ:
+        was, now = (", ".join(f"{k}={getattr(p, k)}" for k in differ) for p in (own, preparation))
+        raise ValueError(
+            f"{name}: trained on images with {was}, these have {now}; train one on images like these "
+            "(`kecae-aug guide` has --no-mirror, --no-fix-inverted, --contrast and --align), or prepare these like its own"
+        )
+
+
+def in_fold(patient: str | int, fold: int, folds: int) -> bool:
+    """Whether a patient belongs to part ``fold`` of ``folds``: a function of the id alone, however it is spelled.
+
+    Raises:
+        ValueError: a part that is not there, a missing patient.
+    """
     if not 0 <= fold < folds:
         raise ValueError(f"fold={fold}: accepted are 0 to folds - 1 = {folds - 1}")
-    return int(hashlib.sha256(patient.encode()).hexdigest(), 16) % folds == fold
+    name = patient_id(patient)
+    if name is None:
+        raise ValueError(
+            f"patient={patient!r}: it is missing, so that it belongs to no fold; accepted is an id"
+        )
+    return int(hashlib.sha256(name.encode()).hexdigest(), 16) % folds == fold
 
 
 def train_guide(
-    images: Tensor, targets: Sequence[int], config: GuideConfig, *, progress: bool = True
+    images: Tensor,
+    targets: Sequence[int],
+    config: GuideConfig,
+    *,
+    progress: bool = True,
+    device: str | torch.device = "cpu",
 ) -> Guide:
     """Train a guide, from scratch or from ``config.init``, with class-balanced batches.
 
@@ -159,21 +254,33 @@ def train_guide(
         targets: N indices into ``config.grades``.
         config: see :class:`GuideConfig`.
         progress: show a progress bar; its accuracy is that on attacked images, where there is an attack.
+        device: where it is trained; the images stay where they are, batches are made and augmented on the CPU.
 
     Returns:
-        The guide, frozen.
+        The guide, frozen, on the CPU.
 
     Raises:
-        ValueError: a grade without images; an ``init`` of another network.
+        ValueError: a grade without images; images of another size than ``config.image_size``; an ``init`` of another
+            network.
         FileNotFoundError: no guide in ``init``.
     """
-    from kecae_training.images import to_float
+    with cpu_by_default():
+        return _trained(images.cpu(), targets, config, progress, torch.device(device))
 
+
+def _trained(
+    images: Tensor, targets: Sequence[int], config: GuideConfig, progress: bool, device: torch.device
+) -> Guide:
+    if images.shape[-1] != config.image_size:
+        raise ValueError(
+            f"images: {images.shape[-1]} px, image_size={config.image_size}; accepted are images of that size"
+        )
     torch.manual_seed(config.seed)
     generator = torch.Generator().manual_seed(config.seed)
-    guide = Guide(config).to(memory_format=torch.channels_last)
+    guide = Guide(config)  # drawn on the CPU: the same weights at the start of every device
     if config.init is not None:
         _begin_with(guide, config.init)
+    guide = guide.to(device).to(memory_format=torch.channels_last)
     labels = torch.as_tensor(targets)
     counts = torch.bincount(labels, minlength=len(config.grades))
     if (counts == 0).any():
@@ -184,30 +291,42 @@ def train_guide(
     steps = max(1, len(labels) // config.batch_size)
     optimizer = torch.optim.AdamW(guide.parameters(), lr=config.lr, weight_decay=config.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.lr, total_steps=steps * config.epochs)
+    scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "16-mixed")
     radius = radius_at(config.adversarial_radius, images.shape[-1])
 
     def see(x: Tensor) -> Tensor:
-        with torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "bf16-mixed"):
+        with autocast(device, config.precision):
             logits: Tensor = guide(x.contiguous(memory_format=torch.channels_last))
         return logits.float()
 
-    for _ in (bar := trange(config.epochs, desc=f"guide {config.network}", disable=not progress)):
-        correct = seen = 0
-        order = torch.multinomial(weights, steps * config.batch_size, replacement=True, generator=generator)
-        for rows in order.split(config.batch_size):
-            x, y = augment(to_float(images[rows]), generator), labels[rows]
-            if radius:
-                guide.eval()
-                x = l2_attack(see, x, y, radius, config.adversarial_steps)
-                guide.train()
-            logits = see(x)
-            loss = F.cross_entropy(logits, y, label_smoothing=0.05)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            correct, seen = correct + int((logits.argmax(1) == y).sum()), seen + len(y)
-        bar.set_postfix(train_accuracy=f"{correct / seen:.3f}")
+    def batches() -> Iterator[tuple[Tensor, Tensor]]:
+        for _ in range(config.epochs):
+            order = torch.multinomial(
+                weights, steps * config.batch_size, replacement=True, generator=generator
+            )
+            for rows in order.split(config.batch_size):
+                x = augment(to_float(images[rows]), generator)
+                yield pinned(x, device), pinned(labels[rows], device)
+
+    with prefetched(batches()) as made:
+        for _ in (bar := trange(config.epochs, desc=f"guide {config.network}", disable=not progress)):
+            correct = torch.zeros((), dtype=torch.int64, device=device)
+            for _ in range(steps):
+                x, y = (t.to(device, non_blocking=True) for t in next(made))
+                if radius:
+                    guide.eval()
+                    x = l2_attack(see, x, y, radius, config.adversarial_steps)
+                    guide.train()
+                logits = see(x)
+                loss = F.cross_entropy(logits, y, label_smoothing=0.05)
+                optimizer.zero_grad(set_to_none=True)
+                scaler.scale(loss).backward()
+                scaler.step(optimizer)
+                scaler.update()
+                schedule.step()
+                correct += (logits.argmax(1) == y).sum()
+            bar.set_postfix(train_accuracy=f"{int(correct.cpu()) / (steps * config.batch_size):.3f}")
+    guide.cpu()
     return guide.freeze()
 
 
@@ -224,7 +343,7 @@ def _begin_with(guide: Guide, folder: Path) -> None:
         last = [name for name, module in guide.network.named_modules() if isinstance(module, nn.Linear)][-1]
         state |= {k: v for k, v in guide.network.state_dict().items() if k.startswith(f"{last}.")}
     guide.network.load_state_dict(state)
-    guide.metadata = {"patients": other.metadata["patients"]}
+    guide.metadata = {"patients": sorted(other.patients)}
 
 
 def save_guide(guide: Guide, folder: str | Path, *, patients: Sequence[str], data: dict[str, Any]) -> Path:
@@ -235,7 +354,8 @@ def save_guide(guide: Guide, folder: str | Path, *, patients: Sequence[str], dat
         folder: made if need be; an existing guide there is not overwritten.
         patients: ids of all that it has seen, so that a judge can be refused where it is not held out; those of
             the guide it was started from are added.
-        data: anything JSON-able that says what it was trained on.
+        data: anything JSON-able that says what it was trained on; ``preparation`` in it (``Preparation.to_dict()``) is
+            compared with that of the images it is given later (:func:`check_fits`).
     """
     path = Path(folder) / "guide.safetensors"
     if path.exists():
@@ -246,7 +366,7 @@ def save_guide(guide: Guide, folder: str | Path, *, patients: Sequence[str], dat
     metadata = {
         "format": FORMAT,
         "config": json.dumps(asdict(guide.config), default=str),
-        "patients": json.dumps(sorted({*patients, *guide.metadata.get("patients", [])})),
+        "patients": json.dumps(sorted(ids_of(patients) | guide.patients)),
         "data": json.dumps(data),
     }
     state = {k: v.contiguous() for k, v in guide.network.state_dict().items()}
@@ -254,12 +374,29 @@ def save_guide(guide: Guide, folder: str | Path, *, patients: Sequence[str], dat
     return path
 
 
-def load_guide(folder: str | Path, classes: Sequence[str] | None = None) -> Guide:
-    """Read what :func:`save_guide` wrote: frozen, restricted to ``classes``.
+def ids_of(patients: Iterable[Any]) -> set[str]:
+    """Different patients, spelled as everywhere; missing ones are nobody."""
+    return {name for name in map(patient_id, patients) if name is not None}
+
+
+def load_guide(
+    folder: str | Path,
+    classes: Sequence[str] | None = None,
+    *,
+    image_size: int | None = None,
+    preparation: Preparation | None = None,
+) -> Guide:
+    """Read what :func:`save_guide` wrote: frozen, restricted to ``classes``, on the CPU.
+
+    Args:
+        folder: with guide.safetensors, or that file.
+        classes: in the order of the logits; all its grades by default.
+        image_size: of the images that it is to see, and
+        preparation: how they are prepared; both are checked (:func:`check_fits`).
 
     Raises:
         FileNotFoundError: no guide there.
-        ValueError: the file is not a guide of this version, or is damaged.
+        ValueError: the file is not a guide of this version, or is damaged; it does not know a class, or is of other images.
     """
     path = Path(folder)
     path = path / "guide.safetensors" if path.is_dir() else path
@@ -279,62 +416,96 @@ def load_guide(folder: str | Path, classes: Sequence[str] | None = None) -> Guid
         init = (
             Path(config["init"]) if config.get("init") else None
         )  # absent in files from before there was one
-        guide = Guide(GuideConfig(**{**config, "grades": tuple(config["grades"]), "init": init}), classes)
+        made = GuideConfig(**{**config, "grades": tuple(config["grades"]), "init": init})
+        missing = [c for c in class_names(classes or made.grades) if c not in made.grades]
+        if missing:
+            raise ValueError(
+                f"guide={str(folder)!r}: classes {missing} are not among the grades {made.grades} it was trained on; "
+                "train one with `kecae-aug guide --grades ...`"
+            )
+        with cpu_by_default():
+            guide = Guide(made, classes)
         guide.network.load_state_dict(load_file(path))
     except SafetensorError as error:
         raise ValueError(
             f"guide={str(path)!r}: damaged or not a safetensors file ({error}); train it anew"
         ) from error
-    guide.metadata = {"patients": json.loads(metadata["patients"]), "data": json.loads(metadata["data"])}
+    patients = sorted(ids_of(json.loads(metadata["patients"])))
+    guide.metadata = {"patients": patients, "data": json.loads(metadata["data"])}
+    check_fits(guide, f"guide={str(folder)!r}", image_size=image_size, preparation=preparation)
     return guide.to(memory_format=torch.channels_last).freeze()
 
 
 @torch.no_grad()
-def predict(guide: nn.Module, images: Tensor, batch_size: int = 128) -> Tensor:
-    """Class probabilities (N, K) of (N, 1, S, S) float images in [-1, 1], in batches."""
-    return torch.cat([guide(part).softmax(1) for part in images.split(batch_size)])
+def predict(
+    guide: nn.Module, images: Tensor, batch_size: int = 128, *, precision: Precision = "32-true"
+) -> Tensor:
+    """Class probabilities (N, K), float32 on the CPU, of (N, 1, S, S) float images in [-1, 1], in batches.
+
+    Args:
+        guide: anything from images to logits; it runs where its parameters are.
+        images: on any device.
+        batch_size: of what is on the guide's device at once.
+        precision: of the network; the softmax is float32.
+    """
+    device = device_of(guide)
+    with autocast(device, precision):
+        return torch.cat(
+            [guide(part.to(device)).float().softmax(1).cpu() for part in images.split(batch_size)]
+        )
+
+
+def device_of(network: Any) -> torch.device:
+    """Where a module's parameters are; the CPU for one without any, and for a function."""
+    place = next(network.parameters(), None) if isinstance(network, nn.Module) else None
+    return torch.device("cpu") if place is None else place.device
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line: ``kecae-aug guide`` or ``python -m kecae_training.guide``."""
+    with reporting("kecae-aug guide", "interrupted; nothing was written"):
+        _command(argv)
+
+
+def _command(argv: Sequence[str] | None) -> None:
     from jsonargparse import ArgumentParser
 
-    from kecae_aug.data import Preparation, open_radiographs
-    from kecae_training.images import to_uint8
+    from kecae_aug.data import open_radiographs
 
     parser = ArgumentParser(prog="kecae-aug guide", description=__doc__)
-    parser.add_argument(
-        "--data", type=Path, required=True, help="radiographs: DIR/split/grade/name.png, or a table.csv"
-    )
-    parser.add_argument("--split", default="train")
-    parser.add_argument("--out", type=Path, required=True, help="folder for guide.safetensors")
-    parser.add_argument("--no-mirror", action="store_true", help="leave right knees as they are")
+    add = parser.add_argument
+    add("--data", type=Path, required=True, help="radiographs: DIR/split/grade/name.png, or a table.csv")
+    add("--split", default="train")
+    add("--out", type=Path, required=True, help="folder for guide.safetensors")
+    add("--no-mirror", action="store_true", help="leave right knees as they are")
+    add("--no-fix-inverted", action="store_true", help="leave negatives as they are")
+    add("--contrast", type=float, nargs=2, default=None, help="percentiles that become -1 and 1")
+    add("--align", action="store_true", help="bring every joint line to one place")
+    add("--device", type=Device, default="auto", help=f"{', '.join(DEVICES)} (default: auto)")
     parser.add_class_arguments(GuideConfig)
-    args = parser.parse_args(argv)
+    args = parser.parse_args(listed(sys.argv[1:] if argv is None else argv, "--grades"))
     values = vars(parser.instantiate(args))
-    try:
-        config = GuideConfig(**{k: values[k] for k in asdict(GuideConfig())})
-        if config.init is not None:
-            load_guide(config.init)  # a wrong folder is named before the images are read
-        preparation = Preparation(
-            image_size=config.image_size, mirror_right=not args.no_mirror, fix_inverted=True
-        )
-        data = open_radiographs(args.data, args.split, grades=config.grades, preparation=preparation)
-    except (ValueError, FileNotFoundError) as error:
-        raise SystemExit(f"kecae-aug guide: {error}") from None
+    config = GuideConfig(**{k: values[k] for k in asdict(GuideConfig())})
+    device = choose_device(args.device)
+    preparation = Preparation(
+        config.image_size, not args.no_mirror, not args.no_fix_inverted, args.contrast, args.align
+    )
+    if config.init is not None:
+        load_guide(config.init)  # a wrong folder is named before the images are read
+    data = open_radiographs(args.data, args.split, grades=config.grades, preparation=preparation)
     if (args.out / "guide.safetensors").exists():
-        raise SystemExit(f"--out {args.out}: already holds a guide; choose another folder or remove it")
+        raise FileExistsError(f"--out {args.out}: already holds a guide; choose another folder or remove it")
 
     rows = [i for i, patient in enumerate(data.patients) if in_fold(patient, config.fold, config.folds)]
     print(f"{len(rows)} of {len(data)} images, fold {config.fold} of {config.folds}", flush=True)
     images = to_uint8(data, rows)
     start = time.perf_counter()
-    guide = train_guide(images, [data.targets[i] for i in rows], config)
+    guide = train_guide(images, [data.targets[i] for i in rows], config, device=device)
     path = save_guide(
         guide,
         args.out,
         patients=[data.patients[i] for i in rows],
-        data={"split": args.split, "images": len(rows), "preparation": asdict(preparation)},
+        data={"split": args.split, "images": len(rows), "preparation": preparation.to_dict()},
     )
     print(f"{path}  ({time.perf_counter() - start:.0f} s)")
 

@@ -24,6 +24,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from kecae_aug.device import DEVICES, PRECISIONS, choose_device
+from kecae_aug.errors import reporting
 from kecae_training.config import LossConfig, TrainConfig, parse
 from kecae_training.search_report import write_outputs
 from kecae_training.short import DivergedError, Figures, beside_defaults, run
@@ -207,17 +209,19 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--judges", type=Path, nargs="+", default=[], help="with --data: folders of held-out judges"
     )
     parser.add_argument("--guide", type=Path, nargs="+", default=[], help="with --data: folders of guides")
+    parser.add_argument("--device", choices=DEVICES, help="of trainings and judges (default: auto)")
+    parser.add_argument(
+        "--precision", choices=PRECISIONS, default=None, help="of the trainings (default: that of --config)"
+    )
     parser.add_argument("--work", type=Path, help="images, and guides of phantoms (default: OUT.study)")
     args, flags = parser.parse_known_args(argv)
     if bool(args.phantoms) == bool(args.data):
         parser.error("give either --phantoms N or --data DIR")
-    try:
+    if args.phantoms and (args.judges or args.guide):
+        parser.error("--judges and --guide go with --data; on phantoms they are trained by the search itself")
+    with reporting("kecae-aug search", "interrupted; the same command goes on where it stopped"):
         config, study = _set_up(args, flags)
         search(config, study, lambda line: print(line, flush=True))
-    except (ValueError, FileNotFoundError, ImportError) as error:
-        raise SystemExit(f"kecae-aug search: {error}") from None
-    except KeyboardInterrupt:
-        raise SystemExit("interrupted; the same command goes on where it stopped") from None
 
 
 def _set_up(args: argparse.Namespace, flags: list[str]) -> tuple[SearchConfig, Study]:
@@ -229,7 +233,10 @@ def _set_up(args: argparse.Namespace, flags: list[str]) -> tuple[SearchConfig, S
         steps = ("--optim.max_steps", str(args.steps))
         # default.yaml brings the guide after more steps than most trials have
         late = ("--loss.guide_from", str(args.steps // 4)) if args.config == "default" else ()
-        return parse(["--config", args.config, *SHORT_FLAGS, *steps, *late, *phantom, *guide, *flags])
+        machine = ["--device", args.device] if args.device else []
+        machine += ["--precision", args.precision] if args.precision else []
+        ours = ["--config", args.config, *SHORT_FLAGS, *steps, *late, *phantom, *guide]
+        return parse([*ours, *machine, *flags])
 
     config = SearchConfig(
         train=training([Path("resnet")] if args.phantoms else args.guide),
@@ -242,12 +249,14 @@ def _set_up(args: argparse.Namespace, flags: list[str]) -> tuple[SearchConfig, S
         args.work or args.out.with_name(f"{args.out.name}.study"),
         model_config(config.train).image_size,
     )
+    accelerator = config.train.run.accelerator
+    device = choose_device(accelerator if accelerator in DEVICES else "auto")  # Fabric knows more names
     if args.phantoms:
-        study = phantom_study(work, args.phantoms, min(200, max(20, args.phantoms // 2)), size)
+        study = phantom_study(work, args.phantoms, min(200, max(20, args.phantoms // 2)), size, device=device)
         assert study.guide_of is not None
         config.train = training([study.guide_of("resnet")])
     else:
-        study = folder_study(work, config.train, size, args.judges, args.split)
+        study = folder_study(work, config.train, size, args.judges, args.split, device=device)
     return config, study
 
 

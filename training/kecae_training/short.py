@@ -19,7 +19,7 @@ from kecae_aug.data.ruler import joint_space_width
 from kecae_aug.model import KECAE
 from kecae_aug.weights import load_weights
 from kecae_training.config import TrainConfig
-from kecae_training.guide import Guide, load_guide, predict
+from kecae_training.guide import Guide, device_of, load_guide, predict
 from kecae_training.images import to_float
 from kecae_training.study import Study
 from kecae_training.train import train
@@ -43,12 +43,15 @@ def run(config: TrainConfig, study: Study) -> Figures:
         DivergedError: a gradient or an output is not finite.
     """
     try:
-        model = load_weights(str(train(config, study.train, study.warm_keys))).eval()
+        model = load_weights(str(train(config, study.train, study.warm_keys))).eval().to(study.device)
     except ValueError as error:
         if "gradient was not finite" in str(error):  # what train says of it
             raise DivergedError(str(error)) from None
         raise
-    guides = [load_guide(path, model.config.classes) for path in config.guides]
+    guides = [
+        load_guide(path, model.config.classes, image_size=model.config.image_size).to(study.device)
+        for path in config.guides
+    ]
     result = figures(model, study, guides)
     (config.out / "checkpoint.pt").unlink(missing_ok=True)  # weights and log stay
     return result
@@ -59,7 +62,7 @@ def figures(model: KECAE, study: Study, guides: Sequence[Guide] = ()) -> Figures
     """All figures of a model.
 
     Args:
-        model: in evaluation mode.
+        model: in evaluation mode, on any device; figures are made on the CPU.
         study: its held-out knees, judges and, on phantoms, the truth.
         guides: the training's own, for their gap to the judges.
 
@@ -197,12 +200,14 @@ def _directions(model: KECAE) -> tuple[str, str]:
 
 
 def _encode(model: KECAE, images: Tensor) -> tuple[Tensor, Tensor]:
-    parts = [model.encode(part) for part in images.split(100)]
-    return torch.cat([p.key for p in parts]), torch.cat([p.non_key for p in parts])
+    device = device_of(model)
+    parts = [model.encode(part.to(device)) for part in images.split(100)]
+    return torch.cat([p.key for p in parts]).cpu(), torch.cat([p.non_key for p in parts]).cpu()
 
 
 def _decode(model: KECAE, sums: Tensor) -> Tensor:
-    return torch.cat([model.decode(part) for part in sums.split(100)])
+    device = device_of(model)
+    return torch.cat([model.decode(part.to(device)).cpu() for part in sums.split(100)])
 
 
 def _mean(widths: NDArray[np.float64]) -> float:

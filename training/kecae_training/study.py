@@ -26,9 +26,10 @@ from kecae_aug.data.phantom import PhantomKnees, render
 from kecae_aug.data.ruler import joint_space_width
 from kecae_aug.pairing import random_donors
 from kecae_training.config import TrainConfig
-from kecae_training.guide import Guide, GuideConfig, in_fold, load_guide, save_guide, train_guide
+from kecae_training.guide import Guide, GuideConfig, device_of, in_fold, load_guide, save_guide, train_guide
 from kecae_training.images import to_bytes, to_float, to_uint8
 from kecae_training.validity.judging import Bench
+from kecae_training.validity.provenance import both_of
 from kecae_training.warmup import Remembered
 
 JUDGES = ("resnet", "vgg", "densenet")
@@ -90,6 +91,11 @@ class Study:
     guide_of: Callable[[str], Path] | None = None
     warm_keys: Remembered = field(default_factory=dict)
 
+    @property
+    def device(self) -> torch.device:
+        """Where its judges are, and where the networks that they judge run."""
+        return device_of(next(iter(self.bench.judges.values())))
+
     @cached_property
     def real_widths(self) -> NDArray[np.float64]:
         """(N,) the ruler's medial joint space of the held-out knees, fractions of the height; NaN where it declines."""
@@ -104,6 +110,7 @@ def phantom_study(
     seed: int = 20,
     epochs: int = 10,
     say: Callable[[str], None] = print,
+    device: str | torch.device = "cpu",
 ) -> Study:
     """Phantoms of KL 0 and 2: drawn once, with a guide and three judges trained once.
 
@@ -115,6 +122,7 @@ def phantom_study(
         seed: of the phantoms.
         epochs: of guides and judges.
         say: takes progress lines.
+        device: where guides are trained, and judges stay.
     """
     name = f"phantoms {size} px, {patients} + {patients} + {test_patients} patients, seed {seed}"
     folder = work / f"phantoms-{size}px-{patients}-{test_patients}-seed{seed}"
@@ -156,12 +164,12 @@ def phantom_study(
                 seed=of_seed,
                 adversarial_radius=RADIUS if network.endswith(ROBUST) else 0.0,
             )
-            guide = train_guide(knees.pixels, knees.targets, config, progress=False)
+            guide = train_guide(knees.pixels, knees.targets, config, progress=False, device=device)
             save_guide(guide, path, patients=knees.patients, data={"phantoms": name})
         return path
 
     judges = {
-        network: load_guide(trained("judge", network, judged, 1 + i), ("0", "2"))
+        network: load_guide(trained("judge", network, judged, 1 + i), ("0", "2"), image_size=size).to(device)
         for i, network in enumerate(JUDGES)
     }
     return Study(
@@ -183,6 +191,7 @@ def folder_study(
     judges: Sequence[Path],
     test_split: str = "val",
     say: Callable[[str], None] = print,
+    device: str | torch.device = "cpu",
 ) -> Study:
     """Radiographs of a folder: decoded once, judged by guides that are given.
 
@@ -193,9 +202,11 @@ def folder_study(
         judges: folders of ``kecae-aug guide``, trained on other patients than the held-out ones.
         test_split: subfolder of the held-out patients.
         say: takes progress lines.
+        device: where the judges stay.
 
     Raises:
-        ValueError: no root, no judge, more than two grades, or a judge or guide that has seen a held-out patient.
+        ValueError: no root, no judge, more than two grades, or a judge or guide that has seen a held-out patient, or is of
+            other images.
     """
     data, classes = config.data, config.model.classes
     if len(classes) != 2:
@@ -209,6 +220,11 @@ def folder_study(
             "judges: none given; train one on other patients with `kecae-aug guide --data DIR --fold 1 --out DIR`"
         )
     preparation = Preparation(size, data.mirror_right, data.fix_inverted, data.contrast, data.align)
+
+    loaded = {path.name: load_guide(path, classes, preparation=preparation).to(device) for path in judges}
+    seeing = {f"judge {name}": judge for name, judge in loaded.items()} | {
+        f"guide {path.name}": load_guide(path, classes, preparation=preparation) for path in config.guides
+    }
 
     def read(split: str | None) -> Images:
         folder = open_radiographs(data.root or "", split, grades=list(classes), preparation=preparation)
@@ -224,12 +240,8 @@ def folder_study(
     train, test = read(data.split), read(test_split)
     rows = [i for i, p in enumerate(train.patients) if in_fold(p, data.fold, data.folds)]
     train = Images(train.pixels[rows], [train.targets[i] for i in rows], [train.patients[i] for i in rows])
-    loaded = {path.name: load_guide(path, classes) for path in judges}
-    seeing = {f"judge {name}": judge for name, judge in loaded.items()} | {
-        f"guide {path.name}": load_guide(path, classes) for path in config.guides
-    }
     for who, guide in seeing.items():
-        both = sorted(set(guide.metadata["patients"]) & set(test.patients))
+        both = both_of(guide.patients, test.patients)
         if both:
             raise ValueError(
                 f"{who} was trained on {len(both)} patients of split {test_split!r} ({', '.join(both[:3])}, ...): "

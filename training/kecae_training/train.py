@@ -2,7 +2,7 @@
 
     kecae-aug guide --data DIR --out runs/guide
     kecae-aug train --config default --data.root DIR --guide runs/guide --out runs/knee
-    kecae-aug train ... --run.devices 2 --run.accelerator cuda --run.precision bf16-mixed
+    kecae-aug train ... --device cuda --precision bf16-mixed --run.devices 2
 
 The same command goes on where a run stopped. In the run's folder: config.json (resolved), log.jsonl,
 checkpoint.pt, samples/ (these show training images) and, at the end, weights/.
@@ -13,10 +13,10 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from lightning_fabric import Fabric
@@ -26,6 +26,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from kecae_aug.data import Preparation, Radiographs, open_radiographs
+from kecae_aug.device import cpu_by_default
+from kecae_aug.errors import reporting
 from kecae_aug.model import KECAE, PRESETS, KECAEConfig
 from kecae_aug.pairing import unit_draw
 from kecae_aug.weights import load_weights
@@ -33,10 +35,11 @@ from kecae_training.augment import augment
 from kecae_training.checkpoint import RunFolder, fingerprint
 from kecae_training.config import TrainConfig, parse
 from kecae_training.exchange import KeyExchange, Outputs, hybrid_loss
-from kecae_training.guide import in_fold, load_guide
+from kecae_training.guide import Guide, in_fold, load_guide
 from kecae_training.images import to_float, to_uint8
 from kecae_training.losses import same_grade_permutation
 from kecae_training.pairs import PairSampler
+from kecae_training.prefetch import pinned, prefetched
 from kecae_training.warmup import Remembered, warm_up_keys
 
 WARMUP = 100  # steps, for the cosine schedule
@@ -65,7 +68,7 @@ def open_data(config: TrainConfig, size: int) -> Radiographs:
     """The radiographs of the config's split, prepared as the weights will expect them."""
     data = config.data
     if data.root is None:
-        raise SystemExit("data.root is missing: give --data.root DIR or set KECAE_KNEE_DATA")
+        raise ValueError("data.root is missing: give --data.root DIR or set KECAE_KNEE_DATA")
     preparation = Preparation(size, data.mirror_right, data.fix_inverted, data.contrast, data.align)
     folder = open_radiographs(
         data.root, data.split, grades=list(config.model.classes), preparation=preparation
@@ -108,8 +111,14 @@ def train(config: TrainConfig, dataset: Any = None, warm_keys: Remembered | None
         The folder of the exported weights.
 
     Raises:
-        ValueError: a checkpoint of another config or of other data; a gradient that stays non-finite.
+        ValueError: a checkpoint of another config or of other data; a guide of other images; a gradient that stays
+            non-finite.
     """
+    with cpu_by_default():
+        return _train(config, dataset, warm_keys)
+
+
+def _train(config: TrainConfig, dataset: Any, warm_keys: Remembered | None) -> Path:
     run, optim = config.run, config.optim
     fabric = Fabric(
         accelerator=run.accelerator,
@@ -123,6 +132,8 @@ def train(config: TrainConfig, dataset: Any = None, warm_keys: Remembered | None
     kecae = begin(config)
     shape = kecae.config
     dataset = open_data(config, shape.image_size) if dataset is None else dataset
+    with torch.random.fork_rng(devices=[]):  # what does not fit is named before the images are read
+        guides = open_guides(config, shape, getattr(dataset, "preparation", None), fabric.device)
     images = to_uint8(dataset, progress=run.progress and fabric.is_global_zero)
     sampler = PairSampler(
         dataset.targets, optim.n_pairs, optim.batch_size, seed=run.seed, bootstrap=optim.bootstrap
@@ -163,11 +174,6 @@ def train(config: TrainConfig, dataset: Any = None, warm_keys: Remembered | None
         if optim.ema
         else None
     )
-    guides = (
-        [load_guide(path, shape.classes).to(fabric.device) for path in config.guides]
-        if config.loss.needs_guide
-        else []
-    )
     adam = torch.optim.Adam([p for p in modules.parameters() if p.requires_grad], lr=optim.lr)
     step_modules, adam = fabric.setup(modules, adam)
     if averaged is not None:
@@ -182,15 +188,9 @@ def train(config: TrainConfig, dataset: Any = None, warm_keys: Remembered | None
     for part in frozen:
         part.eval()  # its BatchNorm too
     bad_in_a_row, since, since_step = 0, time.perf_counter(), state["step"]
-    with tqdm(
-        total=total,
-        initial=state["step"],
-        desc="pairs",
-        unit="step",
-        disable=not (run.progress and fabric.is_global_zero),
-    ) as bar:
-        while state["step"] < total:
-            step = state["step"]
+
+    def batches() -> Iterator[Batch]:
+        for step in range(state["step"], total):
             # Algorithm 1: a batch of pairs of different grades; position alone decides which.
             rows, labels = sampler.batch(step, fabric.global_rank, fabric.world_size)
             generator = _generator(run.seed, step, fabric.global_rank)
@@ -198,13 +198,27 @@ def train(config: TrainConfig, dataset: Any = None, warm_keys: Remembered | None
             knees = to_float(images[rows])
             if optim.augment:
                 knees = augment(knees, generator, optim.augment, noise=0.0).clamp(-1, 1)
-            x = knees.to(fabric.device, memory_format=torch.channels_last)
-            y = labels.to(fabric.device)
+            knees = knees.contiguous(memory_format=torch.channels_last)
+            knees, labels, permutation = (pinned(t, fabric.device) for t in (knees, labels, permutation))
+            yield Batch(knees, labels, permutation, generator)
 
+    with (
+        prefetched(batches()) as made,
+        tqdm(
+            total=total,
+            initial=state["step"],
+            desc="pairs",
+            unit="step",
+            disable=not (run.progress and fabric.is_global_zero),
+        ) as bar,
+    ):
+        for batch in made:
+            step = state["step"]
+            x, y, permutation = (t.to(fabric.device, non_blocking=True) for t in batch[:3])
             guide = guides[draw_guide(config, step, len(guides))] if guides else None
-            outputs = step_modules(x, permutation.to(fabric.device))
+            outputs = step_modules(x, permutation)
             with fabric.autocast():  # for the guide; what needs float32 asks for it
-                terms = hybrid_loss(outputs, x, y, config.loss.at(step), guide, generator)
+                terms = hybrid_loss(outputs, x, y, config.loss.at(step), guide, batch.generator)
             adam.zero_grad(set_to_none=True)
             fabric.backward(terms["total"])
             norm: Any = fabric.clip_gradients(
@@ -254,6 +268,31 @@ def train(config: TrainConfig, dataset: Any = None, warm_keys: Remembered | None
     return folder.export(best, {"steps": total, "pairs": total * optim.batch_size})
 
 
+class Batch(NamedTuple):
+    """Pairs of a step, on the CPU: images (2b, 1, S, S), labels and a permutation of the grades (2b,), and its draws."""
+
+    images: Tensor
+    labels: Tensor
+    permutation: Tensor
+    generator: torch.Generator
+
+
+def open_guides(
+    config: TrainConfig, shape: KECAEConfig, preparation: Preparation | None, device: torch.device
+) -> list[Guide]:
+    """The guides that the terms look through, none where no term does.
+
+    Raises:
+        ValueError: one of other images or classes than those of the training.
+    """
+    if not config.loss.needs_guide:
+        return []
+    return [
+        load_guide(path, shape.classes, image_size=shape.image_size, preparation=preparation).to(device)
+        for path in config.guides
+    ]
+
+
 def _generator(seed: int, step: int, rank: int) -> torch.Generator:
     """Draws of a step depend on (seed, step, rank) alone, so a resumed run repeats them."""
     return torch.Generator().manual_seed((seed * 1_000_003 + step) * 4099 + rank)
@@ -279,14 +318,11 @@ def _save_samples(folder: RunFolder, images: Tensor, outputs: Outputs, step: int
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line: ``kecae-aug train`` or ``python -m kecae_training.train``."""
-    try:
+    with reporting("kecae-aug train", "interrupted; the same command goes on from the last checkpoint"):
         config = parse(argv)
+        config.check_flags()
         weights = train(config)
-    except (ValueError, FileNotFoundError) as error:
-        raise SystemExit(str(error)) from None
-    except KeyboardInterrupt:
-        raise SystemExit("interrupted; the same command goes on from the last checkpoint") from None
-    print(json.dumps({"weights": str(weights)}))
+        print(json.dumps({"weights": str(weights)}))
 
 
 if __name__ == "__main__":

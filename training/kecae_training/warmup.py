@@ -6,6 +6,7 @@ and a guide in every step; the key's encoder with its head alone is a small clas
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from copy import deepcopy
 
 import torch
@@ -17,6 +18,7 @@ from tqdm import trange
 from kecae_training.augment import augment
 from kecae_training.exchange import KeyExchange
 from kecae_training.images import to_float
+from kecae_training.prefetch import pinned, prefetched
 
 Remembered = dict[str, list[dict[str, Tensor]]]
 BATCH = 64
@@ -62,20 +64,26 @@ def warm_up_keys(
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LR, total_steps=steps)
     generator = torch.Generator().manual_seed(seed)
     balanced = 1.0 / torch.bincount(labels)[labels].double()
-    for _ in (bar := trange(steps, desc="keys", unit="step", disable=not progress)):
-        rows = torch.multinomial(balanced, BATCH, replacement=True, generator=generator)
-        knees = augment(to_float(images[rows]), generator).to(
-            fabric.device, memory_format=torch.channels_last
-        )
-        with fabric.autocast():
-            key = model.spread(model.key_encoder(knees))
-            logits = head(key.flatten(1)).float()
-        loss = F.cross_entropy(logits, labels[rows].to(fabric.device), label_smoothing=0.05)
-        optimizer.zero_grad(set_to_none=True)
-        fabric.backward(loss)
-        optimizer.step()
-        schedule.step()
-        bar.set_postfix(loss=f"{float(loss.detach()):.3f}")
+
+    def batches() -> Iterator[tuple[Tensor, Tensor]]:
+        for _ in range(steps):
+            rows = torch.multinomial(balanced, BATCH, replacement=True, generator=generator)
+            knees = augment(to_float(images[rows]), generator).contiguous(memory_format=torch.channels_last)
+            yield pinned(knees, fabric.device), pinned(labels[rows], fabric.device)
+
+    with prefetched(batches()) as made:
+        for step in (bar := trange(steps, desc="keys", unit="step", disable=not progress)):
+            knees, targets = (t.to(fabric.device, non_blocking=True) for t in next(made))
+            with fabric.autocast():
+                key = model.spread(model.key_encoder(knees))
+                logits = head(key.flatten(1)).float()
+            loss = F.cross_entropy(logits, targets, label_smoothing=0.05)
+            optimizer.zero_grad(set_to_none=True)
+            fabric.backward(loss)
+            optimizer.step()
+            schedule.step()
+            if step % 10 == 9:  # reading it waits for the device
+                bar.set_postfix(loss=f"{float(loss.detach()):.3f}")
     optimizer.zero_grad(set_to_none=True)
     if remembered is not None:
         remembered[same] = [deepcopy(part.state_dict()) for part in parts]

@@ -27,6 +27,7 @@ from typing import Any, get_args
 import yaml
 
 from kecae_bench.ablation.table import render_all
+from kecae_bench.machine import add_device
 from kecae_bench.record import CODE, PROJECT, RESULTS, append_line, find_commit, read_lines
 from kecae_training.checkpoint import environment
 from kecae_training.config import Precision, parse
@@ -101,7 +102,14 @@ def train_row(table: Table, row: Row, seed: int, study: Study, args: argparse.Na
     out = args.work / "ablation" / f"{re.sub(r'[^a-zA-Z0-9.]+', '-', row.name)}-seed{seed}-{digest}"
     guide = study.guide_of or args.guides.__getitem__
     config = parse([*table.flags(row.name, args.steps, guide), "--out", str(out)])
-    config.run = replace(config.run, seed=seed, progress=False, samples_every=0, checkpoint_every=300)
+    config.run = replace(
+        config.run,
+        seed=seed,
+        progress=False,
+        samples_every=0,
+        checkpoint_every=300,
+        accelerator=args.device.type,
+    )
     start = time.perf_counter()
     try:
         figures: dict[str, Any] = {k: None if math.isnan(v) else v for k, v in run(config, study).items()}
@@ -141,6 +149,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--steps", type=int, default=300, help="of each training (default: %(default)s)")
     parser.add_argument("--list", action="store_true", help="rows and what they change")
+    add_device(parser)
     parser.add_argument(
         "--precision",
         choices=get_args(Precision),
@@ -171,6 +180,8 @@ def main(argv: list[str] | None = None) -> None:
         lines = read_lines(args.results or RESULTS / f"ablation-{args.study}.jsonl")
         print(render_all(lines) if lines else f"no results of {args.study} yet")
         return
+    if args.device.index is not None:
+        parser.error(f"--device {args.device}: accepted is a kind; choose a card with CUDA_VISIBLE_DEVICES")
     table = Table.read(args.study)
     if args.precision:
         table = replace(table, base={**table.base, "run.precision": args.precision})

@@ -2,19 +2,22 @@
 
     python -m kecae_bench.checks.throughput                     # paper size, batch 64; ten minutes on 2 cores
     python -m kecae_bench.checks.throughput --preset compact
+    python -m kecae_bench.checks.throughput --device cuda --compile      # TF32 and torch.compile too
 
 The baseline is the network as the paper describes it: both encoders on each image of a batch, the decoder made of
 ConvTranspose2d, float32, the whole batch at once. Every figure is a median over repetitions that alternate between
-the variants, so that a machine that gets slower hits all of them; outputs are compared with the baseline's.
+the variants, so that a machine that gets slower hits all of them; outputs are compared with the baseline's. On CUDA
+float32 is without TF32, the baseline's too, and `_tf32` is with it; clocks are read when the device is done.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,6 +30,7 @@ from torchvision.models import resnet18
 from kecae_aug import KECAE, KeyExchangeAugment, LatentBank
 from kecae_aug.inference import FastKECAE
 from kecae_aug.model import PRESETS, PointConvTranspose2d
+from kecae_bench.machine import CPU, add_device, synchronize
 from kecae_bench.record import record
 
 TOLERANCE = 1e-4  # float32, images of range 2
@@ -40,12 +44,19 @@ def main() -> None:
     parser.add_argument("--preset", choices=tuple(PRESETS), default="paper")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--repetitions", type=int, default=7)
+    parser.add_argument("--matrix", type=int, default=3072, help="side of the matrices of the peak")
+    add_device(parser)
+    parser.add_argument(
+        "--compile", action="store_true", help="float32 and bfloat16 through torch.compile too"
+    )
+    parser.add_argument("--out", type=Path, help="JSON lines; by default benchmarks/results/throughput.jsonl")
     args = parser.parse_args()
     torch.manual_seed(0)
-    model = trained_like(args.preset)
-    peak = matrix_product_peak()
+    model = trained_like(args.preset).to(args.device)
+    tf32(False)
+    peak = matrix_product_peak(args.device, args.matrix)
     with torch.no_grad():
-        exchange = compare(model, args.batch_size, args.repetitions)
+        exchange = compare(model, args.batch_size, args.repetitions, compiled=args.compile)
         sizes = {n: compare(model, n, 5, halves=False) for n in (1, 4, 16) if n < args.batch_size}
     flops = operations(model)
     for name, kind in (("from_images", "images"), ("from_bank", "bank")):
@@ -55,16 +66,21 @@ def main() -> None:
         "throughput",
         {
             "preset": args.preset,
+            "device": args.device.type,
             "batch_size": args.batch_size,
             "repetitions": args.repetitions,
             "threads": torch.get_num_threads(),
-            "matrix_product_peak_gflops": {"float32": round(peak / 1e9), **half_peaks()},
+            "matrix_product_peak_gflops": {
+                "float32": round(peak / 1e9),
+                **half_peaks(args.device, args.matrix),
+            },
             "gflop_an_image": {k: round(v / 1e9, 3) for k, v in flops.items()},
             "exchange": exchange,
             "ratio_by_batch_size": {n: {k: v["ratio"] for k, v in rows.items()} for n, rows in sizes.items()},
             "memory": memory(model),
             "resnet18_step": training_step(model, args.batch_size, args.repetitions),
         },
+        args.out,
     )
 
 
@@ -75,6 +91,19 @@ def trained_like(preset: str) -> KECAE:
         for _ in range(3):
             model(smooth(8, model.config.image_size))
     return model.eval()
+
+
+@contextlib.contextmanager
+def tf32_inside() -> Iterator[None]:
+    """TF32 in the block; :func:`tf32` switches it for good."""
+    tf32(True)
+    yield
+    tf32(False)
+
+
+def tf32(on: bool) -> None:
+    """Whether CUDA may round float32 to TF32 inside products and convolutions; elsewhere it changes nothing."""
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = on
 
 
 def smooth(n: int, size: int) -> Tensor:
@@ -112,30 +141,43 @@ def exchange_latents(model: FastKECAE, keys: Tensor, non_keys: Tensor, donors: T
     return model.decode(non_keys.float() + keys[donors].float())
 
 
-def compare(model: KECAE, n: int, repetitions: int, halves: bool = True) -> dict[str, Any]:
+def compare(
+    model: KECAE, n: int, repetitions: int, halves: bool = True, compiled: bool = False
+) -> dict[str, Any]:
     """Images a second of every variant, its ratio to the baseline, and how far its images are from the baseline's."""
-    images, donors = smooth(n, model.config.image_size), torch.roll(torch.arange(n), 1)
+    device = next(model.parameters()).device
+    images = smooth(n, model.config.image_size).to(device)
+    donors = torch.roll(torch.arange(n, device=device), 1)
     baseline = plain(model)
     variants: dict[str, Callable[[], Tensor]] = {"baseline": lambda: baseline(images, donors)}
-    for dtype in (torch.float32, torch.bfloat16, torch.float16) if halves else (torch.float32,):
-        fast = FastKECAE(model, dtype)
-        suffix = "" if dtype == torch.float32 else f"_{str(dtype).removeprefix('torch.')}"
+    ways = [(torch.float32, False, False)] + [(torch.float32, False, True)] * compiled
+    ways += [(torch.float32, True, False)] * (halves and device.type == "cuda")
+    ways += [(torch.bfloat16, False, False), (torch.float16, False, False)] * halves
+    ways += [(torch.bfloat16, False, True)] * compiled
+    for dtype, short, compile in ways:
+        fast = FastKECAE(model, dtype, compile=compile)
+        suffix = "_tf32" * short + f"_{str(dtype).removeprefix('torch.')}" * (dtype != torch.float32)
+        suffix += "_compiled" * compile
         keys, non_keys = fast.encode(images)
         half = (keys.half(), non_keys.half())
-        variants[f"from_images{suffix}"] = partial(exchange_images, fast, images, donors)
-        variants[f"from_bank{suffix}"] = partial(exchange_latents, fast, *half, donors)
+        found: dict[str, Callable[[], Tensor]] = {
+            "from_images": partial(exchange_images, fast, images, donors),
+            "from_bank": partial(exchange_latents, fast, *half, donors),
+        }
+        for name, run in found.items():
+            variants[name + suffix] = tf32_inside()(run) if short else run
     wanted = variants["baseline"]()
     out: dict[str, Any] = {}
     for name, run in variants.items():
         error = (run() - wanted).abs().max().item()
         psnr = float(10 * torch.log10(4 / (run() - wanted).square().mean())) if error else float("inf")
-        exact = name == "from_images"
+        exact = name in ("from_images", "from_images_compiled")
         if (exact and error > TOLERANCE) or (not exact and psnr < LEAST_PSNR):
             raise SystemExit(
                 f"{name}: largest difference {error:.2e}, {psnr:.1f} dB: not the baseline's images"
             )
         out[name] = {"largest_difference": error, "psnr_db": min(round(psnr, 1), 999.0)}
-    seconds = timed(variants, repetitions)
+    seconds = timed(variants, repetitions, device)
     for name, value in seconds.items():
         out[name] |= {
             "images_a_second": round(n / value, 1),
@@ -144,15 +186,19 @@ def compare(model: KECAE, n: int, repetitions: int, halves: bool = True) -> dict
     return out
 
 
-def timed(variants: dict[str, Callable[[], Any]], repetitions: int) -> dict[str, float]:
+def timed(
+    variants: dict[str, Callable[[], Any]], repetitions: int, device: torch.device = CPU
+) -> dict[str, float]:
     """Median seconds of each, taken in turn."""
     seconds: dict[str, list[float]] = {name: [] for name in variants}
     for run in variants.values():
         run()
     for _ in range(repetitions):
         for name, run in variants.items():
+            synchronize(device)
             start = time.perf_counter()
             run()
+            synchronize(device)
             seconds[name].append(time.perf_counter() - start)
     return {name: statistics.median(values) for name, values in seconds.items()}
 
@@ -170,20 +216,22 @@ def operations(model: KECAE) -> dict[str, float]:
     return {"images": 2 * encoder + decoder, "bank": decoder}
 
 
-def matrix_product_peak(dtype: torch.dtype = torch.float32) -> float:
+def matrix_product_peak(device: torch.device, side: int, dtype: torch.dtype = torch.float32) -> float:
     """Operations a second of a large square matrix product, the best of five."""
-    a, b = (torch.randn(3072, 3072).to(dtype) for _ in range(2))
+    a, b = (torch.randn(side, side).to(device, dtype) for _ in range(2))
     best = float("inf")
     for _ in range(5):
+        synchronize(device)
         start = time.perf_counter()
         a @ b
+        synchronize(device)
         best = min(best, time.perf_counter() - start)
-    return 2 * 3072**3 / best
+    return 2 * side**3 / best
 
 
-def half_peaks() -> dict[str, int]:
+def half_peaks(device: torch.device, side: int) -> dict[str, int]:
     return {
-        str(d).removeprefix("torch."): round(matrix_product_peak(d) / 1e9)
+        str(d).removeprefix("torch."): round(matrix_product_peak(device, side, d) / 1e9)
         for d in (torch.bfloat16, torch.float16)
     }
 
@@ -207,12 +255,16 @@ def training_step(model: KECAE, n: int, repetitions: int) -> dict[str, Any]:
     torch.manual_seed(0)
     network = resnet18(num_classes=2)
     network.conv1 = nn.Conv2d(1, 64, 7, 2, 3, bias=False)
+    device = next(model.parameters()).device
+    network.to(device)
     optimiser = torch.optim.SGD(network.parameters(), 1e-3)
     images = (smooth(n, model.config.image_size) + 1) / 2
     labels = torch.arange(n) % 2
     known = TensorDataset(images, labels)
     with tempfile.TemporaryDirectory() as folder:
-        bank = LatentBank.build(known, model, Path(folder) / "bank", classes=model.config.classes)
+        path = Path(folder) / "bank"
+        bank = LatentBank.build(known, model, path, classes=model.config.classes, device=device)
+        images, labels = images.to(device), labels.to(device)
         augment = KeyExchangeAugment(model, p=0.5)
         banked = KeyExchangeAugment(model, p=0.5, donors=bank)
 
@@ -231,6 +283,7 @@ def training_step(model: KECAE, n: int, repetitions: int) -> dict[str, Any]:
                 "exchange_with_bank": lambda: banked(images, labels),
             },
             repetitions,
+            device,
         )
     added = {
         "added_percent": round(100 * seconds["exchange"] / seconds["step"], 1),

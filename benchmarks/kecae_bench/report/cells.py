@@ -78,7 +78,7 @@ class Cell:
     def title(self) -> str:
         """The classifier; with what of its training is not its recipe's."""
         known = CLASSIFIERS.get(self.classifier)
-        own = {"precision": "float32"}
+        own = {"precision": "float32", "device": "cpu"}
         own |= (
             {name: getattr(known.recipe, name) for name in ("optimiser", "lr", "weight_decay")}
             if known
@@ -86,7 +86,9 @@ class Cell:
         )
         other = [f"{name} {_short(self.settings[name])}" for name in own if self._differs(name, own[name])]
         name = known.title if known else self.classifier
-        return f"{name} ({', '.join(other)})".replace("precision ", "") if other else name
+        return (
+            f"{name} ({', '.join(other)})".replace("precision ", "").replace("device ", "") if other else name
+        )
 
     def _differs(self, name: str, own: Any) -> bool:
         return name in self.settings and self.settings[name] != own
@@ -299,7 +301,8 @@ def group_runs(lines: Sequence[Line]) -> list[Cell]:
     found: dict[str, Cell] = {}
     for line in lines:
         fold, weights = line.get("fold"), line.get("weights") or {}
-        settings = {"known_patients": "kept", **line["settings"]}  # that key is set by --new-patients only
+        # keys that are set by --new-patients, and on other devices, only
+        settings = {"known_patients": "kept", "device": "cpu", **line["settings"]}
         variant = {**line.get("options", {}), "N": line.get("n_pairs")}
         if fold is None and line["fraction"] < 1 and weights.get("patients_outside_T") == 0:
             variant["weights"] = INSIDE  # each seed draws patients, and has weights, of its own

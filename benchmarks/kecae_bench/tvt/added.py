@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kecae_aug import KECAE, Gate, KeyExchangeAugment, KeyExchangeDataset, LatentBank
+from kecae_bench.machine import CPU, to_device
 from kecae_bench.tvt.arms import Arm, ExchangeOptions
 from kecae_bench.tvt.draws import BalancedIndices, generator, seed_of
 from kecae_bench.tvt.knees import Knees
@@ -27,7 +28,7 @@ class Tools:
         oracle_size: side that all oracles want; None for the images' own.
         n_pairs: N of "T' from pairs" and "paper". others: training knees outside T, the hosts of
             "T' unlabelled hosts".
-        work: folder for latent banks.
+        work: folder for latent banks. device: where images are, and are made; labels stay on the CPU, which draws.
     """
 
     model: KECAE | None = None
@@ -36,6 +37,7 @@ class Tools:
     n_pairs: int | None = None
     others: Knees | None = None
     work: Path | None = None
+    device: torch.device = CPU
 
 
 @dataclass
@@ -111,7 +113,8 @@ class Added:
         assert self.prime is not None
         order = BalancedIndices(self._members, self.seed, what)
         items = self.prime.__getitems__(order.batch(step, size).tolist())
-        return torch.stack([x for x, _ in items]), torch.tensor([y for _, y in items])
+        images = to_device(torch.stack([x for x, _ in items]), self.tools.device)
+        return images, torch.tensor([y for _, y in items])
 
     def _make_transform(self) -> KeyExchangeAugment:
         assert self.tools.model is not None
@@ -149,7 +152,8 @@ class Added:
             raise ValueError("donors='bank': needs a folder to keep it in (--work)")
         sha = KeyExchangeDataset(self.knees, self.tools.model, 0).weights_sha256  # type: ignore[arg-type]
         folder = self.tools.work / f"bank-{self.knees.fingerprint()}-{sha[:12]}"
-        found = LatentBank.build(self.knees, self.tools.model, folder, progress=True)  # type: ignore[arg-type]
+        model, device = self.tools.model, self.tools.device
+        found = LatentBank.build(self.knees, model, folder, device=device, progress=True)  # type: ignore[arg-type]
         assert found is not None  # of one process
         return found
 
@@ -165,11 +169,12 @@ class Added:
             detail="decoder" if paper else self.options.detail,
             real=paper,
             seed=seed_of(self.seed, "pairs") % 2**31,
+            device=self.tools.device,
         )
 
     def _add_real(self, x: Tensor, y: Tensor, indices: Tensor, step: int) -> Made:
         more = self._more.batch(step, self.per_step)
-        return self.knees.floats(more), self.knees.labels[more]
+        return self.knees.floats(more, self.tools.device), self.knees.labels[more]
 
     def _add_pairs(self, x: Tensor, y: Tensor, indices: Tensor, step: int) -> Made:
         return self.draw_of_prime(step, self.per_step, "pool")
@@ -202,7 +207,7 @@ class Added:
         hosts = self._others.batch(step, self.per_step)
         posing = torch.tensor(self._known)[torch.arange(len(hosts)) % len(self._known)]
         patients = [others.patients[index] for index in hosts.tolist()]
-        images, labels = self._augment(others.floats(hosts), posing, patients=patients)
+        images, labels = self._augment(others.floats(hosts, self.tools.device), posing, patients=patients)
         return images[len(hosts) :], labels[len(hosts) :]
 
     def _exchange_within_grade(self, x: Tensor, y: Tensor, indices: Tensor, step: int) -> Made:
@@ -237,7 +242,8 @@ class Added:
         size = self.tools.oracle_size
         if size and images.shape[-1] != size:
             images = F.interpolate(images, size=(size, size), mode="bilinear", antialias=True)
-        return torch.stack([oracle(images).float().softmax(1) for oracle in self.tools.oracles]).mean(0)
+        oracles = (oracle.to(images.device) for oracle in self.tools.oracles)
+        return torch.stack([oracle(images).float().softmax(1) for oracle in oracles]).mean(0).cpu()
 
     def _patients(self, indices: Tensor) -> list[str]:
         return [self.knees.patients[index] for index in indices.tolist()]

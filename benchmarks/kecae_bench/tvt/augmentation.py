@@ -48,7 +48,7 @@ class Augmentation:
         Returns:
             (B, 1, S, S) float32 in [-1, 1].
         """
-        draws = torch.rand(7, len(images), generator=generator).mul(2).sub(1)
+        draws = torch.rand(7, len(images), generator=generator).mul(2).sub(1).to(images.device)
         angle, zoom = draws[0] * self.degrees * torch.pi / 180, 1 + self.scale * draws[1]
         mirror = torch.where((draws[6] + 1) / 2 < self.flip, -1.0, 1.0)
         cos, sin = angle.cos() / zoom, angle.sin() / zoom

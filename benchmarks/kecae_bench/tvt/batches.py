@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
+from kecae_bench.machine import to_device
 from kecae_bench.tvt.added import Added, Made, Tools, soft
 from kecae_bench.tvt.arms import Arm, ExchangeOptions
 from kecae_bench.tvt.augmentation import Augmentation
@@ -21,7 +22,10 @@ CUTMIX_ALPHA = 1.0  # Yun et al. 2019
 
 
 class Batch(NamedTuple):
-    """A step: images (B + A, 1, S, S) float32 in [-1, 1], labels (B + A,) int64 or (B + A, K) float32, B real first."""
+    """A step: images (B + A, 1, S, S) float32 in [-1, 1], labels (B + A,) int64 or (B + A, K) float32, B real first.
+
+    Both are on the device of :class:`Tools`.
+    """
 
     images: Tensor
     labels: Tensor
@@ -88,7 +92,7 @@ class Batches:
             images, labels = adds.draw_of_prime(step, self.size, "paper")
         else:
             indices = self.indices(step)
-            images, labels = self.knees.floats(indices), self.knees.labels[indices]
+            images, labels = self.knees.floats(indices, self.tools.device), self.knees.labels[indices]
             if adds is not None and step < self._until:
                 with seeded(self.seed, step, "added"):
                     if self.arm.added == "exchanged" and self.options.p is not None:
@@ -106,7 +110,7 @@ class Batches:
         if self._mix is not None:
             with seeded(self.seed, step, "mix"):
                 images, labels = self._mix(images, labels)
-        return Batch(images, labels, real)
+        return Batch(images, to_device(labels, self.tools.device), real)
 
     def _augment(self, images: Tensor, step: int, draws: str) -> Tensor:
         """``draws`` names the random numbers: it is part of the seed, so another name gives another run."""

@@ -31,7 +31,7 @@ def generator(*parts: object) -> torch.Generator:
 def seeded(*parts: object) -> Iterator[None]:
     """Torch's global CPU generator seeded, for what draws from it (dropout, kecae_aug, v2); restored after."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed_of(*parts))
+        torch.default_generator.manual_seed(seed_of(*parts))  # not that of a GPU, which nothing would restore
         yield
 
 

@@ -9,12 +9,13 @@ from pathlib import Path
 import torch
 
 from kecae_bench.classifiers import CLASSIFIERS
+from kecae_bench.machine import add_device, add_precision
 from kecae_bench.record import PROJECT, RESULTS, knee_data
 from kecae_bench.tvt.arms import ARMS, Arm, ExchangeOptions
 from kecae_bench.tvt.augmentation import Augmentation
 from kecae_bench.tvt.run import Protocol
 from kecae_bench.tvt.split import FRACTION
-from kecae_bench.tvt.training import PRECISIONS, Loop
+from kecae_bench.tvt.training import Loop
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -78,11 +79,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=loop.validations,
         help="at validation patients (default: %(default)s)",
     )
-    run.add_argument(
-        "--precision",
-        choices=PRECISIONS,
-        default=loop.precision,
-        help="bfloat16 only where the CPU has it (AVX-512 BF16, AMX): three times faster, else nine times slower",
+    add_device(run)
+    add_precision(
+        run,
+        loop.precision,
+        "bf16-mixed on a CPU only where it has it (AVX-512 BF16, AMX): three times faster, else nine times slower",
     )
     run.add_argument("--contiguous", action="store_true", help="memory format; channels_last by default")
     run.add_argument("--lr", type=float, help="instead of the classifier's own, in all arms")
@@ -131,7 +132,7 @@ def protocol_of(args: argparse.Namespace) -> Protocol:
     """What all runs share, from the flags."""
     if args.threads:
         torch.set_num_threads(args.threads)
-    loop = Loop(args.validations, args.precision, not args.contiguous)
+    loop = Loop(args.validations, args.precision, not args.contiguous, device=args.device)
     augmentation = None if args.no_augmentation else Augmentation(flip=args.flip)
     return Protocol(args.steps, loop, augmentation, args.lr, args.batch_size, args.work)
 

@@ -79,8 +79,8 @@ def open_grounds(
             f"weights: they differ in preparation or classes ({preparations}, {classes}); give like ones"
         )
     grades = [str(c) for c in models[0].config.classes]
-    oracles = {fold: _oracles(args.oracles, fold, grades) for fold in numbers}
     preparation = _preparation(args, models[0])
+    oracles = {fold: _oracles(args.oracles, fold, grades, preparation) for fold in numbers}
     knees, test, _ = read_folder(args.data, grades, preparation, progress=progress)
     of_t = _halving(args) if args.test_unseen is not True else []  # of True, they are the weights themselves
     folders = [args.data, *args.weights_data]
@@ -149,10 +149,12 @@ def _halving(args: argparse.Namespace) -> list[Seen]:
     return [by_weights(load_weights(name), name, folders, trust=args.trust_weights)]
 
 
-def _oracles(paths: Sequence[Path], fold: int | None, grades: Sequence[str]) -> dict[str, Guide]:
-    """Oracles of a fold: ``{fold}`` in a path is its number."""
+def _oracles(
+    paths: Sequence[Path], fold: int | None, grades: Sequence[str], preparation: Preparation
+) -> dict[str, Guide]:
+    """Oracles of a fold, of images like these: ``{fold}`` in a path is its number."""
     named = [str(path).replace("{fold}", str(fold)) for path in paths]
-    return {name: load_guide(name, grades) for name in named}
+    return {name: load_guide(name, grades, preparation=preparation) for name in named}
 
 
 def describe(ground: Ground) -> None:

@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 from kecae_aug.data import Preparation, check_disjoint, open_radiographs
 from kecae_aug.data.radiographs import Row
 from kecae_aug.data.source import has_split
+from kecae_bench.machine import CPU, to_device
 from kecae_training.checkpoint import fingerprint
 from kecae_training.images import to_float, to_uint8
 
@@ -56,9 +57,9 @@ class Knees(Dataset[tuple[Tensor, int]]):
         """Indices of every class."""
         return [[i for i, t in enumerate(self.targets) if t == c] for c in range(len(self.classes))]
 
-    def floats(self, indices: Tensor | Sequence[int]) -> Tensor:
-        """(B, 1, S, S) float32 in [-1, 1]."""
-        return to_float(self.images[torch.as_tensor(indices)])
+    def floats(self, indices: Tensor | Sequence[int], device: torch.device = CPU) -> Tensor:
+        """(B, 1, S, S) float32 in [-1, 1], on the device."""
+        return to_float(to_device(self.images[torch.as_tensor(indices)], device))
 
     def select(self, indices: Sequence[int]) -> Knees:
         """The knees of these indices, in their order."""

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from kecae_bench.classifiers import build, training_loss
+from kecae_bench.machine import of_device, synchronize
 from kecae_bench.tvt.arms import ARMS
 from kecae_bench.tvt.draws import seeded
 from kecae_bench.tvt.flags import protocol_of
@@ -97,6 +98,7 @@ def remaining(
             "image_size": ground.knees.images.shape[-1],
             "batch_size": protocol.recipe(name).batch_size,
             "precision": protocol.loop.precision,
+            **of_device(protocol.loop.device),
         }
         found = store.seconds_a_step(name, settings)
         if found is not None:
@@ -142,12 +144,15 @@ def time_a_step(classifier: str, ground: Ground, protocol: Protocol, steps: int 
     batches = batches_of(RunSpec(classifier, "T", 0), ground, protocol, training)
     with seeded("timing"):
         model = build(classifier, len(ground.knees.classes), ground.knees.images.shape[-1]).train()
+        model.to(protocol.loop.device)
         optimiser = recipe.make(model.parameters())
         start = 0.0
         for step in range(steps + 1):
             if step == 1:
+                synchronize(protocol.loop.device)
                 start = time.perf_counter()
             learn(model, optimiser, training_loss, batches.batch(step), protocol.loop)
+        synchronize(protocol.loop.device)
     return (time.perf_counter() - start) / steps
 
 

@@ -12,6 +12,7 @@ import torch
 
 from kecae_aug.weights import weights_sha256
 from kecae_bench.classifiers import CLASSIFIERS, Recipe, build, training_loss
+from kecae_bench.machine import of_device
 from kecae_bench.record import CODE, find_commit
 from kecae_bench.stats import measure
 from kecae_bench.tvt.added import Tools
@@ -82,6 +83,7 @@ def identity(spec: RunSpec, ground: Ground, protocol: Protocol) -> dict[str, Any
             "lr": recipe.lr,
             "weight_decay": recipe.weight_decay,
             "precision": protocol.loop.precision,
+            **of_device(protocol.loop.device),
             "channels_last": protocol.loop.channels_last,
             "validations": protocol.loop.validations,
             "augmentation": asdict(protocol.augmentation) if protocol.augmentation else None,
@@ -155,7 +157,9 @@ def batches_of(
 ) -> Batches:
     """The steps of a run on ``training``; ``others`` are the training knees that it leaves out."""
     oracles = list(ground.oracles.values())
-    tools = Tools(ground.model, oracles, ground.oracle_size, spec.n_pairs, others, protocol.work)
+    tools = Tools(
+        ground.model, oracles, ground.oracle_size, spec.n_pairs, others, protocol.work, protocol.loop.device
+    )
     return Batches(
         ARMS[spec.arm],
         training,

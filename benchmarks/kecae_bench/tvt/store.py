@@ -133,8 +133,8 @@ class Store:
         return len(loose)
 
     def seconds_a_step(self, classifier: str, settings: dict[str, Any]) -> float | None:
-        """Median over earlier runs of this classifier at this size, batch and precision."""
-        same = ("image_size", "batch_size", "precision")
+        """Median over earlier runs of this classifier at this size, batch and precision, on such a device."""
+        same = ("image_size", "batch_size", "precision", "device")
         found = [
             line["seconds"] / line["run_steps"]
             for line in self.lines()

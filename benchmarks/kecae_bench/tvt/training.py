@@ -17,13 +17,13 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from kecae_bench.machine import CPU, PRECISIONS, autocast, forked, to_device
 from kecae_bench.stats import Scores, measure
 from kecae_bench.tvt.batches import Batch, Batches
 from kecae_bench.tvt.draws import seed_of
 from kecae_bench.tvt.knees import Knees
 from kecae_training.images import to_float
 
-PRECISIONS = ("float32", "bfloat16")
 CHUNK = 64  # images scored at once
 
 Build = Callable[[int, int], nn.Module]  # (classes, image size)
@@ -51,12 +51,15 @@ class Loop:
         precision: of training and scoring; logits, losses and probabilities are float32.
         channels_last: memory format, faster on most CPUs.
         progress: show a bar, on a terminal.
+        device: where networks train and score; the steps' images are moved there. All draws but those of the networks
+            themselves (dropout) are the CPU's, so that a run sees the same knees on every device.
     """
 
     validations: int = 10
     precision: str = "float32"
     channels_last: bool = True
     progress: bool = True
+    device: torch.device = CPU
 
     def __post_init__(self) -> None:
         if self.validations < 1:
@@ -118,10 +121,10 @@ def train(
         DivergedError: with the step.
     """
     start = time.perf_counter()
-    with torch.random.fork_rng(devices=[]):
+    with forked(loop.device):
         torch.manual_seed(seed_of(batches.seed, "network"))
         model = build(len(validation.classes), validation.images.shape[-1])
-        model.to(memory_format=_memory(loop))
+        model.to(loop.device).to(memory_format=_memory(loop))
         optimiser = recipe.make(model.parameters())
         steps, at = batches.steps, set(loop.validation_steps(batches.steps))
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, recipe.lr, total_steps=max(steps, 2))
@@ -131,6 +134,7 @@ def train(
         bar = tqdm(range(1, steps + 1), desc=name, disable=None if loop.progress else True, leave=False)
         for step in bar:
             model.train()
+            # CUDA is still in the last step's backward pass while the CPU makes this batch
             losses.append(learn(model, optimiser, loss_of, batches.batch(step - 1), loop))
             if not math.isfinite(losses[-1]):
                 raise DivergedError(f"{name}: loss {losses[-1]} at step {step}; a smaller --lr may help")
@@ -159,7 +163,7 @@ def learn(
 ) -> float:
     """One step; its loss. Where that is not finite the weights stay."""
     images = batch.images.contiguous(memory_format=_memory(loop))
-    with torch.autocast("cpu", torch.bfloat16, enabled=loop.precision == "bfloat16"):
+    with autocast(loop.device, loop.precision):
         loss = loss_of(model, images, batch.labels)
     value = float(loss.detach())
     if math.isfinite(value):
@@ -174,14 +178,14 @@ def scores_of(model: nn.Module, images: Tensor, loop: Loop) -> Scores:
     """(N, K) probabilities of (N, 1, S, S) uint8 images, as float32 values (what is stored is what is measured)."""
     model.eval()
     parts = []
-    with torch.random.fork_rng(devices=[]):
+    with forked(loop.device):
         torch.manual_seed(0)  # a network that draws in eval mode must not shift the training's draws
         for part in images.split(CHUNK):
-            x = to_float(part).contiguous(memory_format=_memory(loop))
-            with torch.autocast("cpu", torch.bfloat16, enabled=loop.precision == "bfloat16"):
+            x = to_float(to_device(part, loop.device)).contiguous(memory_format=_memory(loop))
+            with autocast(loop.device, loop.precision):
                 logits = model(x)
             parts.append(logits.float().softmax(1))
-    found: Scores = torch.cat(parts).numpy().astype("float64")
+    found: Scores = torch.cat(parts).cpu().numpy().astype("float64")
     return found
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from itertools import combinations
+from typing import Any
 
 import numpy as np
+
+from kecae_aug.names import patient_id, patient_ids, warn_of_zeros
 
 
 class PatientOverlapError(ValueError):
@@ -41,9 +44,15 @@ def split_patients(
     shares = np.asarray(fractions, dtype=float)
     if len(shares) < 1 or not (shares > 0).all() or not abs(shares.sum() - 1) <= 1e-6:
         raise ValueError(f"fractions={tuple(fractions)}: accepted are positive numbers whose sum is 1")
+    ids = patient_ids(_listed(patients))
+    if None in ids:
+        raise ValueError(
+            f"patients: {ids.count(None)} of {len(ids)} are missing, so that a person's knees could be divided; give "
+            "every row's"
+        )
     rows_of: dict[str, list[int]] = {}
-    for row, patient in enumerate(patients):
-        rows_of.setdefault(patient, []).append(row)
+    for row, patient in enumerate(ids):
+        rows_of.setdefault(str(patient), []).append(row)
     if len(rows_of) < len(shares):
         raise ValueError(f"patients: {len(rows_of)} of them for {len(shares)} splits; every split needs one")
     labels = np.asarray(targets)
@@ -66,16 +75,29 @@ def split_patients(
     return tuple(sorted(rows) for rows in splits)
 
 
-def check_disjoint(**splits: Sequence[str]) -> None:
+def _listed(ids: Any) -> list[Any]:
+    return list(ids.tolist() if hasattr(ids, "tolist") else ids)
+
+
+def check_disjoint(**splits: Iterable[Hashable]) -> None:
     """Refuse splits that share a patient.
 
     Args:
-        **splits: patient ids of each split, by its name.
+        **splits: patient ids of each split, by its name; text, numbers or tensors (:func:`kecae_aug.names.patient_id`).
 
     Raises:
         PatientOverlapError: names two splits, how many patients they share and the first of them.
+        ValueError: a split with a missing id, of which nothing could be said.
     """
-    for (first, ours), (second, theirs) in combinations(splits.items(), 2):
+    canonical = {name: [patient_id(p) for p in _listed(ids)] for name, ids in splits.items()}
+    for name, found in canonical.items():
+        if None in found:
+            raise ValueError(
+                f"{name}: {found.count(None)} of {len(found)} patients are missing, so that no overlap could be seen; "
+                "give every row's patient"
+            )
+    warn_of_zeros(i for found in canonical.values() for i in found)
+    for (first, ours), (second, theirs) in combinations(canonical.items(), 2):
         both = sorted({str(p) for p in ours} & {str(p) for p in theirs})
         if both:
             shown = ", ".join(both[:5]) + (", ..." if len(both) > 5 else "")

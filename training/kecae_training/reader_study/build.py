@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from kecae_aug.data import Preparation, Radiographs, open_radiographs
+from kecae_aug.device import Precision, amp_dtype, choose_device
 from kecae_aug.model import KECAE
 from kecae_aug.weights import load_weights
 from kecae_training.reader_study import formats
@@ -45,6 +46,7 @@ class BuildConfig:
             (None: a tenth of n). strength: of the exchange, in whole percent.
         image_size: side of the pictures in pixels. seed: of the draw. title: on the page; it must not tell anything.
         allow_seen: take patients whom the weights saw in training, which the key then says.
+        device: where the weights run: auto, cpu, cuda or mps. precision: of them.
     """
 
     data: Path
@@ -59,6 +61,8 @@ class BuildConfig:
     seed: int = 0
     title: str = "Reader study"
     allow_seen: bool = False
+    device: str = "auto"
+    precision: Precision = "32-true"
 
     def check(self) -> None:
         """Raise ValueError for values that make no study."""
@@ -71,6 +75,7 @@ class BuildConfig:
             raise ValueError(f"strength={self.strength}: accepted are whole percent above 0, up to 5 (500 %)")
         if not 64 <= self.image_size <= 4096:
             raise ValueError(f"image_size={self.image_size}: accepted are 64 to 4096 pixels")
+        amp_dtype(self.precision)
         if not self.title.strip():
             raise ValueError("title: it is empty")
 
@@ -114,7 +119,8 @@ def build(
     key_file = out.with_name(f"{out.name}-key.json") if key_file is None else key_file
     _check_places(out, key_file)
     page = page_files()
-    models = {_short(name): load_weights(name) for name in config.weights}
+    device = choose_device(config.device)
+    models = {_short(name): load_weights(name).to(device) for name in config.weights}
     knees = _open(config, models, say)
     arms = {
         (f"{name} {detail}" if len(models) > 1 else detail): (models[name], detail)
@@ -132,7 +138,9 @@ def build(
         seed=config.seed,
     )
     hidden = Secret(config.seed, secrets.token_bytes(32) if secret is None else secret)
-    first, second = make_phases(make_shown(knees, drawn, arms, config.strength), drawn.repeats, hidden)
+    first, second = make_phases(
+        make_shown(knees, drawn, arms, config.strength, config.precision), drawn.repeats, hidden
+    )
     day = created or datetime.now(UTC).date().isoformat()
     part = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     part.mkdir(parents=True)

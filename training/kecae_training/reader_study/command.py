@@ -15,6 +15,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from kecae_aug.device import DEVICES, PRECISIONS
+from kecae_aug.errors import reporting
+
 HERE = "kecae_training.reader_study"
 OTHERS = {"score": "Table III from the readers' answers", "plan": "how wide intervals of a study will be"}
 PROG = "kecae-aug reader-study"
@@ -24,24 +27,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Entry point; exits with a message and status 1 on errors of the user's input."""
     args = list(sys.argv[1:] if argv is None else argv)
     command = args[0] if args else ""
-    try:
-        if command in OTHERS:
-            importlib.import_module(f"{HERE}.{command}").main(args[1:])
-            return
-        options = _parser().parse_args(args)
-        options.run(options)
-    except ModuleNotFoundError as error:
-        if not error.name or error.name.startswith("kecae"):
-            raise
-        raise SystemExit(
-            f"{PROG} {command}: {error.name} is not installed; pip install 'kecae-aug[reader-study]'"
-        ) from None
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"{PROG} {command}: {error}") from None
-    except KeyboardInterrupt:
-        raise SystemExit(
-            f"{PROG} {command}: interrupted" + ("; nothing was written" if command == "build" else "")
-        ) from None
+    interrupted = "interrupted" + ("; nothing was written" if command == "build" else "")
+    with reporting(f"{PROG} {command}", interrupted):
+        try:
+            if command in OTHERS:
+                importlib.import_module(f"{HERE}.{command}").main(args[1:])
+                return
+            options = _parser().parse_args(args)
+            options.run(options)
+        except ModuleNotFoundError as error:
+            if not error.name or error.name.startswith("kecae"):
+                raise
+            raise ImportError(
+                f"{error.name} is not installed; pip install 'kecae-aug[reader-study]'"
+            ) from None
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -109,6 +108,8 @@ def _add_build(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="take patients whom the weights saw in training; the key says so",
     )
+    add("--device", choices=DEVICES, default="auto", help="where the weights run (default: %(default)s)")
+    add("--precision", choices=PRECISIONS, default="32-true", help="of the weights (default: %(default)s)")
     add("--out", type=Path, required=True, help="folder for the readers; absent or empty")
     add("--key", type=Path, default=None, help="file of the key, outside --out (default: <out>-key.json)")
 

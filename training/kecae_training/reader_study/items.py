@@ -11,6 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from kecae_aug.data import Radiographs
+from kecae_aug.device import Precision
 from kecae_aug.model import KECAE
 from kecae_training.reader_study.draw import Draw
 from kecae_training.reader_study.formats import REAL
@@ -51,7 +52,11 @@ class Phase:
 
 
 def make_shown(
-    knees: Radiographs, drawn: Draw, arms: Mapping[str, tuple[KECAE, str]], strength: float
+    knees: Radiographs,
+    drawn: Draw,
+    arms: Mapping[str, tuple[KECAE, str]],
+    strength: float,
+    precision: Precision = "32-true",
 ) -> list[Shown]:
     """The pairs, exchanged, and after them the controls.
 
@@ -60,11 +65,12 @@ def make_shown(
         drawn: rows of ``knees``.
         arms: name -> (weights, detail).
         strength: of the exchange.
+        precision: of the weights, which run where they are.
     """
     grades = [knees.classes[target] for target in knees.targets]
     files = knees.files
     shown = []
-    made = _exchanged(knees, drawn, arms, strength)
+    made = _exchanged(knees, drawn, arms, strength, precision)
     for (arm, host, donor), (original, picture) in zip(drawn.pairs, made, strict=True):
         shown.append(
             Shown(
@@ -144,7 +150,11 @@ def make_phases(shown: Sequence[Shown], repeats: Sequence[int], hidden: Secret) 
 
 
 def _exchanged(
-    knees: Radiographs, drawn: Draw, arms: Mapping[str, tuple[KECAE, str]], strength: float
+    knees: Radiographs,
+    drawn: Draw,
+    arms: Mapping[str, tuple[KECAE, str]],
+    strength: float,
+    precision: Precision,
 ) -> list[tuple[Tensor, Tensor]]:
     """Host and X' of every pair, (1, S, S) each."""
     made: dict[int, tuple[Tensor, Tensor]] = {}
@@ -156,7 +166,7 @@ def _exchanged(
                 rows = [drawn.pairs[i].host for i in some] + [drawn.pairs[i].donor for i in some]
                 images = torch.stack([knees[row][0] for row in rows])
                 partners = torch.arange(len(rows)).roll(len(some))  # of host j the donor, and the other way
-                exchanged = Exchanges(model, images, partners).of(Kind(detail, strength))
+                exchanged = Exchanges(model, images, partners, precision).of(Kind(detail, strength))
                 made |= {i: (images[j], exchanged[j]) for j, i in enumerate(some)}
                 bar.update(len(some))
     return [made[i] for i in range(len(drawn.pairs))]

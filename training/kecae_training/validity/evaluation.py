@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from kecae_aug.device import Precision
 from kecae_aug.model import KECAE
 from kecae_training.guide import Guide
 from kecae_training.validity.anatomy import Floats, anatomy, read, widths
@@ -59,18 +60,27 @@ class Evaluation:
         donors: (N,) rows, of another grade and patient.
         seed: of bootstrap and samples.
         progress: show a progress bar.
+        precision: of the networks, which run where their parameters are; figures are made on the CPU.
     """
 
     def __init__(
-        self, entrant: Entrant, knees: Knees, donors: Tensor, seed: int = 0, *, progress: bool = False
+        self,
+        entrant: Entrant,
+        knees: Knees,
+        donors: Tensor,
+        seed: int = 0,
+        *,
+        progress: bool = False,
+        precision: Precision = "32-true",
     ) -> None:
+        self.precision: Precision = precision
         self.entrant, self.knees, self.seed, self.progress = entrant, knees, seed, progress
         self.wanted = knees.labels[donors]
-        self.exchanges = Exchanges(entrant.model, knees.images, donors)
+        self.exchanges = Exchanges(entrant.model, knees.images, donors, precision)
         self.boot = Bootstrap(knees.patients, seed)
-        self.bench = Bench(entrant.judges, knees.images, knees.labels, knees.patients, seed)
+        self.bench = Bench(entrant.judges, knees.images, knees.labels, knees.patients, seed, precision)
         self.own = (
-            Bench({GUIDE: entrant.guide}, knees.images, knees.labels, knees.patients, seed)
+            Bench({GUIDE: entrant.guide}, knees.images, knees.labels, knees.patients, seed, precision)
             if entrant.guide is not None
             else None
         )
@@ -191,6 +201,7 @@ class Evaluation:
                 knees.patients,
                 self.seed,
                 radiomics=radiomics,
+                precision=self.precision,
             )
         steps.close()
         return result
@@ -220,7 +231,9 @@ class Evaluation:
     @torch.no_grad()
     def _fidelity(self, training: Training) -> dict[str, Any]:
         images, boot = training.sample, Bootstrap(training.patients, self.seed)
-        x_hat = torch.cat([self.entrant.model(part) for part in images.split(64)])
+        x_hat = Exchanges(
+            self.entrant.model, images, torch.arange(len(images)), self.precision
+        ).reconstruction
         return {"psnr": boot.mean(psnr(x_hat, images)), "ssim": boot.mean(ssim(x_hat, images))}
 
 

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from kecae_aug.device import Precision, autocast
 from kecae_aug.model import KECAE
+from kecae_training.guide import device_of
 
 DETAILS = ("decoder", "host")
 BATCH = 64
@@ -31,17 +33,22 @@ class Exchanges:
         model: the weights, in eval mode.
         images: (N, 1, S, S) in [-1, 1].
         donors: (N,) row of the donor of each host.
+        precision: of the network; all that comes out of it is float32.
 
     Attributes:
-        key, non_key: (N, C, h, w). reconstruction: X^, (N, 1, S, S).
+        key, non_key: (N, C, h, w). reconstruction: X^, (N, 1, S, S). They are on the CPU, wherever the model is.
     """
 
     @torch.no_grad()
-    def __init__(self, model: KECAE, images: Tensor, donors: Tensor) -> None:
+    def __init__(
+        self, model: KECAE, images: Tensor, donors: Tensor, precision: Precision = "32-true"
+    ) -> None:
         self.model, self.images, self.donors = model.eval(), images, donors
-        parts = [model.encode(part) for part in images.split(BATCH)]
-        self.key = torch.cat([p.key for p in parts])
-        self.non_key = torch.cat([p.non_key for p in parts])
+        self.device, self.precision = device_of(model), precision
+        with autocast(self.device, precision):
+            parts = [model.encode(part.to(self.device)) for part in images.split(BATCH)]
+        self.key = torch.cat([_back(p.key) for p in parts])
+        self.non_key = torch.cat([_back(p.non_key) for p in parts])
         self.reconstruction = self._decode(self.non_key + self.key)
         self._decoded = {0.0: self.reconstruction}  # by strength: both details and every measurement need it
 
@@ -71,4 +78,12 @@ class Exchanges:
 
     @torch.no_grad()
     def _decode(self, latents: Tensor) -> Tensor:
-        return torch.cat([self.model.decode(part) for part in latents.split(BATCH)])
+        with autocast(self.device, self.precision):
+            return torch.cat(
+                [_back(self.model.decode(part.to(self.device))) for part in latents.split(BATCH)]
+            )
+
+
+def _back(values: Tensor) -> Tensor:
+    """On the CPU, and no narrower than float32."""
+    return values.cpu() if values.element_size() >= 4 else values.float().cpu()

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
 from kecae_aug.data.ruler import JointSpace
-from kecae_aug.pairing import patient_ids
+from kecae_aug.pairing import patient_numbers
 from kecae_training.validity.exchanged import BATCH, Exchanges
 from kecae_training.validity.measures import Bootstrap, Knees, ratio, ssim_map
 
@@ -172,7 +172,7 @@ def identity(
     limit = copy_limit(exchanges.reconstruction, knees.images)
     album, is_donor = shrink(knees.images), torch.zeros(n, n, dtype=torch.bool)
     is_donor[host, donors] = True
-    ids = patient_ids(knees.patients, n)
+    ids = patient_numbers(knees.patients, n)
     own = ids[:, None] == ids[None, :]
     found = {
         "of_donor": (near_copies(exchanged, exchanges, album, limit, ~is_donor), knees.files),
@@ -205,7 +205,7 @@ def follows(knees: Knees, exchanges: Exchanges, seed: int = 0) -> dict[str, Any]
     """
     generator = torch.Generator().manual_seed(seed)
     rows = torch.randperm(len(knees.labels), generator=generator)[:FOLLOWS].sort().values
-    donors, ids = exchanges.donors[rows], patient_ids(knees.patients, len(knees.labels))
+    donors, ids = exchanges.donors[rows], patient_numbers(knees.patients, len(knees.labels))
     base = exchanges.pairs(rows, donors)
 
     def another(of: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from kecae_aug.device import Precision
 from kecae_training.guide import Guide, predict
 from kecae_training.validity.grades import confusions, kappa, shares
 from kecae_training.validity.measures import Bootstrap, Draws, ratio, summarise, summary
@@ -72,6 +73,7 @@ class Bench:
         labels: (N,) their class indices.
         patients: (N,) ids; figures of other images refer to the same hosts, row by row.
         seed: of the intervals.
+        precision: of the judges, which run where their parameters are.
     """
 
     def __init__(
@@ -81,7 +83,9 @@ class Bench:
         labels: Tensor,
         patients: Sequence[str],
         seed: int = 0,
+        precision: Precision = "32-true",
     ) -> None:
+        self.precision = precision
         self.judges, self.bootstrap = dict(judges), Bootstrap(patients, seed)
         self.labels = labels.numpy()
         self.classes = next(iter(self.judges.values())).classes
@@ -105,7 +109,10 @@ class Bench:
 
     def see(self, images: Tensor) -> Seen:
         """Class probabilities (N, K) of images (N, 1, S, S) by every judge."""
-        return {name: predict(judge, images).numpy() for name, judge in self.judges.items()}
+        return {
+            name: predict(judge, images, precision=self.precision).numpy()
+            for name, judge in self.judges.items()
+        }
 
     def tree(self, seen: Seen, wanted: Tensor) -> Tree:
         """What every judge says of images that should be of the grades ``wanted`` (N,), as draws.

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from kecae_aug.data import open_radiographs
 from kecae_aug.model import KECAE
-from kecae_training.guide import Guide, in_fold
+from kecae_aug.names import warn_of_zeros
+from kecae_training.guide import Guide, ids_of, in_fold
 
 
 class NotHeldOutError(ValueError):
@@ -31,7 +32,14 @@ def training_patients(model: KECAE, data: Path) -> set[str] | None:
         return None
     folds, fold = int(facts.get("folds", 1)), int(facts.get("fold", 0))
     patients = [p for p in folder.patients if in_fold(p, fold, folds)]
-    return set(patients) if len(patients) == facts["images"] else None
+    return ids_of(patients) if len(patients) == facts["images"] else None
+
+
+def both_of(seen: Iterable[Any], evaluated: Iterable[Any]) -> list[str]:
+    """Patients in both, sorted; warns of ids that differ by leading zeros only."""
+    one, two = ids_of(seen), ids_of(evaluated)
+    warn_of_zeros(one | two)
+    return sorted(one & two)
 
 
 def check_judges(
@@ -59,18 +67,18 @@ def check_judges(
     """
     result = {}
     for name, judge in judges.items():
-        seen = set(judge.metadata["patients"])
-        both = seen & set(evaluated)
+        seen = ids_of(judge.metadata["patients"])
+        both = both_of(seen, evaluated)
         if both:
             raise NotHeldOutError(
-                f"judges: {name} was trained on {len(both)} patients of split {split!r} ({sorted(both)[:3]}, ...): "
+                f"judges: {name} was trained on {len(both)} patients of split {split!r} ({both[:3]}, ...): "
                 "it is not held out; train one on other patients (`kecae-aug guide --fold`)"
             )
         result[name] = {
             "network": judge.config.network,
             "patients": len(seen),
-            "shared_with_weights": None if of_weights is None else len(seen & of_weights),
-            "shared_with_guide": None if of_guide is None else len(seen & of_guide),
+            "shared_with_weights": None if of_weights is None else len(seen & ids_of(of_weights)),
+            "shared_with_guide": None if of_guide is None else len(seen & ids_of(of_guide)),
         }
     return result
 
@@ -81,10 +89,10 @@ def check_weights(name: str, seen: set[str] | None, evaluated: Sequence[str], sp
     Raises:
         NotHeldOutError: with how many, and the way out.
     """
-    both = (seen or set()) & set(evaluated)
+    both = both_of(seen or (), evaluated)
     if both:
         raise NotHeldOutError(
-            f"weights: {name} was trained on {len(both)} patients of split {split!r} ({sorted(both)[:3]}, ...): its figures "
+            f"weights: {name} was trained on {len(both)} patients of split {split!r} ({both[:3]}, ...): its figures "
             "would not be held out; evaluate on another split (--split)"
         )
 

@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
 
-from kecae_training.guide import Guide
+from kecae_aug.device import Precision, autocast
+from kecae_training.guide import Guide, device_of
 from kecae_training.validity.frd import radiomic_features, standardised
 from kecae_training.validity.robustness import eight_bits
 from kecae_training.validity.two_sample import accuracy, by_features, by_network, halves
@@ -40,6 +41,7 @@ def realism(
     patients: Sequence[str],
     seed: int = 0,
     radiomics: bool = False,
+    precision: Precision = "32-true",
 ) -> dict[str, Any]:
     """Distances to real knees, and how often a classifier tells the difference; JSON-able.
 
@@ -52,6 +54,7 @@ def realism(
         patients: (N,) ids of the hosts; four or more different ones.
         seed: of the halves, the bootstrap and the classifier.
         radiomics: also the FRD; needs the extra ``[radiomics]`` and about 0.15 s an image.
+        precision: of the extractor, which runs where its parameters are, as the two-sample network does (in float32).
 
     Returns:
         ``images`` compared at once (of the smaller half); ``distances``: by kind (``real``, ``reconstruction``, each of
@@ -70,7 +73,9 @@ def realism(
     _check(kinds, patients, exchanged)
     kinds = {name: eight_bits(images) for name, images in kinds.items()}
     divisions = [halves(patients, seed + i) for i in range(DIVISIONS)]
-    of = relative({name: penultimate(extractor, images) for name, images in kinds.items()})
+    of = relative(
+        {name: penultimate(extractor, images, precision=precision) for name, images in kinds.items()}
+    )
     distances = {"frechet": (frechet, of), "kernel_x1000": (lambda a, b: 1000 * kernel(a, b), of)}
     if radiomics:
         raw = {name: radiomic_features(images, name) for name, images in kinds.items()}
@@ -85,7 +90,9 @@ def realism(
     told = {
         name: {
             "features": accuracy(by_features(of["real"], of[name]), patients, seed),
-            "network": accuracy(by_network(kinds["real"], kinds[name], seed), patients, seed),
+            "network": accuracy(
+                by_network(kinds["real"], kinds[name], seed, device=device_of(extractor)), patients, seed
+            ),
         }
         for name in kinds
         if name != "real"
@@ -98,17 +105,21 @@ def realism(
 
 
 @torch.no_grad()
-def penultimate(extractor: Guide, images: Tensor, batch_size: int = 128) -> Features:
+def penultimate(
+    extractor: Guide, images: Tensor, batch_size: int = 128, *, precision: Precision = "32-true"
+) -> Features:
     """(N, D) what the last linear layer of a judge reads of (N, 1, S, S): pooled features of its last stage."""
     last = [m for m in extractor.network.modules() if isinstance(m, nn.Linear)][-1]
     seen: list[Tensor] = []
     hook = last.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    device = device_of(extractor)
     try:
-        for part in images.split(batch_size):
-            extractor(part)
+        with autocast(device, precision):
+            for part in images.split(batch_size):
+                extractor(part.to(device))
     finally:
         hook.remove()
-    features: Features = torch.cat(seen).double().numpy()
+    features: Features = torch.cat(seen).double().cpu().numpy()
     return features
 
 

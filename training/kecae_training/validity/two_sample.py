@@ -18,6 +18,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
+from kecae_training.guide import device_of
 from kecae_training.networks import build
 from kecae_training.validity.measures import with_interval
 
@@ -74,7 +75,15 @@ def by_features(real: NDArray[np.float64], other: NDArray[np.float64]) -> Judge:
     return judge
 
 
-def by_network(real: Tensor, other: Tensor, seed: int = 0, steps: int = 200, pairs: int = 16) -> Judge:
+def by_network(
+    real: Tensor,
+    other: Tensor,
+    seed: int = 0,
+    steps: int = 200,
+    pairs: int = 16,
+    *,
+    device: str | torch.device = "cpu",
+) -> Judge:
     """A small VGG from scratch, on random crops of half the side, which make few images go further.
 
     It looks for what is local: blur, noise, patterns. It judges an image by the mean of five crops.
@@ -85,25 +94,27 @@ def by_network(real: Tensor, other: Tensor, seed: int = 0, steps: int = 200, pai
         seed: of initialisation, order and crops.
         steps: of the optimiser.
         pairs: hosts a step; both of their images are in it.
+        device: of the network; images stay where they are.
     """
+    place = torch.device(device)
     side = max(32, real.shape[-1] // 2)
     room = real.shape[-1] - side
 
     def judge(train: Rows, test: Rows) -> NDArray[np.float64]:
         draw = torch.Generator().manual_seed(seed)
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
             torch.manual_seed(seed)
-            net = build("vgg", 2).to(memory_format=torch.channels_last)
+            net = build("vgg", 2).to(place).to(memory_format=torch.channels_last)
             optimizer = torch.optim.AdamW(net.parameters(), lr=2e-3, weight_decay=0.02)
             schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)
-            of = torch.from_numpy(train)
+            of, targets = torch.from_numpy(train), torch.arange(2).repeat_interleave(pairs).to(place)
             for _ in range(steps):
                 rows = of[torch.randint(len(of), (pairs,), generator=draw)]
                 top, left = torch.randint(room + 1, (2,), generator=draw).tolist()
                 x = torch.cat([real[rows], other[rows]])[:, :, top : top + side, left : left + side]
                 if torch.rand((), generator=draw) < 0.5:
                     x = x.flip(-1)
-                loss = F.cross_entropy(_seen(net, x), torch.arange(2).repeat_interleave(pairs))
+                loss = F.cross_entropy(_seen(net, x.to(place)), targets)
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 optimizer.step()
@@ -130,6 +141,6 @@ def _seen(net: torch.nn.Module, images: Tensor) -> Tensor:
 
 
 def _margin(net: torch.nn.Module, images: Tensor) -> NDArray[np.float64]:
-    logits = torch.cat([_seen(net, part) for part in images.split(128)])
-    margin: NDArray[np.float64] = (logits[:, 1] - logits[:, 0]).double().numpy()
+    logits = torch.cat([_seen(net, part.to(device_of(net))) for part in images.split(128)])
+    margin: NDArray[np.float64] = (logits[:, 1] - logits[:, 0]).double().cpu().numpy()
     return margin
