@@ -119,7 +119,7 @@ def test_grades_give_the_indices(root):
 def test_empty_grade_does_not_shift_the_classes(root):
     """A grade whose folder holds no readable kind of file is an error, unless it is left out by name."""
     (root / "train" / "1").mkdir()
-    (root / "train" / "1" / "9009L.tif").write_bytes(b"II")
+    (root / "train" / "1" / "9009L.bmp").write_bytes(b"BM")
     with pytest.raises(ValueError, match=r"1 \(1 other entries\)"):
         RadiographFolder(root, "train")
     assert RadiographFolder(root, "train", grades=("0", "2")).classes == ["0", "2"]
@@ -279,7 +279,7 @@ def test_table_with_columns_of_ones_own(root, table):
 
 
 def test_bad_rows_are_named_together(root, table):
-    """Empty cells, missing files, files listed twice and unknown sides: one error with each row's number."""
+    """Empty cells, missing files, files listed twice and unknown sides: one error with each row's line in the file."""
     lines = read(table)
     lines[0]["patient"] = " "
     lines[1]["path"] = "train/0/gone.png"
@@ -287,7 +287,13 @@ def test_bad_rows_are_named_together(root, table):
     lines.append(dict(lines[4]))
     with pytest.raises(ValueError, match="4 bad rows") as caught:
         RadiographTable(write(table, lines))
-    for piece in ("row 2: empty", "row 3: no file", "row 4: side 'lateral'", "row 10:", "in row 6 already"):
+    for piece in (
+        "line 2: empty",
+        "line 3: no file",
+        "line 4: side 'lateral'",
+        "line 10:",
+        "in line 6 already",
+    ):
         assert piece in str(caught.value)
 
 

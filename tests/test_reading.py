@@ -179,7 +179,7 @@ def test_bad_dicom(tmp_path):
     files = {
         save_dicom(tmp_path / "nan.dcm", nan): "1 NaN or infinite",
         save_dicom(tmp_path / "inf.dcm", inf): "1 NaN or infinite",
-        save_dicom(tmp_path / "rgb.dcm", COLOUR, "RGB"): "wrong mode: RGB",
+        save_dicom(tmp_path / "rgb.dcm", COLOUR, "RGB"): "wrong mode: a colour image",
         save_dicom(tmp_path / "film.dcm", np.stack([GREY, GREY])): "2 frames",
         save_dicom(tmp_path / "flat.dcm", np.full_like(GREY, 7)): "no contrast",
         empty: "truncated",

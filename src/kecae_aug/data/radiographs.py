@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import json
 import re
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
@@ -20,6 +22,7 @@ from torch.utils.data import Dataset
 
 from kecae_aug.data.preparation import Preparation
 from kecae_aug.data.reading import SUFFIXES, BadImagesError, bad_files, listed, read_image
+from kecae_aug.names import by_value, class_name, class_names, patient_id, warn_of_zeros
 
 PATTERN = r"(?P<patient>\d+)[ _-]?(?P<side>[LR])?"
 SIDES = {"": None, "L": "L", "LEFT": "L", "R": "R", "RIGHT": "R"}
@@ -40,10 +43,12 @@ class Radiographs(Dataset[tuple[Tensor, int]]):
     Attributes:
         paths: file of every image.
         targets: class index of every image.
-        classes: names of the grades: in the order of ``grades``, or sorted, numbers by value.
-        patients: patient id of every image.
+        classes: names of the grades (:func:`kecae_aug.names.class_name`): in the order of ``grades``, or sorted, numbers by
+            value.
+        patients: patient id of every image (:func:`kecae_aug.names.patient_id`).
         sides: "L", "R" or None of every image.
-        skipped: (path, reason) of the files that ``on_bad="skip"`` left out.
+        skipped: (path, reason) of every file in the grades' folders, or row of the table, that is not used: of another
+            suffix, in a deeper folder, and what ``on_bad="skip"`` left out.
         value_range: of the images.
     """
 
@@ -57,28 +62,33 @@ class Radiographs(Dataset[tuple[Tensor, int]]):
         preparation: Preparation,
         transform: Callable[[Tensor], Any] | None,
         on_bad: Literal["raise", "skip"],
+        skipped: Iterable[tuple[Path, str]] = (),
     ) -> None:
+        skipped = list(skipped)
         if on_bad not in ("raise", "skip"):
             raise ValueError(f"on_bad={on_bad!r}: accepted are 'raise' and 'skip'")
         rows = list(rows)
-        found = sorted({row.label for row in rows}, key=_by_value)
-        self.classes = [str(g) for g in grades] if grades is not None else found
+        found = sorted({row.label for row in rows}, key=by_value)
+        _warn_of_case(found)
+        self.classes = list(found if grades is None else class_names(grades, "grades"))
         missing = [g for g in self.classes if g not in found]
-        if missing or not self.classes or len(set(self.classes)) < len(self.classes):
+        if missing or not self.classes:
             raise ValueError(
                 f"grades={grades}: accepted are different grades that have images under {root}; those are "
-                f"{found or 'none'}" + (f", not {missing}" if missing else "")
+                f"{found or 'none'}" + (f", not {missing}" if missing else "") + _of_skipped(skipped)
             )
         self.root, self.preparation, self.transform = root, preparation, transform
         index = {grade: i for i, grade in enumerate(self.classes)}
         kept = [row for row in rows if row.label in index]
-        self.skipped: list[tuple[Path, str]] = []
+        self.skipped: list[tuple[Path, str]] = list(skipped)
         if on_bad == "skip":
-            self.skipped = bad_files(row.path for row in kept)
-            bad = {path for path, _ in self.skipped}
+            bad_here = bad_files(row.path for row in kept)
+            self.skipped += bad_here
+            bad = {path for path, _ in bad_here}
             kept = [row for row in kept if row.path not in bad]
             if not kept:
                 raise BadImagesError(self.skipped)
+        warn_of_zeros(row.patient for row in kept)
         self.paths = [row.path for row in kept]
         self.targets = [index[row.label] for row in kept]
         self.patients = [row.patient for row in kept]
@@ -140,14 +150,40 @@ class Radiographs(Dataset[tuple[Tensor, int]]):
             for name, path in zip(self.files, self.paths, strict=True)
         }
 
-    def fingerprint(self) -> str:
-        """sha256 over (relative path, file hash, grade) of every image, whatever their order."""
+    def identity(self) -> dict[str, str]:
+        """What whoever keeps something made of these images must compare, by name, so that it can say what differs.
+
+        Returns:
+            ``files`` (a hash of names, bytes and grades, whatever their order), ``preprocessing``, ``classes``, and
+            ``pixels`` (a hash of three images as they are given, with whatever ``transform`` does to them).
+        """
         grades = [self.classes[t] for t in self.targets]
         files = self.file_hashes().items()
         lines = sorted(
             f"{name} {digest} {grade}" for (name, digest), grade in zip(files, grades, strict=True)
         )
-        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+        pixels = hashlib.sha256()
+        by_name = sorted(range(len(self)), key=lambda row: self.paths[row])
+        for row in (by_name[0], by_name[len(self) // 2], by_name[-1]) if by_name else ():
+            image = self[row][0]
+            raw = (
+                image.contiguous().view(-1).numpy().tobytes()
+                if isinstance(image, Tensor)
+                else repr(image).encode()
+            )
+            pixels.update(raw)
+        return {
+            "files": hashlib.sha256("\n".join(lines).encode()).hexdigest(),
+            "preprocessing": json.dumps(self.preparation.to_dict()),
+            "classes": json.dumps(self.classes),
+            "pixels": pixels.hexdigest(),
+            "order": hashlib.sha256("\n".join(self.files).encode()).hexdigest(),
+        }
+
+    def fingerprint(self) -> str:
+        """sha256 of :meth:`identity` but for the files' order: of the files, their preprocessing and the class indices."""
+        parts = {name: part for name, part in self.identity().items() if name != "order"}
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 class RadiographFolder(Radiographs):
@@ -165,8 +201,8 @@ class RadiographFolder(Radiographs):
             its own (then two knees of one person can get into two splits).
         on_bad: ``"raise"`` at the first use of a bad file, ``"skip"`` to decode all now and leave them out.
 
-    Files of other suffixes and hidden ones are not read; their number is in the error where a grade has
-    no image.
+    Hidden files are left out. Files of other suffixes, deeper folders, and folders whose name is a missing value
+    (``nan``) are listed in ``.skipped``; files beside the grades' folders are not looked at.
 
     Raises:
         FileNotFoundError: no such folder.
@@ -198,22 +234,33 @@ class RadiographFolder(Radiographs):
             raise ValueError(
                 f"pattern={pattern!r}: it needs a group (?P<patient>...), or give patients='file'"
             )
-        wanted = None if grades is None else {str(g) for g in grades}
+        wanted = None if grades is None else set(class_names(grades, "grades"))
         rows, unmatched, empty = [], [], []
+        skipped: list[tuple[Path, str]] = []
         for folder in _folders(top):
+            grade = class_name(folder.name)
             files = [p for p in sorted(folder.iterdir()) if not p.name.startswith(".")]
-            images = [p for p in files if p.suffix.lower() in SUFFIXES]
+            if grade is None:
+                skipped += [
+                    (path, f"{path}: its folder's name {folder.name!r} is a missing grade") for path in files
+                ]
+                continue
+            if wanted is not None and grade not in wanted:
+                continue
+            images = [p for p in files if p.suffix.lower() in SUFFIXES and p.is_file()]
+            others = [p for p in files if p not in set(images)]
+            skipped += [(path, f"{path}: {_why_not(path)}") for path in others]
             if not images:
                 empty.append(f"{folder.name} ({len(files)} other entries)")
-            for path in images if wanted is None or folder.name in wanted else []:
+            for path in images:
                 match = names.fullmatch(path.stem)
                 groups = match.groupdict() if match else {}
                 side = (groups.get("side") or "").upper()
-                if side not in SIDES or (match is None and patients == "name"):
+                patient = patient_id(path.stem if patients == "file" else groups.get("patient"))
+                if side not in SIDES or patient is None:
                     unmatched.append(path)
                 else:
-                    patient = path.stem if patients == "file" else groups["patient"]
-                    rows.append(Row(path, folder.name, patient, SIDES[side]))
+                    rows.append(Row(path, grade, patient, SIDES[side]))
         if empty and wanted is None:  # left out in silence, it would shift the class indices
             raise ValueError(
                 f"{top}: no {', '.join(SUFFIXES)} files in {empty}; give grades to leave folders out"
@@ -225,16 +272,32 @@ class RadiographFolder(Radiographs):
                 f"{listed(p.name for p in unmatched)}\nGive a pattern whose group 'patient' is the patient's id, "
                 "or patients='file' if every file is another patient; on the command line, a table (docs/data.md)."
             )
-        super().__init__(root, rows, grades, preparation, transform, on_bad)
+        super().__init__(root, rows, grades, preparation, transform, on_bad, skipped)
+
+
+def _why_not(path: Path) -> str:
+    if path.is_dir():
+        return "a folder inside a grade's; only files directly in it are read"
+    return f"suffix {path.suffix or 'none'}, read are {', '.join(SUFFIXES)}"
+
+
+def _of_skipped(skipped: Sequence[tuple[Path, str]]) -> str:
+    return f"; not used: {listed(reason for _, reason in skipped)}" if skipped else ""
+
+
+def _warn_of_case(names: Sequence[str]) -> None:
+    """Two classes whose names differ in case only are likely one."""
+    alike: dict[str, list[str]] = {}
+    for name in names:
+        alike.setdefault(name.casefold(), []).append(name)
+    if twice := [found for found in alike.values() if len(found) > 1]:
+        warnings.warn(
+            f"grades: {twice} differ in upper and lower case only and are different classes; spell them alike if they "
+            "are one",
+            stacklevel=4,
+        )
 
 
 def _folders(top: Path) -> list[Path]:
     found = (p for p in top.iterdir() if p.is_dir() and not p.name.startswith((".", "__")))
-    return sorted(found, key=lambda p: _by_value(p.name))
-
-
-def _by_value(name: str) -> tuple[int, float, str]:
-    try:
-        return (0, float(name), name)
-    except ValueError:
-        return (1, 0.0, name)
+    return sorted(found, key=lambda p: (by_value(class_name(p.name) or ""), p.name))
