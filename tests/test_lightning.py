@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -219,10 +220,59 @@ def test_by_hand_in_the_modules_own_hook(where):
     assert all(torch.equal(v, augment._exchanger.fast.state_dict()[k]) for k, v in before.items())
 
 
-def test_a_name_instead_of_a_transform_is_refused():
-    """The error says how to make one."""
+def test_a_name_stands_for_a_transform_and_anything_else_is_refused():
+    """What a YAML file can say; the error says how to make one."""
+    callback = KeyExchangeCallback("phantom", {"p": 0.25, "append": True})
+    assert (callback.augment.p, callback.augment.append) == (0.25, True)
     with pytest.raises(TypeError, match="from_pretrained"):
-        KeyExchangeCallback("phantom")
+        KeyExchangeCallback(MODEL)
+    with pytest.raises(ValueError, match="options="):
+        KeyExchangeCallback(callback.augment, {"p": 1.0})
+
+
+def test_a_step_that_fetches_its_own_batches_is_refused():
+    """Lightning's hooks do not see them: it would train on T and be taken for T'."""
+
+    class Own(Lit):
+        def training_step(self, dataloader_iter):
+            (x, y), *_ = next(dataloader_iter)
+            return super().training_step((x, y), 0)
+
+    with pytest.raises(ValueError, match="fetches its batches itself"):
+        trainer(KeyExchangeCallback(KeyExchangeAugment(MODEL))).fit(Own(), loader())
+
+
+def test_from_the_yaml_of_a_lightning_cli(tmp_path, monkeypatch):
+    """docs/integrations.md's block: class_path and init_args alone put the exchange into a fit."""
+    cli = pytest.importorskip("lightning.pytorch.cli")
+    text = yaml.safe_dump(
+        {
+            "trainer": {
+                "max_steps": 2,
+                "accelerator": "cpu",
+                "logger": False,
+                "enable_checkpointing": False,
+                "enable_progress_bar": False,
+                "callbacks": [
+                    {
+                        "class_path": "kecae_aug.integrations.lightning.KeyExchangeCallback",
+                        "init_args": {"augment": "phantom", "options": {"p": 1.0}},
+                    }
+                ],
+            }
+        }
+    )
+    (tmp_path / "config.yaml").write_text(text)
+    monkeypatch.setattr(Lit, "train_dataloader", lambda self: loader(), raising=False)
+    made = cli.LightningCLI(
+        Lit,
+        seed_everything_default=0,
+        args=["fit", "--config", str(tmp_path / "config.yaml")],
+        save_config_callback=None,
+    )
+    exchange = next(c for c in made.trainer.callbacks if isinstance(c, KeyExchangeCallback))
+    assert len(exchange.augment.params.rows)
+    assert all(exchanged == (stage == "train") for stage, exchanged in made.model.seen)
 
 
 class Writes(Lit):

@@ -13,6 +13,7 @@ from __future__ import annotations
 import functools
 import os
 import random
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -27,6 +28,7 @@ from kecae_aug._exchanger import Exchanger, needs_own_key
 from kecae_aug._intensity import Intensity
 from kecae_aug._params import strength_range
 from kecae_aug.model import KECAE
+from kecae_aug.names import class_name, class_names, patient_id
 from kecae_aug.weights import load_weights
 
 try:
@@ -45,10 +47,14 @@ class KeyExchange(_ImageOnlyTransform):
 
     Convention:
         image: (H, W), (H, W, 1) or (H, W, 3) with equal channels; uint8, or float32 in [0, 1]. Any size.
+        images: (N, H, W[, C]), further images of the same label: they get the same key as ``image``. ``volume`` and
+        ``volumes``
+            are refused, since they would keep the old key beside the new label.
         label: an index into ``classes``, or a class name (str); int, numpy integer or str. Comes back as
             the donor's, in the type of the host's.
         metadata: a list of ``{"image", "label"}`` dicts, with ``"patient"`` where donors must be of another
-            patient than the call's ``patient``. Sizes and dtypes may differ from the host's.
+            patient than the call's ``patient``. Sizes and dtypes may differ from the host's. An item without a patient
+            counts as one of its own, and a warning says so once.
         The donor is drawn by ``self.py_random``, among the items of another label (and patient) that the weights
         know. Where there is none, or the weights do not know the host's class, the call passes through.
         Masks, boxes, keypoints and everything else stay as they are; nothing is changed in place.
@@ -105,13 +111,14 @@ class KeyExchange(_ImageOnlyTransform):
         self._exchanger = _exchanger(weights, revision, local_files_only)
         self.weights = weights if isinstance(weights, KECAE) else os.fspath(weights)
         known = self._exchanger.config.classes
-        self.classes = [str(c) for c in (known if classes is None else classes)]
-        if len(set(self.classes)) < len(self.classes) or len(set(known) & set(self.classes)) < 2:
+        self.classes = list(class_names(known if classes is None else classes))
+        if len(set(known) & set(self.classes)) < 2:
             raise ValueError(
                 f"classes={self.classes}: accepted are different names, of which at least two are of these weights' "
                 f"{known}"
             )
         self._seen_seed: int | None = None
+        self._told_of_missing = False
 
     def __call__(self, *args: Any, force_apply: bool = False, **data: Any) -> Any:
         """What albumentations calls; the worker's seed is mixed in before anything is drawn."""
@@ -135,6 +142,11 @@ class KeyExchange(_ImageOnlyTransform):
                     f"{self.metadata_key!r}, a list of {{'image', {self.label_key!r}}} items"
                 )
         _unit(data["image"], "image")
+        if stacks := [key for key in ("volume", "volumes") if data.get(key) is not None]:
+            raise ValueError(
+                f"KeyExchange: the call has {stacks} beside 'image', which would keep the old key beside the new label; "
+                "put them through a pipeline of their own"
+            )
         candidates = list(self._candidates(data))
         if not candidates:
             return {"donor": None}
@@ -149,6 +161,9 @@ class KeyExchange(_ImageOnlyTransform):
         if params.get("donor") is None:
             return data
         out = {**data, "image": self.apply(data["image"], **params)}
+        if data.get("images") is not None:  # further images of this label: an array (N, ...), or a list
+            more = [self.apply(image, **params) for image in data["images"]]
+            out["images"] = np.stack(more) if isinstance(data["images"], np.ndarray) and more else more
         if params["strength"] >= 0.5:
             out[self.label_key] = self._like(data[self.label_key], params["donor_label"])
         return out
@@ -157,7 +172,7 @@ class KeyExchange(_ImageOnlyTransform):
     def apply(self, img: Image, *args: Any, **params: Any) -> Image:
         """X' of the image and the drawn donor, in the image's shape and dtype."""
         host, donor = _unit(img, "image"), _unit(params["donor_image"], "donor_image")
-        strengths = torch.tensor([params["strength"]])
+        strengths = torch.tensor([params["strength"]], device="cpu")
         key = self._exchanger.keys(donor)
         own = self._exchanger.keys(host) if needs_own_key(strengths, self.detail) else None
         new = self._exchanger.exchange(host, key, own, strengths, self.detail)[0].permute(1, 2, 0)
@@ -195,7 +210,7 @@ class KeyExchange(_ImageOnlyTransform):
         if not isinstance(items, Sequence) or isinstance(items, str):
             raise TypeError(f"{self.metadata_key}: got {_told(items)}, accepted is a list of dicts")
         host = self._name(data[self.label_key], self.label_key)
-        patient = None if self.same_patient else data.get(self.patient_key)
+        patient = None if self.same_patient else patient_id(data.get(self.patient_key))
         for number, item in enumerate(items):
             where = f"{self.metadata_key}[{number}]"
             if not isinstance(item, Mapping) or not {"image", self.label_key} <= set(item):
@@ -203,13 +218,21 @@ class KeyExchange(_ImageOnlyTransform):
                     f"{where}: got {_told(item)}, accepted is a dict with 'image' and {self.label_key!r}"
                 )
             label = self._name(item[self.label_key], f"{where}[{self.label_key!r}]")
-            others = patient is None or item.get(self.patient_key) != patient
+            whose = None if patient is None else patient_id(item.get(self.patient_key))
+            if patient is not None and whose is None and not self._told_of_missing:
+                self._told_of_missing = True
+                warnings.warn(
+                    f"{where}: has no {self.patient_key!r}, so it counts as a patient of its own, and two knees of one "
+                    "person may exchange keys; give every item's",
+                    stacklevel=2,
+                )
+            others = patient is None or whose != patient
             if others and label != host and label in known and host in known:
                 yield number, item
 
     def _name(self, label: Any, where: str) -> str:
-        if isinstance(label, str) and label in self.classes:
-            return str(label)
+        if isinstance(label, str) and class_name(label) in self.classes:
+            return str(class_name(label))
         if (
             isinstance(label, (int, np.integer))
             and not isinstance(label, bool)

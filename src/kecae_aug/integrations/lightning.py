@@ -1,12 +1,18 @@
 """Key exchange in a Lightning Trainer without touching the module: :class:`KeyExchangeCallback`.
 
 Trainer(callbacks=[KeyExchangeCallback(KeyExchangeAugment.from_pretrained("knee-kl02"))])
+
+In a LightningCLI's YAML, under ``trainer.callbacks``:
+
+    - class_path: kecae_aug.integrations.lightning.KeyExchangeCallback
+      init_args: {augment: knee-kl02, options: {p: 0.33, append: true}}
 """
 
 from __future__ import annotations
 
 import functools
 import importlib
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -42,14 +48,23 @@ class KeyExchangeCallback(_Callback):
     is as it was. Nothing goes into parameters, checkpoints or ``state_dict()``.
 
     Args:
-        augment: the transform. It is used as it is: ``augment.enabled = False`` switches it off.
+        augment: the transform, used as it is (``augment.enabled = False`` switches it off); or a name or folder of weights.
+        options: of the transform, where ``augment`` is a name.
 
     Raises:
         TypeError: ``augment`` is something else.
+        ValueError: in ``setup``, a module whose ``training_step`` takes ``dataloader_iter`` and so fetches its
+        batches itself.
     """
 
-    def __init__(self, augment: KeyExchangeAugment) -> None:
+    def __init__(self, augment: KeyExchangeAugment | str, options: dict[str, Any] | None = None) -> None:
         super().__init__()
+        if isinstance(augment, str):
+            augment = KeyExchangeAugment.from_pretrained(augment, **(options or {}))
+        elif options:
+            raise ValueError(
+                f"options={options}: are of a transform that is made here; give them to the one in augment"
+            )
         if not isinstance(augment, KeyExchangeAugment):
             raise TypeError(
                 f"augment: got {type(augment).__name__}, accepted is a KeyExchangeAugment; for a name or folder "
@@ -62,6 +77,12 @@ class KeyExchangeCallback(_Callback):
         """Wrap the hook; in the process that trains, so that a spawning strategy need not pickle it."""
         self._restore()
         if stage == "fit":
+            if "dataloader_iter" in inspect.signature(pl_module.training_step).parameters:
+                raise ValueError(
+                    f"{type(pl_module).__name__}.training_step takes dataloader_iter: it fetches its batches itself, and "
+                    "Lightning's hooks never see them, so nothing would be exchanged. Call the transform in training_step "
+                    "(images, labels = augment(images, labels)), or take training_step(self, batch, batch_idx)"
+                )
             datamodule = getattr(trainer, "datamodule", None)
             self._wrap(datamodule if _overrides_hook(datamodule) else pl_module, trainer)
 
