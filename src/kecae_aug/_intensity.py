@@ -185,8 +185,8 @@ class Intensity:
         if mended := int((area > COLOURED_FRACTION).sum()):
             said["coloured"] = (
                 f"images: {mended} of {len(images)} have coloured parts (a marker, the fill of a rotation, an erased "
-                "patch); they are exchanged as grey. If an augmentation comes before the exchange, move it after it, or fill with "
-                "grey"
+                "patch); they are exchanged as grey. If an augmentation comes before the exchange, move it after it, or "
+                "fill with grey"
             )
         return said
 

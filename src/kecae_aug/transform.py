@@ -354,8 +354,9 @@ class KeyExchangeAugment(v2.Transform):
             if len(found) > 1 and None not in whose and len(set(whose)) == 1:
                 self._say(
                     "one patient",
-                    f"patients: all {len(whose)} rows that could exchange are of patient {whose[0]!r}, so none does. If this "
-                    "entry is not the patients' (the third of a tuple is taken for them), give patients= or same_patient=True",
+                    f"patients: all {len(whose)} rows that could exchange are of patient {whose[0]!r}, so none does. If "
+                    "these are not the patients (the third entry of a tuple is taken for them), give patients= or "
+                    "same_patient=True",
                 )
         self._acted = able
         self._idle += not able
@@ -429,8 +430,8 @@ class KeyExchangeAugment(v2.Transform):
             for kind in batch.left:
                 self._say(
                     f"left {kind}",
-                    f"append={self.append}: the batch has a {kind} of {batch.n}, which cannot be extended and stays as it is; "
-                    "accepted are tensors, arrays, lists, tuples, dicts and pandas' columns",
+                    f"append={self.append}: the batch has a {kind} of {batch.n}, which cannot be extended and stays as it "
+                    "is; accepted are tensors, arrays, lists, tuples, dicts and pandas' columns",
                 )
             return made
         out = images.clone()  # keeps the memory format
