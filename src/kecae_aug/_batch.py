@@ -249,7 +249,8 @@ def chosen(entries: list[Ids], n: int) -> tuple[Any, dict[str, str]]:
             f"of the {n} rows; give patients= if they are elsewhere, or rename the entry if it does not have them"
         )
     groups = _groups(first.values)
-    other = next((e.name for e in others if is_one_a_row(e.values, n) and _groups(e.values) != groups), None)
+    named = [e for e in others if not e.guessed and is_one_a_row(e.values, n)]
+    other = next((e.name for e in named if _groups(e.values) != groups), None)
     if other is not None:
         said["ambiguous"] = (
             f"patients: the batch's {first.name!r} and {other!r} group its rows differently; {first.name!r} is taken, give "

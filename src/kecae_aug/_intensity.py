@@ -132,17 +132,21 @@ class Intensity:
         ranges = torch.stack([flat.amin((0, 2)), flat.amax((0, 2))], 1).float().flatten()
         if raw.shape[1] == 1:
             return ranges
+        full = 255 if raw.dtype == torch.uint8 else 1
+        step = max(1, min(raw.shape[2:]) // SAMPLE)
+        sample = self._scaled(raw[:, :, ::step, ::step].float() / full, raw.dtype)
         cell = min(CELL, *raw.shape[2:])
-        pooled = self._scaled(
-            F.avg_pool2d(raw.float(), cell) / (255 if raw.dtype == torch.uint8 else 1), raw.dtype
-        )
-        coloured = (pooled.amax(1) - pooled.amin(1) > CHANNEL_TOLERANCE).float()[:, None]
-        chroma = (pooled - pooled.mean(1, keepdim=True)) * coloured
+        pooled = self._scaled(F.avg_pool2d(raw.float(), cell) / full, raw.dtype)
+        dots, spots = ((x.amax(1) - x.amin(1) > CHANNEL_TOLERANCE).float() for x in (sample, pooled))
+        area = torch.minimum(
+            dots.mean((1, 2)), spots.mean((1, 2))
+        )  # neither noise, nor the rim of a small marker
+        chroma = (pooled - pooled.mean(1, keepdim=True)) * spots[:, None]
         # What interpolation mixes of grey and a fill has less of the fill's colour, but its hue.
         hue = F.normalize(chroma.sum((2, 3), keepdim=True), dim=1)
         off = chroma - (chroma * hue).sum(1, keepdim=True) * hue
-        other = (off.abs().amax(1) > CHANNEL_TOLERANCE).float()
-        return torch.cat([ranges, coloured.mean((1, 2, 3)), other.mean((1, 2))])
+        other = (off.abs().amax(1) > CHANNEL_TOLERANCE).float().mean((1, 2))
+        return torch.cat([ranges, area, other])
 
     def judge(self, images: Tensor, statistics: Tensor) -> dict[str, str]:
         """Refuse what cannot be grey radiographs in this scale; for what is mended a sentence of each kind.

@@ -84,7 +84,8 @@ def patient_numbers(patients: Tensor | Sequence[Any], n: int) -> Tensor:
     values = patients.tolist() if hasattr(patients, "tolist") else list(patients)
     if len(values) != n:
         raise ValueError(f"patients: got {len(values)} ids for {n} rows, accepted is one id a row")
-    if wrong := next((v for v in values if isinstance(v, (Mapping, list, tuple, set))), None):
+    wrong = next((v for v in values if isinstance(v, (Mapping, list, tuple, set))), None)
+    if wrong is not None:
         raise ValueError(f"patients: got a {type(wrong).__name__} for a row, accepted are texts and numbers")
     known: dict[Hashable, int] = {}
     numbers = [
