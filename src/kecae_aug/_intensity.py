@@ -18,9 +18,8 @@ FEW = 4  # images, for a verdict on the scale from the values that are missing
 ROUNDING = 0.01  # of the full range: beyond it by so much needs no word
 HUES = 0.1  # an image with colours of several hues in more of its area is no radiograph,
 FILL = 0.9  # nor is one with a single hue in more of it; below, a rotation left so much to be filled
-CELL = (
-    4  # pixels: colour is looked for in the means of squares of this side, where the channels' noise cancels
-)
+SAMPLE = 64  # colour is looked for in every second, third, ... pixel that leaves so many a side,
+CELL = 4  # and in the means of squares of so many of these a side, where the channels' noise cancels
 
 
 @dataclass(frozen=True)
@@ -135,8 +134,7 @@ class Intensity:
         full = 255 if raw.dtype == torch.uint8 else 1
         step = max(1, min(raw.shape[2:]) // SAMPLE)
         sample = self._scaled(raw[:, :, ::step, ::step].float() / full, raw.dtype)
-        cell = min(CELL, *raw.shape[2:])
-        pooled = self._scaled(F.avg_pool2d(raw.float(), cell) / full, raw.dtype)
+        pooled = F.avg_pool2d(sample, min(CELL, *sample.shape[2:]))
         dots, spots = ((x.amax(1) - x.amin(1) > CHANNEL_TOLERANCE).float() for x in (sample, pooled))
         area = torch.minimum(
             dots.mean((1, 2)), spots.mean((1, 2))
