@@ -128,7 +128,9 @@ class KeyExchangeDataset(Dataset[Any]):
         self._exchanger = Exchanger(model, amp_dtype)
         self.weights_sha256: str = self._exchanger.sha256
         self.device = torch.device(device)
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # persistent workers see set_epoch
+        self._epoch = torch.zeros(
+            (), dtype=torch.int64, device="cpu"
+        ).share_memory_()  # persistent workers see set_epoch
         if bank is not None:
             bank.check_weights(*self._exchanger.hashes)
             if detail == "host" and not bank.has_residuals:

@@ -114,7 +114,7 @@ def inversion_score(image: Tensor | npt.NDArray[Any]) -> float:
     border; in a negative it rises. The score is the correlation of the image, averaged to 16 x 16, with the
     distance from the middle column. Nothing in it is fitted: a negative's score is the image's with the other
     sign, and brightness, gain and mirroring do not change it. It needs a crop that reaches the limb's sides;
-    precision and recall, also under tighter crops, come from benchmarks/inverted_exposures.py.
+    precision and recall, also under tighter crops, come from benchmarks/kecae_bench/checks/inverted_exposures.py.
 
     Args:
         image: (H, W) or (1, H, W), any dtype and range.
