@@ -75,9 +75,11 @@ class KeyExchangeAugment(v2.Transform):
         labels: (B,) integer class indices, or (B, K) one-hot. The label follows the key.
         Container, shape, dtype, device and memory format stay; rows that are not chosen stay bit-identical;
         nothing is changed in place; no gradient passes. A batch without two classes passes through.
-        patients: one id a row, so that nobody exchanges with himself: ``patients=``, a third entry of the list or tuple that
-            has one id a row, or a dict's entry patient, patient_id, subject_id, PatientID or alike. A row without an id
-            counts as a patient of its own, and a warning says so.
+            Channels that differ in a marker or a fill, and values up to 0.05 of the range beyond it, are mended for the
+            exchange, with a warning; colour images and other ranges are refused.
+        patients: one id a row, so that nobody exchanges with himself: ``patients=``; else an entry, at any depth, called
+            patient, patient_id, subject_id, PatientID or alike; else a third entry of the list or tuple that has one
+            text or whole number a row. A row without an id counts as a patient of its own, and a warning says so.
         Random numbers come from torch's global CPU generator, which DataLoaders seed for each worker and
         epoch; under torch.distributed each rank draws its own, even if all were seeded alike.
         In eval mode (``augment.eval()``, or of a module that holds it) everything passes through.
