@@ -404,7 +404,7 @@ def test_a_batch_on_a_gpu_comes_over_once(form, options):
         there = form(*(pretend_cuda.PretendCuda(v) for v in (x, y, ids)))
         plan = augment._plan(there)
         assert len(watch.waits) == 1, watch.waits
-        augment._apply(plan, there)
+        augment._execute(plan, there)
         assert len(watch.waits) == 1, watch.waits
     assert torch.equal(augment.params.donors, wanted.donors)
     assert all(IDS[h] != IDS[d] for h, d in zip(wanted.rows.tolist(), wanted.donors.tolist(), strict=True))

@@ -147,7 +147,7 @@ class KeyExchangeLoader:
         augment: Any = self.augment
         if getattr(type(augment), "forward", None) is KeyExchangeAugment.forward:
             plan = augment._plan(batch)
-            batch = augment._apply(plan, _moved(batch, self.device))
+            batch = augment._execute(plan, _moved(batch, self.device))
         else:  # another callable, or a subclass whose forward must not be passed by
             batch = augment(_moved(batch, self.device))
         if self.post is None:

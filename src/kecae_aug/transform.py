@@ -226,7 +226,7 @@ class KeyExchangeAugment(v2.Transform):
         Raises:
             TypeError, ValueError: naming the argument, what came and what is accepted.
         """
-        return self._apply(self._plan(*inputs, patients=patients), *inputs)
+        return self._execute(self._plan(*inputs, patients=patients), *inputs)
 
     @torch.compiler.disable
     @torch.no_grad()
@@ -244,7 +244,7 @@ class KeyExchangeAugment(v2.Transform):
             raise ValueError(
                 f"params: row {last} of a batch of {len(batch.images)}; replay with the same batch"
             )
-        return self._apply(self._planned(indices, one_hot, params), *inputs, gated=False)
+        return self._execute(self._planned(indices, one_hot, params), *inputs, gated=False)
 
     def make_params(self, flat_inputs: list[Any]) -> ExchangeParams:
         """Draw hosts, donors and strengths.
@@ -398,7 +398,7 @@ class KeyExchangeAugment(v2.Transform):
         return Plan(indices, one_hot, params, given, encoded, *at)
 
     @torch.no_grad()
-    def _apply(self, plan: Plan, *inputs: Any, gated: bool = True) -> Any:
+    def _execute(self, plan: Plan, *inputs: Any, gated: bool = True) -> Any:
         """Do what was planned, with the batch on its device; nothing here waits for a GPU but a gate's verdict.
 
         Args:
