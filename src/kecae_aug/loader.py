@@ -147,12 +147,12 @@ class KeyExchangeLoader:
         augment: Any = self.augment
         if getattr(type(augment), "forward", None) is KeyExchangeAugment.forward:
             plan = augment._plan(batch)
-            batch = augment._apply(plan, _moved(batch, self.device))
+            batch = augment._execute(plan, _moved(batch, self.device))
         else:  # another callable, or a subclass whose forward must not be passed by
             batch = augment(_moved(batch, self.device))
         if self.post is None:
             return batch
-        parts = parse((batch,))
+        parts = parse((batch,), getattr(augment, "labels_getter", None))
         images = self.post(parts.images)
         if len(images) != len(parts.images):
             raise ValueError(
