@@ -141,7 +141,7 @@ def test_colour_is_refused(images, options):
     """Also of a single hue, and what one mean for three channels makes; the words name fills and augmentations."""
     with pytest.raises(ValueError, match="3 channels that differ") as caught:
         exchanged(images().clamp(0, 1) if not options else images(), **options)
-    assert "of 12 have" in str(caught.value)
+    assert "of 12 images" in str(caught.value)
     assert "augmentations" in str(caught.value)
 
 

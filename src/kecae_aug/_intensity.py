@@ -180,8 +180,8 @@ class Intensity:
         area, other = parts
         if colour := int(((area > FILL) | (other > HUES)).sum()):
             raise ValueError(
-                f"images: {colour} of {len(images)} have 3 channels that differ; a KECAE knows grey radiographs, so all "
-                "three must be the same grey. For normalised images give their own mean and std per channel; fills and "
+                f"images: 3 channels that differ, in {colour} of {len(images)} images; a KECAE knows grey radiographs, so "
+                "all three must be the same grey. For normalised images give their own mean and std per channel; fills and "
                 "augmentations of colour belong after the exchange"
             )
         if mended := int((area > COLOURED_FRACTION).sum()):
