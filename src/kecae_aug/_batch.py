@@ -305,7 +305,11 @@ def _rebuilt(value: Any, path: Path, new: Mapping[Path, Any], other: Callable[[A
     if not any(place[: len(path)] == path for place in new):
         return other(value)
     parts = {key: _rebuilt(part, (*path, key), new, other) for key, part in _children(value)}
-    return _mapping(value, parts) if isinstance(value, Mapping) else _sequence(value, list(parts.values()))
+    return (
+        mapping_like(value, parts)
+        if isinstance(value, Mapping)
+        else sequence_like(value, list(parts.values()))
+    )
 
 
 def _more(value: Any, rows: Tensor, n: int, left: list[str]) -> Any:
@@ -318,11 +322,11 @@ def _more(value: Any, rows: Tensor, n: int, left: list[str]) -> Any:
         join = np.ma.concatenate if isinstance(value, np.ma.MaskedArray) else np.concatenate
         return join([value, value[rows.numpy()]])
     if isinstance(value, Mapping):
-        return _mapping(value, {k: _more(v, rows, n, left) for k, v in value.items()})
+        return mapping_like(value, {k: _more(v, rows, n, left) for k, v in value.items()})
     if isinstance(value, (list, tuple)) and not isinstance(value, torch.Size):
         if len(value) == n and not (hasattr(value, "_fields") or _is_columns(value, n)):
-            return _sequence(value, [*value, *(_copied(value[i]) for i in rows.tolist())])
-        return _sequence(value, [_more(v, rows, n, left) for v in value])
+            return sequence_like(value, [*value, *(_copied(value[i]) for i in rows.tolist())])
+        return sequence_like(value, [_more(v, rows, n, left) for v in value])
     if isinstance(value, (str, bytes, torch.Size)) or not hasattr(value, "__len__") or len(value) != n:
         return value
     if hasattr(value, "iloc"):  # pandas
@@ -348,13 +352,13 @@ def _copied(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         return value.copy()
     if isinstance(value, Mapping):
-        return _mapping(value, {k: _copied(v) for k, v in value.items()})
+        return mapping_like(value, {k: _copied(v) for k, v in value.items()})
     if isinstance(value, (list, tuple)) and not isinstance(value, torch.Size):
-        return _sequence(value, [_copied(v) for v in value])
+        return sequence_like(value, [_copied(v) for v in value])
     return value
 
 
-def _mapping(like: Mapping[Any, Any], values: dict[Any, Any]) -> Any:
+def mapping_like(like: Mapping[Any, Any], values: dict[Any, Any]) -> Any:
     if type(like) is dict or not isinstance(like, MutableMapping):
         return values
     other = copy.copy(like)  # an OrderedDict, a BatchEncoding: with whatever else it holds
@@ -362,7 +366,7 @@ def _mapping(like: Mapping[Any, Any], values: dict[Any, Any]) -> Any:
     return other
 
 
-def _sequence(like: Any, values: list[Any]) -> Any:
+def sequence_like(like: Any, values: list[Any]) -> Any:
     if hasattr(like, "_fields"):  # a namedtuple takes its fields one by one
         return type(like)(*values)
     return values if type(like) is list else type(like)(values)
