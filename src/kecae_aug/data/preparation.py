@@ -96,7 +96,8 @@ class Preparation:
         x = (2 * x - 1).clamp(-1, 1)
         if not self.align:
             return x
-        from kecae_aug.data.alignment import align  # with the phantom's measurements, which a user's loop need not load
+        # here, since it measures joints as the phantom's tools do, which a user's loop need not load
+        from kecae_aug.data.alignment import align
 
         return align(x).image
 
