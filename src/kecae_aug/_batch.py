@@ -45,6 +45,7 @@ class Batch:
         labels: (B,) or (B, K), as it came.
         patients: one id a row, or None.
         ambiguous: two names of entries that would be the patients and group the rows differently, or None.
+        unread: name and kind of an entry that is called like patients and has not one id a row, where none has; or None.
     """
 
     images: Tensor
@@ -52,6 +53,7 @@ class Batch:
     patients: Any
     rebuild: Callable[..., Any]
     ambiguous: tuple[str, str] | None = None
+    unread: str | None = None
 
 
 def parse(
@@ -59,8 +61,8 @@ def parse(
 ) -> Batch:
     """Find images, labels and patients in what a transform was called with.
 
-    Patients are what is given; in a dict the entry whose name is one of :data:`PATIENT_KEYS` (in any case, with or without
-    ``_`` and ``-``, also in nested dicts); in a list or tuple the third entry, where it has one id a row.
+    Patients are what is given; in a list or tuple the third entry, where it has one id a row; else the entry, of a dict or a
+    namedtuple at any depth, whose name is one of :data:`PATIENT_KEYS` (in any case, with or without ``_`` and ``-``).
 
     Raises:
         TypeError: another structure, or entries that are not tensors.
@@ -88,9 +90,9 @@ def parse(
             f"KeyExchangeAugment got {len(inputs)} arguments (patients go into patients=); {WHAT_IS_ACCEPTED}"
         )
     n = len(images) if images.ndim else 0
-    ambiguous = None
+    ambiguous = unread = None
     if patients is None:
-        patients, ambiguous = _patients(structure, n)
+        patients, ambiguous, unread = _patients(structure, n)
 
     def rebuild(new_images: Tensor, new_labels: Tensor, rows: Tensor | None = None) -> Any:
         new = {id(images): new_images, id(labels): new_labels}
@@ -98,7 +100,7 @@ def parse(
             return _replaced(structure, new)
         return _extended(structure, rows, n, new)
 
-    return Batch(images, labels, patients, rebuild, ambiguous)
+    return Batch(images, labels, patients, rebuild, ambiguous, unread)
 
 
 def _by_getter(structure: Any, getter: Callable[[Any], Any]) -> tuple[Tensor, Tensor]:
@@ -135,18 +137,35 @@ def _leaves(value: Any) -> Iterator[Any]:
         yield value
 
 
-def _patients(structure: Any, n: int) -> tuple[Any, tuple[str, str] | None]:
-    """The entry that has the patients, and the names of two that disagree."""
-    if isinstance(structure, Mapping):
-        found = [(name, value) for name, value in _named_patients(structure) if is_one_a_row(value, n)]
-        if not found:
-            return None, None
-        first, *others = found
-        wrong = next((name for name, value in others if _groups(value) != _groups(first[1])), None)
-        return first[1], None if wrong is None else (first[0], wrong)
-    if isinstance(structure, (list, tuple)) and len(structure) > 2 and is_one_a_row(structure[2], n):
-        return structure[2], None
-    return None, None
+def _patients(structure: Any, n: int) -> tuple[Any, tuple[str, str] | None, str | None]:
+    """The entry that has the patients, the names of two that disagree, and of one that cannot be read."""
+    third = None if isinstance(structure, Mapping) else _ids(structure[2:3], n)
+    if third is not None:
+        return third, None, None
+    named = [(name, value) for name, value in _named_patients(structure) if value is not None]
+    found = [(name, ids) for name, value in named if (ids := _ids([value], n)) is not None]
+    if not found:
+        return None, None, f"{named[0][0]!r} ({_kind(named[0][1])})" if named and n else None
+    first, *others = found
+    wrong = next((name for name, ids in others if _groups(ids) != _groups(first[1])), None)
+    return first[1], None if wrong is None else (first[0], wrong), None
+
+
+def _ids(values: Any, n: int) -> Any:
+    """The one entry of a list as n ids: (n,); (n, 1), as default_collate makes of ids in tensors, or one list in a list."""
+    for value in values:
+        if is_one_a_row(value, n):
+            return value
+        if isinstance(value, (Tensor, np.ndarray)) and tuple(value.shape) == (n, 1):
+            return _ids([value.reshape(-1)], n)
+        if isinstance(value, (list, tuple)) and len(value) == 1:
+            return _ids(value, n)
+    return None
+
+
+def _kind(value: Any) -> str:
+    shape = f" of shape {tuple(value.shape)}" if hasattr(value, "shape") else ""
+    return type(value).__name__ + shape
 
 
 def is_patient_key(name: Any) -> bool:
@@ -154,12 +173,17 @@ def is_patient_key(name: Any) -> bool:
     return isinstance(name, str) and name.casefold().replace("_", "").replace("-", "") in PATIENT_KEYS
 
 
-def _named_patients(batch: Mapping[Any, Any]) -> Iterator[tuple[str, Any]]:
+def _named_patients(batch: Any) -> Iterator[tuple[str, Any]]:
     """Entries with a name of a patient's, those of the top first."""
-    yield from ((str(name), value) for name, value in batch.items() if is_patient_key(name))
-    for value in batch.values():
-        if isinstance(value, Mapping):
+    named = batch._asdict() if hasattr(batch, "_asdict") else batch
+    if isinstance(named, Mapping):
+        yield from ((str(name), value) for name, value in named.items() if is_patient_key(name))
+        for value in named.values():
             yield from _named_patients(value)
+    elif isinstance(named, (list, tuple)):
+        for value in named:
+            if isinstance(value, (Mapping, list, tuple)):
+                yield from _named_patients(value)
 
 
 def is_one_a_row(value: Any, n: int) -> bool:
@@ -208,7 +232,10 @@ def _extended(value: Any, rows: Tensor, n: int, new: Mapping[int, Any]) -> Any:
     if isinstance(value, Tensor):
         return with_rows(value, rows) if value.ndim and len(value) == n else value
     if isinstance(value, np.ndarray):
-        return np.concatenate([value, value[rows.numpy()]]) if value.ndim and len(value) == n else value
+        # by index, not np.concatenate: masked and structured arrays stay what they are
+        return value[np.r_[:n, rows.numpy()]] if value.ndim and len(value) == n else value
+    if hasattr(value, "iloc"):  # pandas
+        return value.iloc[[*range(n), *rows.tolist()]] if len(value) == n else value
     if isinstance(value, Mapping):
         return _mapping(value, {k: _extended(v, rows, n, new) for k, v in value.items()})
     if isinstance(value, (list, tuple)):
@@ -220,7 +247,9 @@ def _extended(value: Any, rows: Tensor, n: int, new: Mapping[int, Any]) -> Any:
 
 
 def _is_columns(values: Any, n: int) -> bool:
-    """Whether n entries are columns of n rows each, as default_collate makes of n numbers an image, and not n rows."""
+    """Whether n entries are columns of n rows each, as default_collate makes of n numbers or texts an image."""
+    if all(isinstance(v, tuple) and len(v) == n and all(isinstance(s, str) for s in v) for v in values):
+        return True
     return all(isinstance(v, (Tensor, np.ndarray)) and tuple(v.shape) == (n,) for v in values)
 
 

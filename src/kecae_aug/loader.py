@@ -152,7 +152,7 @@ class KeyExchangeLoader:
             batch = augment(_moved(batch, self.device))
         if self.post is None:
             return batch
-        parts = parse((batch,))
+        parts = parse((batch,), labels_getter=getattr(augment, "labels_getter", None))
         images = self.post(parts.images)
         if len(images) != len(parts.images):
             raise ValueError(

@@ -299,6 +299,12 @@ class KeyExchangeAugment(v2.Transform):
         indices, one_hot = self._check(batch)
         if not (self.enabled and self.training):
             return Plan(indices, one_hot)
+        if batch.unread is not None and not self.same_patient:
+            self._say(
+                "unread",
+                f"patients: the batch's {batch.unread} has not one id for each of the {len(indices)} rows and is not read, "
+                "so that two knees of one person may exchange keys; give patients=, or same_patient=True",
+            )
         ids = None if batch.patients is None or self.same_patient else self._ids(batch, len(indices))
         params = self.make_params([indices, ids])
         if ids is not None and self.p > 0 and not len(params.rows):

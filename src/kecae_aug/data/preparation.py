@@ -126,7 +126,7 @@ def inversion_score(image: Tensor | npt.NDArray[Any]) -> float:
     if x.ndim not in (2, 3) or (x.ndim == 3 and x.shape[0] != 1) or not x.numel():
         raise ValueError(f"image: got shape {tuple(x.shape)}, accepted are (H, W) and (1, H, W)")
     small = F.adaptive_avg_pool2d(x.reshape(1, *x.shape[-2:]), _GRID)[0]
-    distance = ((torch.arange(_GRID) + 0.5) / _GRID - 0.5).abs().expand(_GRID, _GRID)
+    distance = ((torch.arange(_GRID, device=x.device) + 0.5) / _GRID - 0.5).abs().expand(_GRID, _GRID)
     a, b = small - small.mean(), distance - distance.mean()
     norm = float(a.norm() * b.norm())
     return float((a * b).sum()) / norm if norm > 1e-6 * max(1.0, float(small.abs().max())) else 0.0

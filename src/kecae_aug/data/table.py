@@ -36,8 +36,7 @@ class RadiographTable(Radiographs):
         columns: names of the columns where they are not ``path``, ``label``, ``patient``, ``side`` and
             ``split``; side (L, R, left, right or empty) and split may be absent.
         on_bad: ``"raise"`` refuses a table with bad rows, and raises at the first use of a bad file; ``"skip"`` lists
-        both in
-            ``.skipped``, the rows by their line.
+            both in ``.skipped``, the rows by their line.
 
     Raises:
         FileNotFoundError: no such table.

@@ -157,7 +157,7 @@ class KeyExchange(_ImageOnlyTransform):
     def apply(self, img: Image, *args: Any, **params: Any) -> Image:
         """X' of the image and the drawn donor, in the image's shape and dtype."""
         host, donor = _unit(img, "image"), _unit(params["donor_image"], "donor_image")
-        strengths = torch.tensor([params["strength"]])
+        strengths = torch.tensor([params["strength"]], device="cpu")
         key = self._exchanger.keys(donor)
         own = self._exchanger.keys(host) if needs_own_key(strengths, self.detail) else None
         new = self._exchanger.exchange(host, key, own, strengths, self.detail)[0].permute(1, 2, 0)
