@@ -448,13 +448,13 @@ class KeyExchangeAugment(v2.Transform):
         if verdict is None:  # repeats are not offered
             offered = has.nonzero()[:, 0]
             there = _sent(offered, images.device)
-            some = self.gate(
-                self.intensity.to_unit(new[there]),
-                self.intensity.to_unit(hosts[there]),
-                [names[i] for i in offered.tolist()],
-            )
             verdict = torch.ones(len(has), dtype=torch.bool, device=images.device)
-            verdict[there] = some
+            if len(offered):
+                verdict[there] = self.gate(
+                    self.intensity.to_unit(new[there]),
+                    self.intensity.to_unit(hosts[there]),
+                    [names[i] for i in offered.tolist()],
+                )
         accepted = verdict.cpu()
         if isinstance(self.append, bool):
             return new[verdict], params.where(accepted), given[accepted]
