@@ -18,7 +18,7 @@ NUMBERS = [i // 2 for i in range(12)]
 X = torch.rand(12, 1, 64, 64, generator=torch.Generator().manual_seed(0))
 Y = torch.tensor([0, 1] * 6)
 Fields = namedtuple("Fields", "image label age patient_id")
-Pair = namedtuple("Pair", "row age")  # noqa: PYI024
+Pair = namedtuple("Pair", "row age")
 quiet = pytest.mark.filterwarnings("ignore::UserWarning")
 
 
@@ -222,7 +222,6 @@ def test_append_lengthens_whatever_has_a_row_for_each_image():
     assert out["ordered"]["age"].tolist() == wanted
     assert isinstance(out["fields"], Pair)
     assert (out["fields"].row.tolist(), out["fields"].age) == (wanted, wanted)
-    )
     assert (out["epoch"], out["text"], out["three"], int(out["scalar"])) == (3, "abcdefghijkl", [1, 2, 3], 12)
     assert len(batch["list"]) == len(batch["meta"]["age"]) == 12
 

@@ -163,12 +163,10 @@ def patient_names(dataset: Any, patients: Sequence[Hashable] | None) -> list[str
     rows have None, and a warning counts them.
     """
     if patients is None:
-        leaves, places = flattened(dataset, lambda part: _own_patients(part) is not None)
-        columns = [_patients_of(leaf) for leaf in leaves]
-        if all(column is None for column in columns):
+        values = _patients_under(dataset)
+        if values is None:
             _tell_of_patients_in_items(dataset)
             return None
-        values = [None if (column := columns[leaf]) is None else column[row] for leaf, row in places]
     else:
         values = patients.tolist() if hasattr(patients, "tolist") else list(patients)
     if len(values) != len(dataset):
@@ -176,6 +174,15 @@ def patient_names(dataset: Any, patients: Sequence[Hashable] | None) -> list[str
     ids = patient_ids(values)
     warn_of_missing(ids, f"patients of {_called(dataset)}")
     return ids
+
+
+def _patients_under(dataset: Any) -> list[Any] | None:
+    """The patient of every row, None for the rows of parts that have none; None where no part has any."""
+    leaves, places = flattened(dataset, lambda part: _own_patients(part) is not None)
+    columns = [_patients_of(leaf) for leaf in leaves]
+    if all(column is None for column in columns):
+        return None
+    return [None if (column := columns[leaf]) is None else column[row] for leaf, row in places]
 
 
 def _own_patients(leaf: Any) -> Sequence[Any] | None:
@@ -198,17 +205,17 @@ def _patients_of(leaf: Any) -> Sequence[Any] | None:
     """The column of a data set, or of what it wraps, that has the patients."""
     if (own := _own_patients(leaf)) is not None:
         return own
-    inner = getattr(leaf, "dataset", None)
-    if inner is None:
+    inner: Any = getattr(leaf, "dataset", None)
+    if not (hasattr(inner, "__len__") and hasattr(inner, "__getitem__")):
         return None
-    if hasattr(inner, "__len__") and len(inner) == len(leaf):
-        return _patients_of(inner)
-    if hasattr(inner, "__len__") and _patients_of(inner) is not None:
-        warnings.warn(
-            f"patients: {_called(leaf)} has none, and which rows of the {_called(inner)} under it (which has) it gives "
-            "is not to be seen; give patients=, or .indices, or two knees of one person may exchange keys",
-            stacklevel=4,
-        )
+    under = _patients_under(inner)
+    if under is None or len(inner) == len(leaf):
+        return under
+    warnings.warn(
+        f"patients: {_called(leaf)} has none, and which rows of the {_called(inner)} under it (which has) it gives "
+        "is not to be seen; give patients=, or .indices, or two knees of one person may exchange keys",
+        stacklevel=4,
+    )
     return None
 
 
@@ -281,7 +288,10 @@ def _own_identity(leaf: Any) -> dict[str, str]:
         return {"fingerprint": str(own())}
     labels = _listed(leaf_attribute(leaf, "targets"))
     text = json.dumps([len(leaf), None if labels is None else [str(v) for v in labels], _pixels(leaf)])
-    return {"labels and images": hashlib.sha256(text.encode()).hexdigest()}
+    facts = {"labels and images": hashlib.sha256(text.encode()).hexdigest()}
+    if is_dataclass(way := leaf_attribute(leaf, "preparation")):  # of what it wraps
+        facts["preprocessing"] = json.dumps(_plain(way))
+    return facts
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
