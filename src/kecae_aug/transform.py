@@ -78,7 +78,8 @@ class KeyExchangeAugment(v2.Transform):
             the host's own sharpness and resolution and adds only what the exchange changed.
         append: False replaces the chosen rows; True adds the exchanged knees after the batch's own rows
             (T' = T and X'), so that a batch of B grows by about p * B. A number adds just so many rows to every batch,
-            whatever ``p``, as DDP and compiled steps want it; where fewer rows can exchange, rows are repeated as they are.
+            whatever ``p``, as DDP and compiled steps want it; where fewer rows can exchange, they do so again with other
+            donors, and where none can, or the gate rejects one, rows are repeated as they are.
             Whatever else in the batch has B rows (tensors, masks, arrays, lists, nested dicts) gets the hosts' rows.
         classes: names of the caller's classes in the order of their indices, for instance
             ``dataset.classes``; by default the weights' own. Rows of classes that the weights do not know
