@@ -233,7 +233,7 @@ def test_spawned_workers_and_copies():
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"image": RNG.random((64, 64, 3)).astype(np.float32)}, "image: 3 channels that differ"),
+        ({"image": RNG.random((64, 64, 3)).astype(np.float32)}, "image: 1 of 1 have 3 channels that differ"),
         ({"image": KNEES[0].astype(np.float32)}, "image: floats from"),
         ({"image": KNEES[0].astype(np.float64)}, "image: got float64 array"),
         ({"image": torch.zeros(1, 64, 64)}, "image"),
