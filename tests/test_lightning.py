@@ -219,10 +219,84 @@ def test_by_hand_in_the_modules_own_hook(where):
     assert all(torch.equal(v, augment._exchanger.fast.state_dict()[k]) for k, v in before.items())
 
 
-def test_a_name_instead_of_a_transform_is_refused():
-    """The error says how to make one."""
-    with pytest.raises(TypeError, match="from_pretrained"):
-        KeyExchangeCallback("phantom")
+def test_a_name_and_plain_options_make_the_transform():
+    """What a YAML file can hold; options beside a finished transform would be dropped, and are refused."""
+    augment = KeyExchangeCallback(
+        "phantom", {"p": 0.3, "strength": [0.5, 1], "amp_dtype": "bf16-mixed"}
+    ).augment
+    assert (augment.p, augment.strength, augment.amp_dtype) == (0.3, [0.5, 1], torch.bfloat16)
+    with pytest.raises(ValueError, match="Did you mean 'phantom'"):
+        KeyExchangeCallback("phantm")
+    with pytest.raises(TypeError, match="augment: got int"):
+        KeyExchangeCallback(3)
+    with pytest.raises(TypeError, match="options="):
+        KeyExchangeCallback(exchange(), {"p": 0.3})
+
+
+class Iterates(Lit):
+    """Takes its batches itself."""
+
+    def training_step(self, dataloader_iter):
+        batch, *_ = next(dataloader_iter)
+        return self.note("train", batch)
+
+
+def test_a_step_that_takes_its_batches_itself_is_refused():
+    """training_step(dataloader_iter) goes past the hook: training would run without one exchange, and say nothing."""
+    lit = Iterates()
+    with pytest.raises(
+        TypeError, match=r"Iterates.training_step\(dataloader_iter\).*past on_after_batch_transfer"
+    ):
+        trainer(KeyExchangeCallback(exchange())).fit(lit, loader())
+    assert not lit.seen
+    assert HOOK not in vars(lit)
+    trainer().fit(lit, loader())  # and is left alone without the callback
+
+
+@pytest.mark.parametrize("several", [lambda: {"a": loader(), "b": loader()}, lambda: [loader(), loader()]])
+def test_batches_of_several_loaders_are_named(several):
+    """The error says CombinedLoader, not that a dict lacks an image."""
+    lit = Lit()
+    with pytest.raises((TypeError, ValueError), match=r"2 batches.*CombinedLoader"):
+        trainer(KeyExchangeCallback(exchange())).fit(lit, several())
+    assert HOOK not in vars(lit)
+
+
+class Data(pl.LightningDataModule):
+    """Its two batches, for the command line."""
+
+    def train_dataloader(self):
+        return loader()
+
+
+YAML = """
+trainer:
+  max_epochs: 1
+  accelerator: cpu
+  logger: false
+  enable_checkpointing: false
+  enable_progress_bar: false
+  enable_model_summary: false
+  callbacks:
+    - class_path: kecae_aug.integrations.lightning.KeyExchangeCallback
+      init_args:
+        augment: phantom
+        options: {p: 1.0, strength: [0.9, 1.1], classes: ["0", "2"], amp_dtype: bf16-mixed}
+"""
+
+
+def test_lightnings_command_line(tmp_path):
+    """LightningCLI builds the callback from YAML, and two steps train on exchanged batches."""
+    cli = pytest.importorskip("lightning.pytorch.cli")
+    if not cli._JSONARGPARSE_SIGNATURES_AVAILABLE:
+        pytest.skip("LightningCLI needs jsonargparse[signatures]")
+    (tmp_path / "config.yaml").write_text(YAML)
+    run = cli.LightningCLI(
+        Lit, Data, args=["fit", "--config", str(tmp_path / "config.yaml")], save_config_callback=None
+    )
+    assert run.model.seen == [("train", True)] * 2
+    (callback,) = (c for c in run.trainer.callbacks if isinstance(c, KeyExchangeCallback))
+    assert callback.augment.strength == [0.9, 1.1]
 
 
 class Writes(Lit):

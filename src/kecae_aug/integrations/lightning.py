@@ -1,15 +1,18 @@
 """Key exchange in a Lightning Trainer without touching the module: :class:`KeyExchangeCallback`.
 
 Trainer(callbacks=[KeyExchangeCallback(KeyExchangeAugment.from_pretrained("knee-kl02"))])
+Trainer(callbacks=[KeyExchangeCallback("knee-kl02", {"p": 0.5})])  # plain values, as LightningCLI's YAML has them
 """
 
 from __future__ import annotations
 
 import functools
 import importlib
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from kecae_aug.device import amp_dtype
 from kecae_aug.transform import KeyExchangeAugment
 
 HOOK = "on_after_batch_transfer"
@@ -39,21 +42,34 @@ class KeyExchangeCallback(_Callback):
     ``on_after_batch_transfer`` of the module, or of the datamodule where that one overrides it; an override of
     yours is called first, so normalising there needs ``mean`` and ``std`` in the transform. Sanity check,
     validation, test and prediction see their batches as they are. At the end, and after an exception, the hook
-    is as it was. Nothing goes into parameters, checkpoints or ``state_dict()``.
+    is as it was. Nothing goes into parameters, checkpoints or ``state_dict()``. A ``training_step(self, dataloader_iter)``
+    goes past that hook and is refused when ``fit`` starts.
 
     Args:
-        augment: the transform. It is used as it is: ``augment.enabled = False`` switches it off.
+        augment: the transform, used as it is (``augment.enabled = False`` switches it off); or the name of weights, as
+            ``KeyExchangeAugment.from_pretrained`` takes it.
+        options: further arguments of ``from_pretrained``, with a name only. Plain values do, so that a YAML file can hold
+            them: lists for tuples, and ``amp_dtype`` as Lightning's ``"bf16-mixed"`` or ``"16-mixed"``.
 
     Raises:
-        TypeError: ``augment`` is something else.
+        TypeError: ``augment`` is something else, or has options already.
     """
 
-    def __init__(self, augment: KeyExchangeAugment) -> None:
+    def __init__(self, augment: KeyExchangeAugment | str, options: dict[str, Any] | None = None) -> None:
         super().__init__()
-        if not isinstance(augment, KeyExchangeAugment):
+        if isinstance(augment, str):
+            given = dict(options or {})
+            if isinstance(given.get("amp_dtype"), str):
+                given["amp_dtype"] = amp_dtype(given["amp_dtype"])
+            augment = KeyExchangeAugment.from_pretrained(augment, **given)
+        elif not isinstance(augment, KeyExchangeAugment):
             raise TypeError(
-                f"augment: got {type(augment).__name__}, accepted is a KeyExchangeAugment; for a name or folder "
-                "KeyExchangeAugment.from_pretrained(name)"
+                f"augment: got {type(augment).__name__}, accepted is a KeyExchangeAugment, or the name of weights"
+            )
+        elif options:
+            raise TypeError(
+                f"options={options}: augment is a KeyExchangeAugment and has its own; give them to it, or give the name of "
+                "weights as augment"
             )
         self.augment = augment
         self._undo: Callable[[], None] | None = None
@@ -62,6 +78,12 @@ class KeyExchangeCallback(_Callback):
         """Wrap the hook; in the process that trains, so that a spawning strategy need not pickle it."""
         self._restore()
         if stage == "fit":
+            if "dataloader_iter" in inspect.signature(pl_module.training_step).parameters:
+                raise TypeError(
+                    f"{type(pl_module).__name__}.training_step(dataloader_iter) takes its batches past {HOOK}, where "
+                    "KeyExchangeCallback exchanges; accepted is training_step(self, batch, batch_idx), or without the "
+                    "callback the call of a KeyExchangeAugment on each batch in your training_step"
+                )
             datamodule = getattr(trainer, "datamodule", None)
             self._wrap(datamodule if _overrides_hook(datamodule) else pl_module, trainer)
 
@@ -83,7 +105,7 @@ class KeyExchangeCallback(_Callback):
         def hook(batch: Any, dataloader_idx: int) -> Any:
             batch = own(batch, dataloader_idx)
             done = vars(hook)["kecae_done"]
-            return self.augment(batch) if trainer.training and not done else batch
+            return self._exchanged(batch) if trainer.training and not done else batch
 
         under = vars(owner).get(HOOK)  # an attribute of the instance, if the user or another callback set one
         vars(hook).update(kecae_done=False, kecae_under=under)
@@ -99,6 +121,19 @@ class KeyExchangeCallback(_Callback):
 
         self._undo = undo
 
+    def _exchanged(self, batch: Any) -> Any:
+        try:
+            return self.augment(batch)
+        except (TypeError, ValueError) as error:
+            if not _of_several_loaders(batch):
+                raise
+            names = list(batch) if isinstance(batch, Mapping) else [f"number {i}" for i in range(len(batch))]
+            raise type(error)(
+                f"batch: a {type(batch).__name__} of {len(batch)} batches, {names}, as Lightning's CombinedLoader makes of "
+                "several train dataloaders; KeyExchangeCallback takes those of one. Without the callback, call a "
+                "KeyExchangeAugment on the batch that you mean in your training_step"
+            ) from error
+
     def _restore(self) -> None:
         if self._undo is not None:
             self._undo()
@@ -107,6 +142,14 @@ class KeyExchangeCallback(_Callback):
 
 def _nothing() -> None:
     """Stands for no attribute."""
+
+
+def _of_several_loaders(batch: Any) -> bool:
+    """Whether every part is a batch of its own."""
+    if not isinstance(batch, (Mapping, list, tuple)):
+        return False
+    parts = list(batch.values()) if isinstance(batch, Mapping) else list(batch)
+    return bool(parts) and all(part is None or isinstance(part, (Mapping, list, tuple)) for part in parts)
 
 
 def _overrides_hook(datamodule: Any) -> bool:
