@@ -34,7 +34,7 @@ if [ -z "$wheel" ]; then
 fi
 "$python" -m pip install -q --no-warn-conflicts "kecae-aug[train] @ file://$(realpath "$wheel")" pytest
 has_torch "$python" || { cat "$work/why" >&2; exit 1; }
-unset PYTHONPATH # the wheel's code; benchmarks/ and tests/ are scripts
+export PYTHONPATH=$PWD/benchmarks # else the wheel's code
 
 failed=0
 part() { # name, seconds it may take, command: one line of how it ended, after those that it wrote itself
@@ -61,9 +61,9 @@ fi
 to=(--device "$device" --out "$out")
 tests=(-m "$([ "$device" = cuda ] && echo cuda || echo 'not slow')" -k "$device")
 part tests 110 "$python" -m pytest -o addopts= -q "${tests[@]}" tests/test_cuda.py
-part throughput 80 "$python" benchmarks/throughput.py "${size[@]}" "${fast[@]}" ${matrix[@]+"${matrix[@]}"} "${to[@]}"
-part overlap 60 "$python" benchmarks/gpu_overlap.py "${size[@]}" --batch-size "${fast[1]}" "${epoch[@]}" "${to[@]}"
-part training 45 "$python" benchmarks/training_throughput.py "${size[@]}" "${pairs[@]}" "${to[@]}"
-part training_bf16 45 "$python" benchmarks/training_throughput.py "${size[@]}" "${pairs[@]}" --precision bf16-mixed "${to[@]}"
-part compiled 160 "$python" benchmarks/throughput.py --compile "${size[@]}" "${fast[@]}" ${matrix[@]+"${matrix[@]}"} "${to[@]}"
+part throughput 80 "$python" -m kecae_bench.checks.throughput "${size[@]}" "${fast[@]}" ${matrix[@]+"${matrix[@]}"} "${to[@]}"
+part overlap 60 "$python" -m kecae_bench.checks.gpu_overlap "${size[@]}" --batch-size "${fast[1]}" "${epoch[@]}" "${to[@]}"
+part training 45 "$python" -m kecae_bench.checks.training_throughput "${size[@]}" "${pairs[@]}" "${to[@]}"
+part training_bf16 45 "$python" -m kecae_bench.checks.training_throughput "${size[@]}" "${pairs[@]}" --precision bf16-mixed "${to[@]}"
+part compiled 160 "$python" -m kecae_bench.checks.throughput --compile "${size[@]}" "${fast[@]}" ${matrix[@]+"${matrix[@]}"} "${to[@]}"
 exit $failed

@@ -4,7 +4,7 @@
 
 DIR holds train/<grade>/<patient><L|R>.png and val/<grade>/... The classifier is trained three times with
 equal optimiser steps and equal real knees a step: on T, on T with reconstructions added (the control), and
-on T' = T with exchanged knees added; all with the same classical augmentation. Progress comes as it goes,
+on T' = T with exchanged knees added; all with the same standard augmentation. Progress comes as it goes,
 results are appended to --out as JSON lines.
 
 The loop is plain PyTorch; the two lines that key exchange adds are marked.

@@ -1,6 +1,7 @@
-"""benchmarks/ablation.py: its rows, a study of tiny runs that goes on where it stopped, and the table made from it."""
+"""kecae_bench.ablation: its rows, a study of tiny runs that goes on where it stopped, and the table made from it."""
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -8,12 +9,9 @@ from pathlib import Path
 
 import pytest
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-sys.path.insert(0, str(BENCHMARKS))
-
-from ablation import STUDIES, Table, main  # noqa: E402
-from ablation_table import tables, write_table  # noqa: E402
-from kecae_training.config import parse  # noqa: E402
+from kecae_bench.ablation.__main__ import STUDIES, Table, main
+from kecae_bench.ablation.table import render_all
+from kecae_training.config import parse
 
 
 @pytest.mark.parametrize("kind", STUDIES)
@@ -93,16 +91,8 @@ def test_study_goes_on_and_makes_its_table(tmp_path, capsys):
     }
     assert wanted | {"host_share", "key", "non_key", "flip_0->2"} <= set(base["figures"])
 
-    doc = tmp_path / "ablation.md"
-    doc.write_text("# Mine\n\n<!-- ablation-phantom -->\nold\n<!-- /ablation-phantom -->\n\nkept\n")
-    main(["table", "--results", str(tmp_path / "r.jsonl"), "--doc", str(doc)])
-    written = doc.read_text()
-    assert written.startswith("# Mine")
-    assert written.endswith("kept\n")
-    assert "old" not in written
-    assert "| lambda1 0 | 1 |" in written
-    main(["table", "--results", str(tmp_path / "r.jsonl"), "--doc", str(doc)])
-    assert doc.read_text() == written
+    main(["table", "--results", str(tmp_path / "r.jsonl")])
+    assert "| lambda1 0 | 1 |" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         main([*argv, "--rows", "nosuch"])
     assert "'nosuch'" in capsys.readouterr().err
@@ -125,26 +115,24 @@ def test_table_by_hand():
         line("bad", 0, 0.0, figures={"failed": "not finite"}),
         line("base", 0, 99.0, base={"a": 2}),
     ]
-    text = tables(lines)
-    newest, older = text.split("\n**phantoms; 600 steps.**")[1:]
+    text = render_all(lines)
+    newest, older = text.split("**phantoms; 600 steps.**")[1:]
     assert "| base | 1 | 99.0 |" in newest
-    assert "| base | 2 | 30.5 +- 0.7 | - / 0.50 +- 0.00 |" in older
-    assert "| paper | 2 | 28.0 +- 1.4 |" in older
+    assert "| base | 2 | 30.5 ± 0.7 | - / 0.50 ± 0.00 |" in older
     assert "| paper | 2 | -2.5 (-3.0 to -2.0) |" in older
     assert "| bad | 1, 1 diverged | - |" in older
     assert "SSIM" not in text
 
 
 def test_table_of_results_that_are_not_there(tmp_path, capsys):
-    write_table(tmp_path / "none.jsonl", tmp_path / "doc.md", "knee")
-    assert "not there" in capsys.readouterr().out
-    assert not (tmp_path / "doc.md").exists()
+    main(["table", "--results", str(tmp_path / "none.jsonl")])
+    assert "no results of phantom yet" in capsys.readouterr().out
 
 
 @pytest.mark.slow
 def test_killed_study_goes_on(tmp_path):
     """SIGINT in a run, as from a terminal: a sentence, and the lines so far are whole."""
-    argv = [sys.executable, str(BENCHMARKS / "ablation.py"), "--rows", "base", "--seeds", "0", "1", "--steps"]
+    argv = [sys.executable, "-m", "kecae_bench.ablation", "--rows", "base", "--seeds", "0", "1", "--steps"]
     argv += ["100000", "--patients", "16", "--test-patients", "16", "--precision", "32-true"]
     argv += ["--work", str(tmp_path / "w")]
     process = subprocess.Popen(
@@ -152,6 +140,7 @@ def test_killed_study_goes_on(tmp_path):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )
     for text in process.stdout:
         if "runs to do" in text:

@@ -286,7 +286,7 @@ def test_spawned_workers_and_copies():
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"image": RNG.random((64, 64, 3)).astype(np.float32)}, "image: 1 of 1 have 3 channels that differ"),
+        ({"image": RNG.random((64, 64, 3)).astype(np.float32)}, "image: 3 channels that differ"),
         ({"image": KNEES[0].astype(np.float32)}, "image: floats from"),
         ({"image": KNEES[0].astype(np.float64)}, "image: got float64 array"),
         ({"image": torch.zeros(1, 64, 64)}, "image"),
@@ -339,3 +339,37 @@ for module, library in libraries.items():
         raise AssertionError(module)
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_further_images_get_the_same_key_and_volumes_are_refused():
+    """An image that kept its old key beside the new label would be mislabelled in silence."""
+    image = KNEES[0]
+    stack = np.stack([image, image])
+    out = A.Compose([KeyExchange(MODEL, p=1.0)])(
+        image=image, label=0, images=stack, key_exchange_metadata=donors(1, 1)
+    )
+    assert out["label"] == 1
+    assert all(np.array_equal(out["image"], more) for more in out["images"])
+    with pytest.raises(ValueError, match="a pipeline of their own"):
+        A.Compose([KeyExchange(MODEL, p=1.0)])(
+            image=image, label=0, volume=stack, key_exchange_metadata=donors(1, 1)
+        )
+
+
+def test_one_patient_however_spelt_and_classes_by_value():
+    """9001, "9001" and 9001.0 are one person; "2.0" is the grade 2."""
+    own = [{"image": KNEES[1], "label": 1, "patient": "9001"}]
+    for spelt in (9001, 9001.0, "9001"):
+        out = A.Compose([KeyExchange(MODEL, p=1.0)])(
+            image=KNEES[0], label=0, patient=spelt, key_exchange_metadata=own
+        )
+        assert out["label"] == 0
+    named = KeyExchange(MODEL, p=1.0, classes=("0.0", "2.0"))
+    out = A.Compose([named])(
+        image=KNEES[0], label="0.0", key_exchange_metadata=[{"image": KNEES[1], "label": "2.0"}]
+    )
+    assert out["label"] == "2"
+    with pytest.warns(UserWarning, match="a patient of its own"):
+        A.Compose([KeyExchange(MODEL, p=1.0)])(
+            image=KNEES[0], label=0, patient=1, key_exchange_metadata=[{"image": KNEES[1], "label": 1}]
+        )

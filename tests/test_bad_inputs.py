@@ -141,9 +141,21 @@ def aug(**options):
     return lambda e: KeyExchangeAugment(e.model, **{"p": 1.0, **options})(e.x, e.y)
 
 
-def warned(e):
-    with pytest.warns(UserWarning, match="no value of this batch is below 0"):
-        aug(value_range=(-1, 1))(e)
+def warned(match, call):
+    """Goes on, with a warning."""
+
+    def run(e):
+        with pytest.warns(UserWarning, match=match):
+            return call(e)
+
+    return run
+
+
+def marked(e):
+    """Three channels, with a red corner."""
+    x = e.x.repeat(1, 3, 1, 1)
+    x[:, 1:, :9, :9] = 0
+    return x
 
 
 STRUCTURE = [
@@ -249,7 +261,30 @@ IMAGES = [
         aug(value_range=(0, 255)),
         "would be black",
     ),
-    Case("[0, 1] images in `value_range=(-1, 1)`", "a warning, then exchanged", warned, None),
+    Case(
+        "[0, 1] images in `value_range=(-1, 1)`",
+        "a warning, then exchanged",
+        warned("no value of this batch is below 0", aug(value_range=(-1, 1))),
+        None,
+    ),
+    Case(
+        "a coloured marker, or a fill of one colour",
+        "a warning, then exchanged as grey",
+        warned("12 of 12 have coloured parts", lambda e: e.augment(marked(e), e.y)),
+        None,
+    ),
+    Case(
+        "values beyond the range by up to 0.05 of it (bicubic overshoot)",
+        "a warning, then exchanged and clamped",
+        warned("clamped", lambda e: e.augment(e.x * 1.08 - 0.04, e.y)),
+        None,
+    ),
+    Case(
+        "values further beyond the range",
+        "ValueError: clamp them; a fill may be the cause",
+        lambda e: e.augment(e.x * 1.2, e.y),
+        "bicubic overshoot: clamp after it",
+    ),
     Case(
         "NaN", "ValueError", lambda e: e.augment(e.x * float("nan"), e.y), "NaN and infinity are not accepted"
     ),
@@ -311,6 +346,49 @@ LABELS = [
         "patients: got str",
     ),
     Case(
+        "patients as a dict",
+        "ValueError",
+        lambda e: e.augment(e.x, e.y, patients=dict.fromkeys(range(12))),
+        "patients: got dict",
+    ),
+    Case(
+        "a list of ids a row",
+        "ValueError",
+        lambda e: e.augment(e.x, e.y, patients=[["a"]] * 12),
+        "patients: got a list for a row",
+    ),
+    Case(
+        "a dict's `patient_id` of another length",
+        "ValueError: give `patients=`, or rename it",
+        lambda e: e.augment({"image": e.x, "label": e.y, "patient_id": ["a"]}),
+        "patients: the batch's 'patient_id' is a list",
+    ),
+    Case(
+        "a `subject` in nested metadata that is not one id a row",
+        "a warning, then exchanged without it",
+        warned(
+            "passed over", lambda e: e.augment({"image": e.x, "label": e.y, "meta": {"subject": "knees"}})
+        ),
+        None,
+    ),
+    Case(
+        "rows whose patient is NaN, None or empty",
+        "a warning, then each is a patient of its own",
+        warned(
+            "2 of 12 rows have no patient", lambda e: e.augment(e.x, e.y, patients=["", None, *range(10)])
+        ),
+        None,
+    ),
+    Case(
+        "two entries of patients that disagree",
+        "a warning which one is taken",
+        warned(
+            "group its rows differently",
+            lambda e: e.augment({"image": e.x, "label": e.y, "patient": [*range(12)], "subject": [0, 1] * 6}),
+        ),
+        None,
+    ),
+    Case(
         "patients of shape (B, 1)",
         "ValueError",
         lambda e: e.augment(e.x, e.y, patients=e.y[:, None]),
@@ -328,8 +406,8 @@ PASS = [
     Case("a batch of none", "passes through", lambda e: same(e, e.augment(e.x[:0], e.y[:0])), None),
     Case(
         "all images of one patient",
-        "passes through",
-        lambda e: same(e, e.augment(e.x, e.y, patients=["a"] * 12)),
+        "a warning, then passes through",
+        warned("are of patient 'a'", lambda e: same(e, e.augment(e.x, e.y, patients=["a"] * 12))),
         None,
     ),
     Case(
@@ -389,6 +467,22 @@ OPTIONS = [
         "these weights exchange",
     ),
     Case("classes that repeat", "ValueError", aug(classes=("0", "2", "2")), "accepted are different names"),
+    Case("classes as one text", "ValueError", aug(classes="02"), "accepted is a sequence of names"),
+    Case(
+        "a missing value among the classes",
+        "ValueError",
+        aug(classes=(0, 2, float("nan"))),
+        "is a missing value",
+    ),
+    Case("append=0", "ValueError: give False", aug(append=0), "append=0"),
+    Case("append=-1", "ValueError", aug(append=-1), "append=-1"),
+    Case("a name for labels_getter", "ValueError", aug(labels_getter="grade"), "labels_getter='grade'"),
+    Case(
+        "a labels_getter that makes new labels",
+        "ValueError",
+        aug(labels_getter=lambda batch: batch[1] + 0),
+        "not in the batch",
+    ),
     Case("chunk_size=0", "ValueError", aug(chunk_size=0), "chunk_size=0"),
     Case("amp_dtype=torch.int8", "ValueError", aug(amp_dtype=torch.int8), "amp_dtype=torch.int8"),
     Case("a misspelt option", "TypeError", aug(strenght=1), "strenght"),
@@ -521,6 +615,14 @@ BANKS = [
         "BankError",
         lambda e: KeyExchangeAugment(KECAE.from_preset("tiny"), donors=wide(e)),
         "of other weights",
+    ),
+    Case(
+        "a bank of classes that the caller has not got",
+        "ValueError",
+        lambda e: KeyExchangeAugment(
+            e.model, donors=SimpleNamespace(labels=["a", "b"], check_weights=lambda *_: None)
+        ),
+        "the bank has rows of ['a', 'b']",
     ),
     Case(
         "a bank with a patient of the validation split",
@@ -692,8 +794,14 @@ SETS = [
         "judges[0]: gave shape (12, 5)",
     ),
     Case(
-        "a gate of other classes",
+        "a judge of other classes than its gate's",
         "ValueError",
+        lambda e: Gate([e.judge], classes=("2", "0")),
+        "judges[0]: its logits are of classes ('0', '2')",
+    ),
+    Case(
+        "a gate of other classes",
+        "ValueError: when the transform is made",
         lambda e: aug(gate=Gate([lambda x: torch.zeros(len(x), 2)], classes=("a", "b")))(e),
         "not ['0', '2']",
     ),
@@ -732,6 +840,10 @@ GROUPS = {
 CASES = [case for group in GROUPS.values() for case in group]
 
 
+class Judge(torch.nn.Module):
+    classes = ("0", "2")
+
+
 def banked_params(e):
     banked = KeyExchangeAugment(e.model, p=1.0, donors=wide(e))
     banked(e.x, e.y)
@@ -756,6 +868,7 @@ def test_bad_input(case, world, tmp_path):
         x=torch.rand(12, 1, 64, 64),
         y=torch.arange(12) % 2,
         tmp=tmp_path,
+        judge=Judge(),
         new=lambda name: tmp_path / name,
     )
     if case.says is None:

@@ -9,21 +9,18 @@ from pathlib import Path
 
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
-
 from test_study_training import PROTOCOL, SPEC, Recipe, ground, of, small  # noqa: F401 - fixtures
 from test_study_training import Small as Network
 
-import gpu_overlap
-import machine
-import study.run
-import throughput
-from study.arms import ARMS
-from study.batches import Batches
-from study.flags import add_arguments, protocol_of
-from study.run import Protocol, id_of, identity
-from study.training import Loop, train
+from kecae_bench import machine
+from kecae_bench.checks import gpu_overlap, throughput
+from kecae_bench.tvt import run as study_run
+from kecae_bench.tvt.arms import ARMS
+from kecae_bench.tvt.batches import Batches
+from kecae_bench.tvt.draws import seeded
+from kecae_bench.tvt.flags import add_arguments, protocol_of
+from kecae_bench.tvt.run import Protocol, id_of, identity
+from kecae_bench.tvt.training import Loop, train
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -57,7 +54,7 @@ def test_stored_runs_are_those_of_a_cpu(ground, monkeypatch):  # noqa: F811
     lines = (BENCHMARKS / "results" / "t_vs_tprime.jsonl").read_text().splitlines()
     stored = {name for line in lines for name in json.loads(line)["settings"]} - {"known_patients"}
     assert set(identity(SPEC, ground, PROTOCOL)["settings"]) == stored
-    on_cuda = Protocol(steps=4, loop=Loop(looks=2, progress=False, device=torch.device("cuda", 1)))
+    on_cuda = Protocol(steps=4, loop=Loop(validations=2, progress=False, device=torch.device("cuda", 1)))
     known = identity(SPEC, ground, on_cuda)
     assert known["settings"]["device"] == "cuda"
     assert id_of(known) != id_of(identity(SPEC, ground, PROTOCOL))
@@ -66,10 +63,10 @@ def test_stored_runs_are_those_of_a_cpu(ground, monkeypatch):  # noqa: F811
 def test_all_that_computes_is_moved(of):  # noqa: F811
     """Images, labels and network go to the device; meta, which has no memory, stands for CUDA."""
     meta = torch.device("meta")
-    batches = Batches(ARMS["T + real + classical"], of.of(range(20)), 0, 6, 4)
+    batches = Batches(ARMS["T + further real"], of.select(range(20)), 0, 6, 4)
     here = batches.batch(0)
     assert here.images.device.type == here.labels.device.type == "cpu"
-    batches.tools = study.run.Tools(device=meta)
+    batches.tools = study_run.Tools(device=meta)
     batches._adds.tools = batches.tools
     there = batches.batch(0)
     assert there.images.device.type == there.labels.device.type == "meta"
@@ -79,18 +76,16 @@ def test_all_that_computes_is_moved(of):  # noqa: F811
     ):  # a loss has no value there; up to it all was moved
         train(
             Network,
-            study.run.training_loss,
+            study_run.training_loss,
             Recipe(),
             batches,
             of,
-            Loop(looks=1, progress=False, device=meta),
+            Loop(validations=1, progress=False, device=meta),
         )
 
 
 def test_draws_leave_the_generators_of_gpus_alone(monkeypatch):
     """What is seeded for a step on the CPU may not begin a GPU's dropout anew in every step."""
-    from study.draws import seeded
-
     monkeypatch.setattr(torch.cuda, "manual_seed_all", lambda seed: pytest.fail("CUDA was seeded"))
     before = torch.get_rng_state()
     with seeded(1, "a"):

@@ -1,10 +1,8 @@
-"""benchmarks/classifiers: the networks of Table II have the published layers, and train by the losses they say."""
+"""kecae_bench.classifiers: the networks of Table II have the published layers, and train by the losses they say."""
 
 import functools
 import re
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -15,13 +13,11 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import densenet201, resnet18, vgg11_bn
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-sys.path.insert(0, str(BENCHMARKS))
-import classifiers  # noqa: E402
-from classifiers import CLASSIFIERS, TABLE_2, build, cross_entropy, training_loss  # noqa: E402
-from classifiers.siamese_gap import Attention  # noqa: E402
-from classifiers.sspe_vit import jensen_shannon, key_patches  # noqa: E402
-from classifiers.views import compartments  # noqa: E402
+from kecae_bench import classifiers
+from kecae_bench.classifiers import CLASSIFIERS, TABLE_2, build, cross_entropy, training_loss
+from kecae_bench.classifiers.siamese_gap import Attention
+from kecae_bench.classifiers.sspe_vit import jensen_shannon, key_patches
+from kecae_bench.classifiers.views import compartments
 
 NAMES = list(CLASSIFIERS)
 OWN = ["antony", "tiulpin", "siamese_gap", "sspe_vit"]  # written here, not torchvision's

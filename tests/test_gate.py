@@ -1,5 +1,6 @@
 """Gate: accepts what judges agree with and what is near its host, counts what it rejects, and changes nothing else."""
 
+import pytest
 import torch
 from torch import nn
 
@@ -89,3 +90,36 @@ def test_a_module_judge_is_not_trained():
     assert not judge.training
     assert not list(augment.parameters())
     assert not augment.state_dict()
+
+
+def test_a_fixed_number_of_rows_whatever_the_gate_says():
+    """Rejected rows become their hosts, with their own labels; rows that are repeated as they are, are not offered."""
+    images, labels = batch()
+    gate = Gate([always(1)], classes=(0.0, "2.0"))  # one spelling: the weights' are "0" and "2"
+    augment = KeyExchangeAugment(MODEL, append=10, gate=gate)
+    new, new_labels = augment(images, labels)
+    rows, donors = augment.params.rows, augment.params.donors
+    assert len(new) == len(new_labels) == 22
+    assert (new_labels[12:] == 1).all()  # exchanged towards 2, or a 2 that stays
+    assert torch.equal(donors >= 0, labels[rows] == 0)
+    kept = donors < 0
+    assert torch.equal(new[12:][kept], images[rows[kept]])
+    assert not torch.equal(new[12:][~kept], images[rows[~kept]])
+    assert gate.counts["offered"] == 10
+    again, again_labels = augment.replay(images, labels, params=augment.params)
+    torch.testing.assert_close(again, new, atol=1e-5, rtol=0)
+    assert torch.equal(again_labels, new_labels)
+    augment(images, labels * 0)
+    assert gate.counts["offered"] == 10
+
+
+def test_judges_and_gate_have_the_same_classes():
+    """In the same order: logits of (0, 2) read as (2, 0) would accept what should be rejected."""
+    judge = always(1)
+    judge.classes = ("2", "0")
+    with pytest.raises(ValueError, match="judges\\[0\\]"):
+        Gate([judge], classes=("0", "2"))
+    judge.classes = (0, 2.0)
+    assert Gate([judge], classes=("0", "2")).classes == ("0", "2")
+    with pytest.raises(ValueError, match=r"not \['2'\], which are exchanged"):
+        KeyExchangeAugment(MODEL, gate=Gate([always(0)], classes=("0", "1")))

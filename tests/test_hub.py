@@ -11,7 +11,7 @@ from hub_server import Repo, serve
 from huggingface_hub import ModelCard
 
 from kecae_aug import KECAE, KeyExchangeAugment, load_weights, save_weights
-from kecae_aug.hub import PushError
+from kecae_aug.hub import PushError, push_weights, save_with_card
 from kecae_aug.weights import WeightsError, weights_sha256
 
 torch.manual_seed(0)
@@ -60,7 +60,7 @@ def downloads(hub):
 def test_download_and_cache(hub, saved, options):
     """Equal weights and metadata; the second time, and offline, no file is fetched; other files never are."""
     sha = published(hub, saved, **{"pytorch_model.bin": b"pickle", "../evil.py": b"x", "notes.txt": b"y"})
-    model = KECAE.from_pretrained("owner/knees", **options)
+    model = load_weights("owner/knees", **options)
     assert weights_sha256(model) == weights_sha256(MODEL)
     assert model.metadata["origin"] == "test"
     assert model.metadata["weights"]["revision"] == sha
@@ -198,7 +198,7 @@ def test_push_and_back(hub, options):
     torch.manual_seed(2)
     model = KECAE.from_preset("tiny").eval()
     model.metadata = {"preparation": {"image_size": 64}, "weights": {"source": "elsewhere"}}
-    url = model.push_to_hub("owner/mine", token="hf_right", license="cc-by-4.0", private=False)
+    url = push_weights(model, "owner/mine", token="hf_right", license="cc-by-4.0", private=False)
     commit = url.rsplit("/", 1)[1]
     files = hub.repos["owner/mine"].commits[commit]
     assert sorted(files) == ["README.md", *FILES]
@@ -207,10 +207,10 @@ def test_push_and_back(hub, options):
     assert card.data.library_name == "kecae-aug"
     assert "Nothing: this card was generated" in card.text
     assert 'from_pretrained("owner/mine")' in card.text
-    back = KECAE.from_pretrained("owner/mine", revision=commit, **options)
+    back = load_weights("owner/mine", revision=commit, **options)
     assert weights_sha256(back) == weights_sha256(model)
     assert back.metadata["preparation"] == {"image_size": 64}
-    model.push_to_hub("owner/mine", token="hf_right", card="---\nlicense: mit\n---\n# measured")
+    push_weights(model, "owner/mine", token="hf_right", card="---\nlicense: mit\n---\n# measured")
     latest = hub.repos["owner/mine"]
     assert latest.commits[latest.refs["main"]]["README.md"].endswith(b"# measured")
 
@@ -218,21 +218,19 @@ def test_push_and_back(hub, options):
 def test_push_errors(hub, options):
     """No token, a bad name, a server with a fault: each with the way out."""
     with pytest.raises(PushError, match="hf auth login"):
-        MODEL.push_to_hub("owner/mine", token="hf_wrong")
+        push_weights(MODEL, "owner/mine", token="hf_wrong")
     with pytest.raises(ValueError, match="owner/name"):
-        MODEL.push_to_hub("mine", token="hf_right")
+        push_weights(MODEL, "mine", token="hf_right")
     hub.status = 500
     with pytest.raises(PushError, match="500"):
-        MODEL.push_to_hub("owner/mine", token="hf_right")
+        push_weights(MODEL, "owner/mine", token="hf_right")
 
 
-def test_save_pretrained_is_strict_and_overwrites_nothing(tmp_path):
-    """The mixin's own would load half a model and delete an old config first."""
-    folder = MODEL.save_pretrained(tmp_path / "w", license="mit")
+def test_a_folder_with_its_card_overwrites_nothing(tmp_path):
+    """Weights, config and card; an existing folder only with a word for it."""
+    folder = save_with_card(MODEL, tmp_path / "w", license="mit")
     assert sorted(p.name for p in folder.iterdir()) == ["README.md", *FILES]
-    assert weights_sha256(KECAE.from_pretrained(folder)) == weights_sha256(MODEL)
+    assert weights_sha256(load_weights(folder)) == weights_sha256(MODEL)
     with pytest.raises(FileExistsError, match="overwrite=True"):
-        MODEL.save_pretrained(folder)
-    with pytest.raises(TypeError):
-        KECAE.from_pretrained(folder, strict=False)
-    MODEL.save_pretrained(folder, overwrite=True)
+        save_with_card(MODEL, folder)
+    save_with_card(MODEL, folder, overwrite=True)

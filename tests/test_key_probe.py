@@ -1,19 +1,14 @@
-"""benchmarks/key_probe.py: what is read from hK, and what a classifier on T' has beside it."""
-
-import sys
-from pathlib import Path
+"""kecae_bench/key_probe.py: what is read from hK, and what a classifier on T' has beside it."""
 
 import numpy as np
 import pytest
 from scipy.special import softmax
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
-
-import key_probe
-import t_vs_tprime
 from kecae_aug.data.phantom import write_phantoms
-from key_probe import Probes, probe
-from paired import auroc
+from kecae_bench import key_probe
+from kecae_bench.key_probe import Probes, fit_probe
+from kecae_bench.stats import auroc
+from kecae_bench.tvt import __main__ as t_vs_tprime
 
 LABELS = np.tile([0, 1], 150)
 
@@ -28,10 +23,10 @@ def latents(gap: float, seed: int) -> np.ndarray:
 @pytest.mark.parametrize(("gap", "low", "high"), [(2.0, 0.99, 1.0), (0.0, 0.4, 0.6)])
 def test_a_probe_reads_a_grade_that_is_there_and_none_that_is_not(gap, low, high):
     train, validation, test = (latents(gap, seed) for seed in range(3))
-    scores, c = probe((train, LABELS), (validation, LABELS), test)
+    scores, c = fit_probe((train, LABELS), (validation, LABELS), test)
     assert low <= auroc(scores, LABELS) <= high
     assert c in key_probe.CS
-    again, _ = probe((train, LABELS), (validation, LABELS), test)
+    again, _ = fit_probe((train, LABELS), (validation, LABELS), test)
     assert np.array_equal(scores, again)
 
 
@@ -50,21 +45,21 @@ def test_only_what_the_probe_does_not_say_counts_beside_it():
     blind = np.full((len(LABELS), 2), 0.5)
     of = Probes({0: said}, LABELS, [str(i) for i in range(len(LABELS))], [])
     t, repeats, knows = ({0: scores} for scores in (blind, said, other))
-    assert of.minus(repeats, t)["auroc"].low > 0.1
-    assert of.minus(of.with_probe(repeats), of.with_probe(t))["auroc"].mean == pytest.approx(0, abs=1e-4)
+    assert of.subtract(repeats, t)["auroc"].low > 0.1
+    assert of.subtract(of.average(repeats), of.average(t))["auroc"].mean == pytest.approx(0, abs=1e-4)
     surer = {0: softmax(2 * np.log(other), axis=1)}
-    assert of.minus(of.with_probe(surer), of.with_probe(knows))["auroc"].mean == pytest.approx(0, abs=1e-4)
-    assert of.minus(of.with_probe(knows), of.with_probe(t))["auroc"].low > 0
+    assert of.subtract(of.average(surer), of.average(knows))["auroc"].mean == pytest.approx(0, abs=1e-4)
+    assert of.subtract(of.average(knows), of.average(t))["auroc"].low > 0
 
 
 def test_runs_of_the_same_patients_and_weights_stand_beside_the_probe(tmp_path, monkeypatch, capsys):
-    """Both commands with the same flags; runs of another option, batch, number of steps or share do not count."""
+    """Both commands with the same flags; runs of another option, batch, number of steps or fraction do not count."""
     data = write_phantoms(tmp_path / "d", train_patients=40, val_patients=12, image_size=64)
     shared = [
-        "--data", data, "--weights", "phantom", "--trust-weights", "--image-size", 64, "--seeds", 0, "--looks", 1,
+        "--data", data, "--weights", "phantom", "--trust-weights", "--image-size", 64, "--seeds", 0, "--validations", 1,
     ]  # fmt: skip
     shared = [str(flag) for flag in (*shared, "--results", tmp_path / "runs.jsonl", "--work", tmp_path)]
-    pair = ["--arms", "T + classical", "T' online + classical", "--classifiers", "compact_vgg"]
+    pair = ["--arms", "T", "T'", "--classifiers", "compact_vgg"]
     t_vs_tprime.main([*shared, *pair, "--steps", "2"])
     t_vs_tprime.main([*shared, *pair, "--steps", "2", "--strength", "1.5"])
     t_vs_tprime.main([*shared, *pair, "--steps", "1"])
@@ -72,7 +67,7 @@ def test_runs_of_the_same_patients_and_weights_stand_beside_the_probe(tmp_path, 
     kept = []
     monkeypatch.setattr(key_probe, "record", lambda name, figures: kept.append(figures))
     key_probe.main([*shared, "--steps", "2", "--fractions", "0.5", "1"])
-    half, whole = kept[0]["shares"]
+    half, whole = kept[0]["fractions"]
     assert half["classifiers"] == {}
     assert set(half["chosen_c"]) == {0}
     assert half["probe"]["auroc"] > 0.6  # the bundled phantom weights know the grade

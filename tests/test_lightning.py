@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -219,38 +220,27 @@ def test_by_hand_in_the_modules_own_hook(where):
     assert all(torch.equal(v, augment._exchanger.fast.state_dict()[k]) for k, v in before.items())
 
 
-def test_a_name_and_plain_options_make_the_transform():
-    """What a YAML file can hold; options beside a finished transform would be dropped, and are refused."""
-    augment = KeyExchangeCallback(
-        "phantom", {"p": 0.3, "strength": [0.5, 1], "amp_dtype": "bf16-mixed"}
-    ).augment
-    assert (augment.p, augment.strength, augment.amp_dtype) == (0.3, [0.5, 1], torch.bfloat16)
-    with pytest.raises(ValueError, match="Did you mean 'phantom'"):
-        KeyExchangeCallback("phantm")
-    with pytest.raises(TypeError, match="augment: got int"):
-        KeyExchangeCallback(3)
-    with pytest.raises(TypeError, match="options="):
-        KeyExchangeCallback(exchange(), {"p": 0.3})
+def test_a_name_stands_for_a_transform_and_anything_else_is_refused():
+    """What a YAML file can say; the error says how to make one."""
+    callback = KeyExchangeCallback("phantom", {"p": 0.25, "append": True, "amp_dtype": "bf16-mixed"})
+    augment = callback.augment
+    assert (augment.p, augment.append, augment.amp_dtype) == (0.25, True, torch.bfloat16)
+    with pytest.raises(TypeError, match="from_pretrained"):
+        KeyExchangeCallback(MODEL)
+    with pytest.raises(ValueError, match="options="):
+        KeyExchangeCallback(callback.augment, {"p": 1.0})
 
 
-class Iterates(Lit):
-    """Takes its batches itself."""
+def test_a_step_that_fetches_its_own_batches_is_refused():
+    """Lightning's hooks do not see them: it would train on T and be taken for T'."""
 
-    def training_step(self, dataloader_iter):
-        batch, *_ = next(dataloader_iter)
-        return self.note("train", batch)
+    class Own(Lit):
+        def training_step(self, dataloader_iter):
+            (x, y), *_ = next(dataloader_iter)
+            return super().training_step((x, y), 0)
 
-
-def test_a_step_that_takes_its_batches_itself_is_refused():
-    """training_step(dataloader_iter) goes past the hook: training would run without one exchange, and say nothing."""
-    lit = Iterates()
-    with pytest.raises(
-        TypeError, match=r"Iterates.training_step\(dataloader_iter\).*past on_after_batch_transfer"
-    ):
-        trainer(KeyExchangeCallback(exchange())).fit(lit, loader())
-    assert not lit.seen
-    assert HOOK not in vars(lit)
-    trainer().fit(lit, loader())  # and is left alone without the callback
+    with pytest.raises(ValueError, match="fetches its batches itself"):
+        trainer(KeyExchangeCallback(KeyExchangeAugment(MODEL))).fit(Own(), loader())
 
 
 @pytest.mark.parametrize("several", [lambda: {"a": loader(), "b": loader()}, lambda: [loader(), loader()]])
@@ -262,41 +252,37 @@ def test_batches_of_several_loaders_are_named(several):
     assert HOOK not in vars(lit)
 
 
-class Data(pl.LightningDataModule):
-    """Its two batches, for the command line."""
-
-    def train_dataloader(self):
-        return loader()
-
-
-YAML = """
-trainer:
-  max_epochs: 1
-  accelerator: cpu
-  logger: false
-  enable_checkpointing: false
-  enable_progress_bar: false
-  enable_model_summary: false
-  callbacks:
-    - class_path: kecae_aug.integrations.lightning.KeyExchangeCallback
-      init_args:
-        augment: phantom
-        options: {p: 1.0, strength: [0.9, 1.1], classes: ["0", "2"], amp_dtype: bf16-mixed}
-"""
-
-
-def test_lightnings_command_line(tmp_path):
-    """LightningCLI builds the callback from YAML, and two steps train on exchanged batches."""
+def test_from_the_yaml_of_a_lightning_cli(tmp_path, monkeypatch):
+    """docs/integrations.md's block: class_path and init_args alone put the exchange into a fit."""
     cli = pytest.importorskip("lightning.pytorch.cli")
-    if not cli._JSONARGPARSE_SIGNATURES_AVAILABLE:
-        pytest.skip("LightningCLI needs jsonargparse[signatures]")
-    (tmp_path / "config.yaml").write_text(YAML)
-    run = cli.LightningCLI(
-        Lit, Data, args=["fit", "--config", str(tmp_path / "config.yaml")], save_config_callback=None
+    text = yaml.safe_dump(
+        {
+            "trainer": {
+                "max_steps": 2,
+                "accelerator": "cpu",
+                "logger": False,
+                "enable_checkpointing": False,
+                "enable_progress_bar": False,
+                "callbacks": [
+                    {
+                        "class_path": "kecae_aug.integrations.lightning.KeyExchangeCallback",
+                        "init_args": {"augment": "phantom", "options": {"p": 1.0}},
+                    }
+                ],
+            }
+        }
     )
-    assert run.model.seen == [("train", True)] * 2
-    (callback,) = (c for c in run.trainer.callbacks if isinstance(c, KeyExchangeCallback))
-    assert callback.augment.strength == [0.9, 1.1]
+    (tmp_path / "config.yaml").write_text(text)
+    monkeypatch.setattr(Lit, "train_dataloader", lambda self: loader(), raising=False)
+    made = cli.LightningCLI(
+        Lit,
+        seed_everything_default=0,
+        args=["fit", "--config", str(tmp_path / "config.yaml")],
+        save_config_callback=None,
+    )
+    exchange = next(c for c in made.trainer.callbacks if isinstance(c, KeyExchangeCallback))
+    assert len(exchange.augment.params.rows)
+    assert all(exchanged == (stage == "train") for stage, exchanged in made.model.seen)
 
 
 class Writes(Lit):

@@ -132,7 +132,7 @@ def test_negatives_are_turned():
 def test_negatives_among_real_knees(knee_data):
     """On real knees the detector is decided: few are flagged, as few are negatives, and inverting flips it.
 
-    Precision and recall are benchmarks/inverted_exposures.py's, on the whole set.
+    Precision and recall are kecae_bench/checks/inverted_exposures.py's, on the whole set.
     """
     knees = [read_image(path) for path in RadiographFolder(knee_data, "val").paths[::2]]
     scores = np.array([inversion_score(x) for x in knees])

@@ -306,7 +306,7 @@ def test_intervals_hold_the_truth(readers, reader_sd):
 
 
 def subtracted(values):
-    """The interval as benchmarks/paired.py makes it: what images explain is taken out of the readers' part."""
+    """The interval as kecae_bench/stats.py makes it: what images explain is taken out of the readers' part."""
     (readers, images), by_reader = values.shape, values.mean(1)
     of_patients = values.mean(0).var(ddof=1) / images
     between = by_reader.var(ddof=1)

@@ -7,10 +7,12 @@ import runpy
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from kecae_aug import KeyExchangeAugment
 from kecae_aug.data.phantom import write_phantoms
 
 ROOT = Path(__file__).parents[1]
@@ -95,11 +97,35 @@ FIRST, *COMPANIONS = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs/using.md
 @pytest.mark.parametrize(("title", "code"), BLOCKS, ids=[title for title, _ in BLOCKS])
 def test_block_of_the_guide(title, code, tmp_path, monkeypatch):
     """The first block of each section of docs/integrations.md runs as it stands."""
-    for library in ("timm", "lightning", "albumentations", "monai", "kornia", "torchio"):
+    libraries = (
+        "timm",
+        "lightning",
+        "albumentations",
+        "monai",
+        "kornia",
+        "torchio",
+        "accelerate",
+        "transformers",
+    )
+    for library in libraries:
         if f"import {library}" in code or f"from {library}" in code:
             pytest.importorskip(library)
     monkeypatch.chdir(tmp_path)
     exec(compile(code, f"docs/integrations.md: {title}", "exec"), {"__name__": "guide"})
+
+
+def test_an_evaluation_of_the_hugging_face_recipe_sees_no_exchanged_label():
+    """The recipe's model, in a Trainer's two modes: rows are exchanged in training, and only there."""
+    code = dict(BLOCKS)["Hugging Face Trainer"]
+    names: dict[str, Any] = {"torch": torch, "nn": torch.nn}
+    exec(code[code.index("class Grader") : code.index("\naugment = ")], names)
+    augment = KeyExchangeAugment.from_pretrained("phantom", append=True, p=1.0)
+    model = names["Grader"](augment)
+    images, labels = torch.rand(8, 1, 64, 64), torch.arange(8) % 2
+    assert len(model.train()(images, labels)["logits"]) == 16
+    assert len(model.train()(images)["logits"]) == 8
+    assert len(model.eval()(images, labels)["logits"]) == 8
+    assert not [name for name in model.state_dict() if "augment" in name]
 
 
 @pytest.mark.parametrize("code", COMPANIONS, ids=range(len(COMPANIONS)))
@@ -129,5 +155,8 @@ def test_the_guide_has_a_block_for_every_library():
         "monai",
         "kornia",
         "torchio",
+        "torchvision's reference script",
+        "hugging face trainer",
+        "accelerate",
     )
     assert all(any(name in title for title in titles) for name in wanted)

@@ -1,10 +1,9 @@
-"""benchmarks/study: splits by patient, nested fractions, and what is known of whom weights were trained on."""
+"""T against T': splits by patient, nested fractions, and what is known of whom weights were trained on."""
 
 import argparse
 import csv
 import json
 import math
-import sys
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,18 +13,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
-
 from kecae_aug import KECAE, load_weights
 from kecae_aug.data.phantom import write_phantoms
 from kecae_aug.weights import save_weights
-from kecae_training.guide import in_fold
-from study.ground import export, open_grounds
-from study.knees import Knees
-from study.plan import RunSpec
-from study.run import Protocol, identity, outside
-from study.seen import Seen, UnknownPatientsError, by_judge, by_weights
-from study.split import (
+from kecae_bench.tvt.ground import export, open_grounds
+from kecae_bench.tvt.knees import Knees
+from kecae_bench.tvt.plan import RunSpec
+from kecae_bench.tvt.run import Protocol, count_outside, identity
+from kecae_bench.tvt.seen import Seen, UnknownPatientsError, by_oracle, by_weights
+from kecae_bench.tvt.split import (
     LeakError,
     Split,
     SplitError,
@@ -37,6 +33,7 @@ from study.split import (
     new_patients,
     unseen_split,
 )
+from kecae_training.guide import in_fold
 
 
 def knees(patients, labels) -> Knees:
@@ -71,7 +68,7 @@ def test_no_patient_is_in_two_parts_and_validation_has_been_seen_by_nobody(of, d
     halves = data.draw(st.permutations(rest))
     seen = [
         Seen("weights w", frozenset(halves[: len(rest) // 3])),
-        Seen("judge j", frozenset(halves[len(rest) // 3 : len(rest) // 2])),
+        Seen("oracle j", frozenset(halves[len(rest) // 3 : len(rest) // 2])),
     ]
     test = [row for row in range(len(of)) if of.patients[row] in in_test]
     try:
@@ -109,7 +106,7 @@ def test_all_whom_nobody_has_seen_are_tested_but_the_validation_patients(of, dat
 def test_new_patients_are_all_whom_nobody_knows_and_keep_their_test_set(of, data):
     everybody = data.draw(st.permutations(sorted(set(of.patients))))
     in_test = set(everybody[:5])
-    seen = [Seen("weights w", frozenset(everybody[3:20])), Seen("judge j", frozenset(everybody[15:25]))]
+    seen = [Seen("weights w", frozenset(everybody[3:20])), Seen("oracle j", frozenset(everybody[15:25]))]
     test = [row for row in range(len(of)) if of.patients[row] in in_test]
     found, tested = new_patients(of, test, seen)
     assert set(found.files) == {
@@ -146,7 +143,7 @@ def test_every_knee_is_tested_in_one_fold_with_all_of_its_patient(of, folds):
 @settings(max_examples=25, deadline=None)
 @given(of=any_knees(), seed=st.integers(0, 3))
 def test_fractions_are_nested_and_stratified(of, seed):
-    """The 5 % are in the 10 %, ...; whole patients; the share of each grade stays."""
+    """The 5 % are in the 10 %, ...; whole patients; the fraction of each grade stays."""
     rows = list(range(0, len(of)))
     chosen = {}
     for fraction in (0.05, 0.1, 0.25, 0.5, 1.0):
@@ -162,8 +159,8 @@ def test_fractions_are_nested_and_stratified(of, seed):
         patients = patients_of(of, found)
         assert found == {row for row in rows if of.patients[row] in patients}
         assert len(patients) == math.ceil(round(fraction * len(grades_of), 6))
-        share = Counter(grades_of[p] for p in patients)
-        assert all(abs(share[s] - fraction * whole[s]) <= 1.51 for s in whole)
+        found_of = Counter(grades_of[p] for p in patients)
+        assert all(abs(found_of[s] - fraction * whole[s]) <= 1.51 for s in whole)
     assert chosen[1.0] == set(rows)
 
 
@@ -174,7 +171,7 @@ def test_fractions_differ_by_seed_and_hold_the_same_whatever_the_order_of_rows()
     assert sorted(fraction_of(of, rows[::-1], 0.25, 0)) == fraction_of(of, rows, 0.25, 0)
 
 
-@pytest.mark.parametrize("who", ["weights w", "judge j"])
+@pytest.mark.parametrize("who", ["weights w", "oracle j"])
 @pytest.mark.parametrize("part", ["test", "validation"])
 def test_who_has_seen_a_held_out_patient_is_refused_by_name(who, part):
     of = knees([f"p{i}" for i in range(40)], [i % 2 for i in range(40)])
@@ -262,7 +259,7 @@ def test_weights_that_began_with_others_are_unknown(phantoms, tmp_path):
 
 
 def test_judge_tells_whom_it_has_seen():
-    assert by_judge(SimpleNamespace(metadata={"patients": ["a", "b"]}), "j").patients == {"a", "b"}
+    assert by_oracle(SimpleNamespace(metadata={"patients": ["a", "b"]}), "j").patients == {"a", "b"}
 
 
 def listed(table: Path) -> list[str]:
@@ -273,8 +270,8 @@ def listed(table: Path) -> list[str]:
 
 def arguments(data: Path, *weights: Path, **given) -> argparse.Namespace:
     values = {
-        "data": data, "weights": list(map(str, weights)), "weights_data": [], "trust_weights": False, "judges": [],
-        "image_size": 64, "validation_share": 0.15, "test_unseen": False, "new_patients": False,
+        "data": data, "weights": list(map(str, weights)), "weights_data": [], "trust_weights": False, "oracles": [],
+        "image_size": 64, "validation_fraction": 0.15, "test_unseen": False, "new_patients": False,
         "no_mirror": False,
     }  # fmt: skip
     return argparse.Namespace(**{**values, **given})
@@ -316,9 +313,9 @@ def test_weights_can_be_trained_inside_a_share_of_the_patients(phantoms, tmp_pat
     trained = weights(tmp_path / "w", images=len(listed(half)), split="train")
     ground = open_grounds(arguments(phantoms, trained, weights_data=[half]), None, progress=False)[None]
     assert patients_of(ground.knees, ground.split.train) == set(listed(whole))
-    of = {f: ground.knees.of(fraction_of(ground.knees, ground.split.train, f, 3)) for f in (0.25, 0.5)}
-    assert outside(ground, of[0.5]) == {"patients": len(set(listed(half))), "patients_outside_T": 0}
-    assert outside(ground, of[0.25])["patients_outside_T"] > 0
+    of = {f: ground.knees.select(fraction_of(ground.knees, ground.split.train, f, 3)) for f in (0.25, 0.5)}
+    assert count_outside(ground, of[0.5]) == {"patients": len(set(listed(half))), "patients_outside_T": 0}
+    assert count_outside(ground, of[0.25])["patients_outside_T"] > 0
 
 
 def test_weights_trained_inside_a_share_keep_t_and_the_test_of_those_whose_patients_t_are(phantoms, tmp_path):
@@ -331,15 +328,15 @@ def test_weights_trained_inside_a_share_keep_t_and_the_test_of_those_whose_patie
     first = open_grounds(arguments(phantoms, hub, test_unseen=True), None, progress=False)[None]
     second = open_grounds(arguments(phantoms, own, weights_data=[place], **args), None, progress=False)[None]
     assert first.split == second.split
-    share = second.knees.of(fraction_of(second.knees, second.split.train, 0.5, 0))
-    assert outside(second, share) == {"patients": len(set(listed(place))), "patients_outside_T": 0}
-    assert outside(first, share)["patients_outside_T"] > 0
+    fraction = second.knees.select(fraction_of(second.knees, second.split.train, 0.5, 0))
+    assert count_outside(second, fraction) == {"patients": len(set(listed(place))), "patients_outside_T": 0}
+    assert count_outside(first, fraction)["patients_outside_T"] > 0
 
 
 def test_new_patients_have_one_weights_folder_for_all_folds_and_their_runs_say_so(phantoms, tmp_path):
     half = [p for p in ids(phantoms) if in_fold(p, 0, 2)]
     hub = weights(tmp_path / "hub", images=len(half), split="train", folds=2, fold=0)
-    args = arguments(phantoms, hub, new_patients=True, validation_share=0.3)
+    args = arguments(phantoms, hub, new_patients=True, validation_fraction=0.3)
     for folds in (None, 2):
         grounds = open_grounds(args, folds, progress=False)
         tested = [patients_of(ground.knees, ground.split.test) for ground in grounds.values()]
@@ -347,10 +344,10 @@ def test_new_patients_have_one_weights_folder_for_all_folds_and_their_runs_say_s
         assert set.union(*tested) == (new if folds else set(ids(phantoms, "val")))
         for fold, ground in grounds.items():
             assert set(ground.knees.patients) == new
-            spec = RunSpec("main", "resnet18", "T", 0, fold)
+            spec = RunSpec("resnet18", "T", 0, fold)
             assert identity(spec, ground, Protocol(1))["settings"]["known_patients"] == "left out"
-            training = ground.knees.of(ground.split.train)
-            assert outside(ground, training) == dict.fromkeys(
+            training = ground.knees.select(ground.split.train)
+            assert count_outside(ground, training) == dict.fromkeys(
                 ("patients", "patients_outside_T"), len(set(half))
             )
     nowhere = tmp_path / "not read"  # flags that contradict each other are refused before an image is read

@@ -1,7 +1,6 @@
-"""benchmarks/study: training, what chooses a checkpoint, the store, and both command lines, on phantoms."""
+"""T against T': training, what chooses a checkpoint, the store, and both command lines, on phantoms."""
 
 import json
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,29 +9,25 @@ import pytest
 import torch
 from torch import nn
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
-
-import sampling_size
-import study.loop
-import study.run
-import t_vs_tprime
-from classifiers import CLASSIFIERS
 from kecae_aug import load_weights
 from kecae_aug.data.phantom import PhantomKnees, write_phantoms
+from kecae_bench.classifiers import CLASSIFIERS
+from kecae_bench.stats import METRICS, measure
+from kecae_bench.tvt import __main__ as t_vs_tprime
+from kecae_bench.tvt import loop as study_loop
+from kecae_bench.tvt import run as study_run
+from kecae_bench.tvt import store as study_store
+from kecae_bench.tvt.arms import ARMS, ExchangeOptions
+from kecae_bench.tvt.batches import Batches
+from kecae_bench.tvt.ground import Ground
+from kecae_bench.tvt.knees import Knees
+from kecae_bench.tvt.plan import ALL_ARMS, FRACTIONS, PAIR, SEVERAL, RunSpec, plan_budget
+from kecae_bench.tvt.run import Protocol, perform
+from kecae_bench.tvt.seen import Seen
+from kecae_bench.tvt.split import Split
+from kecae_bench.tvt.store import Store, run_id
+from kecae_bench.tvt.training import DivergedError, Loop, scores_of, train
 from kecae_training.images import to_uint8
-from paired import ALL_METRICS
-from study.arms import ARMS
-from study.batches import Batches
-from study.ground import Ground
-from study.knees import Knees
-from study.metrics import measured
-from study.options import ExchangeOptions
-from study.plan import ALL_ARMS, FRACTIONS, PAIR, SEVERAL, RunSpec, budget, sampling
-from study.run import Protocol, perform
-from study.seen import Seen
-from study.split import Split
-from study.store import Store, run_id
-from study.training import DivergedError, Loop, scores_of, train
 
 
 class Small(nn.Module):
@@ -83,14 +78,14 @@ def ground(of) -> Ground:
     return Ground(of, split, load_weights("phantom"), "phantom", Seen("weights phantom", None))
 
 
-PROTOCOL = Protocol(steps=4, loop=Loop(looks=2, progress=False))
-SPEC = RunSpec("main", "small", "T + classical", 0)
+PROTOCOL = Protocol(steps=4, loop=Loop(validations=2, progress=False))
+SPEC = RunSpec("small", "T", 0)
 
 
-def trained(of, arm="T", seed=0, steps=6, looks=3, build=Small, **loop):
-    batches = Batches(ARMS[arm], of.of(range(20)), seed, 6, steps)
-    loop = Loop(looks=looks, progress=False, **loop)
-    return train(build, study.run.training_loss, Recipe(), batches, of.of(range(20, 48)), loop)
+def trained(of, arm="T", seed=0, steps=6, validations=3, build=Small, **loop):
+    batches = Batches(ARMS[arm], of.select(range(20)), seed, 6, steps)
+    loop = Loop(validations=validations, progress=False, **loop)
+    return train(build, study_run.training_loss, Recipe(), batches, of.select(range(20, 48)), loop)
 
 
 # --- training ---------------------------------------------------------------------------------------------------
@@ -109,8 +104,8 @@ def test_training_is_a_function_of_its_seed(of, precision):
     torch.set_rng_state(before)
 
 
-def test_the_best_look_is_kept_and_is_what_is_scored(of):
-    found = trained(of, looks=6)
+def test_the_best_validation_is_kept_and_is_what_is_scored(of):
+    found = trained(of, validations=6)
     steps, _, accuracy, auroc = zip(*found.curve, strict=True)
     assert steps == (1, 2, 3, 4, 5, 6)
     best = auroc.index(max(auroc))
@@ -121,10 +116,10 @@ def test_the_best_look_is_kept_and_is_what_is_scored(of):
     assert not found.model.training
 
 
-def test_every_arm_makes_the_same_number_of_steps_and_looks(of):
-    """Counted in the network itself; only "paper" has more steps (equal epochs), and its looks are as many."""
+def test_every_arm_makes_the_same_number_of_steps_and_validations(of):
+    """Counted in the network itself; only "paper" has more steps (equal epochs), and its validations are as many."""
     counts = {}
-    for arm in ("T", "T + real", "T + MixUp"):
+    for arm in ("T", "T + further real", "T + MixUp"):
         seen = []
 
         class Counting(Small):
@@ -132,15 +127,15 @@ def test_every_arm_makes_the_same_number_of_steps_and_looks(of):
                 seen.append((self.training, len(x)))
                 return super().forward(x)
 
-        curve = trained(of, arm, steps=7, looks=3, build=Counting).curve
+        curve = trained(of, arm, steps=7, validations=3, build=Counting).curve
         counts[arm] = (sum(t for t, _ in seen), sum(not t for t, _ in seen), [c[0] for c in curve])
-        assert {n for t, n in seen if t} == {8 if arm == "T + real" else 6}
+        assert {n for t, n in seen if t} == {8 if arm == "T + further real" else 6}
     assert set(map(str, counts.values())) == {str((7, 3, [2, 5, 7]))}
-    assert Loop(looks=3).steps_of_looks(700)[-1] == 700
-    assert len(Loop(looks=3).steps_of_looks(700)) == 3
+    assert Loop(validations=3).validation_steps(700)[-1] == 700
+    assert len(Loop(validations=3).validation_steps(700)) == 3
 
 
-def test_a_network_that_learns_nothing_keeps_the_first_of_equal_looks(of):
+def test_a_network_that_learns_nothing_keeps_the_first_of_equal_validations(of):
     class Constant(Small):
         def forward(self, x):
             return super().forward(x) * 0
@@ -164,16 +159,18 @@ def test_every_classifier_learns_from_hard_and_from_soft_labels(name, ground, tm
 
     In half precision once: where the CPU has none it takes most of a minute for the largest.
     """
-    precisions = {"T + classical": "float32", "T' online + classical": "bfloat16", "T + MixUp": "float32"}
+    precisions = {"T": "float32", "T'": "bfloat16", "T + MixUp": "float32"}
     for arm, precision in precisions.items():
-        protocol = Protocol(steps=1, loop=Loop(looks=1, precision=precision, progress=False), batch_size=4)
-        spec = RunSpec("main", name, arm, 0, options=ExchangeOptions(smoothing=0.1))
+        protocol = Protocol(
+            steps=1, loop=Loop(validations=1, precision=precision, progress=False), batch_size=4
+        )
+        spec = RunSpec(name, arm, 0, options=ExchangeOptions(smoothing=0.1))
         line, _ = perform(spec, ground, protocol, Store(tmp_path / "runs.jsonl"))
         assert line["run_steps"] == 1
         assert 0 <= line["test"]["accuracy"] <= 1
 
 
-@pytest.mark.parametrize("wrong", [{"looks": 0}, {"precision": "float16"}])
+@pytest.mark.parametrize("wrong", [{"validations": 0}, {"precision": "float16"}])
 def test_bad_loops_are_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         Loop(**wrong)
@@ -185,12 +182,12 @@ def test_bad_loops_are_refused(wrong):
 def test_metrics_of_known_answers():
     labels = np.array([0, 0, 0, 1])
     scores = np.array([[0.9, 0.1], [0.9, 0.1], [0.4, 0.6], [0.2, 0.8]])
-    found = measured(scores, labels)
+    found = measure(scores, labels)
     wanted = {"accuracy": 0.75, "balanced_accuracy": 5 / 6, "precision": 0.5, "recall": 1.0, "auroc": 1.0}
     assert {k: found[k] for k in wanted} == pytest.approx(wanted, abs=1e-5)
-    assert set(found) == set(ALL_METRICS) == {*wanted, "ece"}
+    assert set(found) == set(METRICS) == {*wanted, "ece"}
     with pytest.raises(ValueError, match="diverged"):
-        measured(scores * np.nan, labels)
+        measure(scores * np.nan, labels)
 
 
 # --- runs and their store ---------------------------------------------------------------------------------------
@@ -201,30 +198,30 @@ def store(tmp_path) -> Store:
     return Store(tmp_path / "results" / "runs.jsonl")
 
 
-def test_a_run_is_told_whole(ground, store):
-    line, now = perform(replace(SPEC, arm="T' online + classical"), ground, PROTOCOL, store)
+def test_a_line_holds_all_of_a_run(ground, store):
+    line, now = perform(replace(SPEC, arm="T'"), ground, PROTOCOL, store)
     assert now
     assert store.lines() == [json.loads(json.dumps(line))]
-    arrays = np.load(store.path.parent / line["predictions"])
-    assert arrays["files"].tolist() == list(ground.knees.files[34:])
-    assert arrays["patients"].tolist() == list(ground.knees.patients[34:])
-    assert measured(arrays["probabilities"].astype(float), arrays["labels"]) == line["test"]
-    chosen = arrays["validation_probabilities"].astype(float)
-    assert measured(chosen, arrays["validation_labels"]) == line["validation"]
+    said, chosen = (store.predictions(part)[line["id"]] for part in ("test", "validation"))
+    tested = dict(zip(ground.knees.files[34:], ground.knees.patients[34:], strict=True))
+    assert dict(zip(said.files.tolist(), said.patients.tolist(), strict=True)) == tested
+    assert said.files.tolist() == sorted(tested)
+    assert measure(said.scores.astype(float), said.labels) == line["test"]
+    assert measure(chosen.scores.astype(float), chosen.labels) == line["validation"]
     assert line["run_steps"] == PROTOCOL.steps
     assert line["exchange"]["added"] == 2 * PROTOCOL.steps
     assert line["options"]["added"] == 2
     assert line["weights"]["sha256"] == ground.model.metadata["weights"]["sha256"]
     assert line["weights"]["patients"] is None  # not known, and the line says so
     assert line["counts"]["test"]["images"] == 14
-    wanted = "kind id study classifier arm seed fold fraction n_pairs options settings weights code best_step"
-    wanted += " validation test curve predictions classes seconds date environment"
+    wanted = "kind id classifier arm seed fold fraction n_pairs options settings weights code best_step"
+    wanted += " validation test curve classes seconds date environment"
     assert set(wanted.split()) <= set(line)
 
 
 def test_a_finished_run_is_not_run_again(ground, store, monkeypatch):
     line, _ = perform(SPEC, ground, PROTOCOL, store)
-    monkeypatch.setattr(study.run, "train", lambda *_: pytest.fail("was run again"))
+    monkeypatch.setattr(study_run, "train", lambda *_: pytest.fail("was run again"))
     again, now = perform(SPEC, ground, PROTOCOL, store)
     assert not now
     assert again == json.loads(json.dumps(line))
@@ -236,25 +233,25 @@ def test_a_finished_run_is_not_run_again(ground, store, monkeypatch):
 
 
 def test_what_a_run_depends_on_makes_another_run(ground, store, monkeypatch):
-    monkeypatch.setattr(study.run, "train", lambda *_: pytest.fail("new"))
-    known = study.run.identity(SPEC, ground, PROTOCOL)
-    ident = study.run.id_of(known)
-    assert ident == study.run.id_of(study.run.identity(replace(SPEC, study="scarcity"), ground, PROTOCOL))
+    monkeypatch.setattr(study_run, "train", lambda *_: pytest.fail("new"))
+    known = study_run.identity(SPEC, ground, PROTOCOL)
+    ident = study_run.id_of(known)
     flipped = replace(ground, knees=replace(ground.knees, labels=1 - ground.knees.labels))
     others = [
         (replace(SPEC, seed=1), ground, PROTOCOL),
         (replace(SPEC, fraction=0.5), ground, PROTOCOL),
-        (replace(SPEC, arm="T"), ground, PROTOCOL),
+        (replace(SPEC, arm="T + MixUp"), ground, PROTOCOL),
+        (SPEC, ground, replace(PROTOCOL, augmentation=None)),
         (SPEC, flipped, PROTOCOL),
         (SPEC, ground, replace(PROTOCOL, steps=5)),
         (SPEC, ground, replace(PROTOCOL, lr=1e-3)),
-        (SPEC, ground, replace(PROTOCOL, loop=Loop(looks=3, progress=False))),
-        (replace(SPEC, arm="T' online"), ground, PROTOCOL),
-        (replace(SPEC, arm="T' online", options=ExchangeOptions(strength=2.0)), ground, PROTOCOL),
-        (replace(SPEC, arm="T' offline", n_pairs=3), ground, PROTOCOL),
-        (replace(SPEC, arm="T' offline", n_pairs=4), ground, PROTOCOL),
+        (SPEC, ground, replace(PROTOCOL, loop=Loop(validations=3, progress=False))),
+        (replace(SPEC, arm="T'"), ground, PROTOCOL),
+        (replace(SPEC, arm="T'", options=ExchangeOptions(strength=2.0)), ground, PROTOCOL),
+        (replace(SPEC, arm="T' from pairs", n_pairs=3), ground, PROTOCOL),
+        (replace(SPEC, arm="T' from pairs", n_pairs=4), ground, PROTOCOL),
     ]
-    found = {study.run.id_of(study.run.identity(*other)) for other in others}
+    found = {study_run.id_of(study_run.identity(*other)) for other in others}
     assert len(found) == len(others)
     assert ident not in found
     assert run_id({"a": 1, "b": 2}) == run_id({"b": 2, "a": 1})
@@ -270,23 +267,62 @@ def test_torn_last_line_and_lost_predictions_are_run_again(ground, store):
     assert now
     assert again["test"] == second["test"]
     assert [line["id"] for line in store.lines()] == [first["id"], second["id"]]
-    (store.path.parent / first["predictions"]).unlink()
+    (store.unpacked / f"{first['id']}.npz").unlink()
     assert perform(SPEC, ground, PROTOCOL, store)[1] is True
 
 
-def test_run_of_another_study_is_told_there_and_not_run(ground, store):
+def test_runs_are_packed_into_one_file_and_read_the_same(ground, store):
+    """Packed, unpacked or both: the same runs are finished and say the same; new runs come beside the packed ones."""
+    first, _ = perform(SPEC, ground, PROTOCOL, store)
+    loose = store.predictions()
+    assert store.pack() == 1
+    assert not store.unpacked.exists()
+    second, _ = perform(replace(SPEC, arm="T'"), ground, PROTOCOL, store)
+    assert set(store.finished()) == {first["id"], second["id"]}
+    assert perform(SPEC, ground, PROTOCOL, store)[1] is False
+    both = {part: store.predictions(part) for part in ("test", "validation")}
+    assert store.pack() == 1
+    assert store.pack() == 0
+    for part, of in both.items():
+        packed = store.predictions(part)
+        assert list(packed) == list(of) == [first["id"], second["id"]]
+        for ident, said in of.items():
+            assert all(
+                np.array_equal(a, b)
+                for a, b in zip(vars(said).values(), vars(packed[ident]).values(), strict=True)
+            )
+    assert np.array_equal(loose[first["id"]].scores, packed_scores(store, first))
+    assert [path.name for path in store.path.parent.iterdir()] == ["runs.jsonl", "runs.npz"]
+
+
+def packed_scores(store, line):
+    return store.predictions()[line["id"]].scores
+
+
+def test_packing_is_for_one_process_and_loses_nothing_when_cut_off(ground, store, monkeypatch):
     line, _ = perform(SPEC, ground, PROTOCOL, store)
-    again, now = perform(replace(SPEC, study="scarcity"), ground, PROTOCOL, store)
-    assert not now
-    assert (again["study"], again["of_study"], again["id"]) == ("scarcity", "main", line["id"])
-    perform(replace(SPEC, study="scarcity"), ground, PROTOCOL, store)
-    assert [x["study"] for x in store.lines()] == ["main", "scarcity"]
+    store.path.with_suffix(".lock").touch()
+    with pytest.raises(FileExistsError, match="another process is packing"):
+        store.pack()
+    store.path.with_suffix(".lock").unlink()
+
+    def full(*_args, **_more):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(study_store.np.lib.format, "write_array", full)
+    with pytest.raises(OSError, match="no space"):
+        store.pack()
+    monkeypatch.undo()
+    assert set(store.predictions()) == {line["id"]}
+    study_store.main([str(store.path)])
+    assert set(store.finished()) == {line["id"]}
+    assert sorted(path.name for path in store.path.parent.iterdir()) == ["runs.jsonl", "runs.npz"]
 
 
 @pytest.mark.parametrize(
     ("arm", "donors"),
-    [("T + classical", "batch"), ("T' online", "batch"), ("T' online", "bank"), ("T' offline", "batch"), ("paper", "batch"),
-     ("T' unlabelled", "batch")],
+    [("T", "batch"), ("T'", "batch"), ("T'", "bank"), ("T' from pairs", "batch"), ("paper", "batch"),
+     ("T' unlabelled hosts", "batch")],
 )  # fmt: skip
 def test_training_and_selection_never_see_the_test_set(arm, donors, ground, store, tmp_path):
     """Garbage in the place of the test knees and their labels: the same curve, checkpoint and validation figures.
@@ -314,7 +350,7 @@ def test_scarce_labels_say_what_the_weights_know_besides(ground, store):
     """At half of the patients the weights' other patients are counted: their labels came in with the weights."""
     everybody = {ground.knees.patients[row] for row in ground.split.train}
     knowing = replace(ground, seen=Seen("weights phantom", frozenset(everybody)))
-    line, _ = perform(replace(SPEC, arm="T' online", fraction=0.5), knowing, PROTOCOL, store)
+    line, _ = perform(replace(SPEC, arm="T'", fraction=0.5), knowing, PROTOCOL, store)
     assert line["counts"]["train"]["patients"] == len(everybody) / 2
     assert line["weights"]["patients"] == len(everybody)
     assert line["weights"]["patients_outside_T"] == len(everybody) / 2
@@ -322,35 +358,49 @@ def test_scarce_labels_say_what_the_weights_know_besides(ground, store):
 
 def test_unlabelled_hosts_are_the_training_knees_that_t_leaves_out(ground, store, monkeypatch):
     made = []
-    monkeypatch.setattr(study.run, "Batches", lambda *args: made.append(args) or Batches(*args))
+    monkeypatch.setattr(study_run, "Batches", lambda *args: made.append(args) or Batches(*args))
     perform(replace(SPEC, fraction=0.5), ground, PROTOCOL, store)
     ((_, training, *_, tools, _),) = made
-    assert sorted((*training.files, *tools.others.files)) == sorted(ground.knees.of(ground.split.train).files)
+    assert sorted((*training.files, *tools.others.files)) == sorted(
+        ground.knees.select(ground.split.train).files
+    )
     assert not set(training.patients) & set(tools.others.patients)
 
 
 # --- plans ------------------------------------------------------------------------------------------------------
 
 
-def test_budget_is_that_of_the_issue_without_repetitions():
-    specs = budget(list(CLASSIFIERS), "resnet18", ALL_ARMS, n_pairs=10)
+def test_budget_has_every_part_without_repetitions():
+    specs = plan_budget(list(CLASSIFIERS), "resnet18", ALL_ARMS, numbers=[10])
     assert len(specs) == len(set(specs))
     assert {s.classifier for s in specs[: 2 * len(CLASSIFIERS)]} == set(CLASSIFIERS)
     for name in SEVERAL:
         assert {s.seed for s in specs if s.classifier == name and s.arm == PAIR[1]} == {0, 1, 2, 3, 4}
     assert {s.arm for s in specs if s.classifier == "resnet18" and s.seed == 2} == set(ALL_ARMS)
-    scarce = [s for s in specs if s.study == "scarcity"]
-    assert {s.fraction for s in scarce} == set(FRACTIONS)
-    assert {s.arm for s in scarce} == set(PAIR)
-    assert set(ALL_ARMS) <= set(ARMS)
+    few = [s for s in specs if s.fraction < 1]
+    assert {s.fraction for s in few} == set(FRACTIONS) - {1}
+    assert {s.arm for s in few} == set(PAIR)
 
 
-def test_sampling_begins_with_t():
-    specs = sampling(["small"], "T' offline + classical", [0, 5, 9], [0, 1], ExchangeOptions())
-    assert [(s.arm, s.n_pairs, s.seed) for s in specs[:3]] == [
-        ("T + classical", None, 0), ("T' offline + classical", 5, 0), ("T' offline + classical", 9, 0),
+def test_several_numbers_of_pairs_are_fig_5():
+    """T, which is N = 0, once a seed; then every N."""
+    flags = [
+        "--classifiers",
+        "small",
+        "--arms",
+        "T",
+        "T' from pairs",
+        "--n-pairs",
+        "5",
+        "9",
+        "--seeds",
+        "0",
+        "1",
+    ]
+    specs = t_vs_tprime.plan_runs(t_vs_tprime.parse(flags))
+    assert [(s.arm, s.n_pairs, s.seed) for s in specs[:4]] == [
+        ("T", None, 0), ("T' from pairs", 5, 0), ("T' from pairs", 9, 0), ("T", None, 1),
     ]  # fmt: skip
-    assert {s.study for s in specs} == {"sampling"}
 
 
 # --- command lines ----------------------------------------------------------------------------------------------
@@ -366,21 +416,21 @@ def phantoms(tmp_path_factory) -> Path:
 def flags(phantoms, tmp_path, *more: str) -> list[str]:
     given = {
         "--data": phantoms, "--weights": "phantom", "--classifiers": "small", "--image-size": 64, "--steps": 2,
-        "--looks": 1, "--results": tmp_path / "out.jsonl", "--work": tmp_path / "work",
+        "--validations": 1, "--results": tmp_path / "out.jsonl", "--work": tmp_path / "work",
     }  # fmt: skip
     return [str(part) for pair in given.items() for part in pair] + ["--trust-weights", *more]
 
 
 def test_study_is_run_interrupted_and_goes_on(phantoms, tmp_path, monkeypatch, capsys):
-    arms = ("T + classical", "T' online + classical", "T + X^ + classical")
+    arms = ("T", "T'", "T + X^")
     command = flags(phantoms, tmp_path, "--seeds", "0", "--arms", *arms)
     t_vs_tprime.main([*command, "--dry-run"])
     out = capsys.readouterr().out
-    assert out.count("to do  main, small") == 3
+    assert out.count("to do  small") == 3
     assert "3 of 3 runs to do, about" in out
     assert not (tmp_path / "out.jsonl").exists()
 
-    whole, calls = study.loop.perform, []
+    whole, calls = study_loop.perform, []
 
     def interrupted(*args):
         calls.append(args)
@@ -388,10 +438,10 @@ def test_study_is_run_interrupted_and_goes_on(phantoms, tmp_path, monkeypatch, c
             raise KeyboardInterrupt
         return whole(*args)
 
-    monkeypatch.setattr(study.loop, "perform", interrupted)
+    monkeypatch.setattr(study_loop, "perform", interrupted)
     with pytest.raises(SystemExit, match="goes on where it stopped"):
         t_vs_tprime.main(command)
-    monkeypatch.setattr(study.loop, "perform", whole)
+    monkeypatch.setattr(study_loop, "perform", whole)
     capsys.readouterr()
     t_vs_tprime.main(command)
     out = capsys.readouterr().out
@@ -408,13 +458,6 @@ def test_study_is_run_interrupted_and_goes_on(phantoms, tmp_path, monkeypatch, c
     assert "0 of 3 runs to do" in capsys.readouterr().out
 
 
-def test_sampling_size_makes_the_curves(phantoms, tmp_path):
-    sampling_size.main(flags(phantoms, tmp_path, "--seeds", "0", "--numbers", "0", "6"))
-    lines = [json.loads(text) for text in (tmp_path / "out.jsonl").read_text().splitlines()]
-    assert [(line["study"], line["n_pairs"]) for line in lines] == [("sampling", None), ("sampling", 6)]
-    assert all(len(line["curve"]) == 1 and len(line["curve"][0]) == 4 for line in lines)
-
-
 def test_a_failed_run_does_not_stop_the_others(phantoms, tmp_path, capsys):
     """5 % of 34 patients are two; there a grade may have too few, which is said, and the rest is run."""
     command = flags(phantoms, tmp_path, "--seeds", "0", "--arms", "T", "--fractions", "0.01", "1")
@@ -422,7 +465,7 @@ def test_a_failed_run_does_not_stop_the_others(phantoms, tmp_path, capsys):
         t_vs_tprime.main(command)
     assert "FAILED, not stored: 1% of training set" in capsys.readouterr().out
     lines = [json.loads(text) for text in (tmp_path / "out.jsonl").read_text().splitlines()]
-    assert [(line["study"], line["fraction"]) for line in lines] == [("scarcity", 1.0)]
+    assert [line["fraction"] for line in lines] == [1.0]
 
 
 def test_unknown_weights_are_not_trusted_by_themselves(phantoms, tmp_path):
@@ -446,17 +489,28 @@ def test_bad_arguments_are_refused(wrong, capsys):
 
 
 def test_arms_without_what_they_need_are_left_out_and_said(capsys):
-    specs = t_vs_tprime.planned(t_vs_tprime.parse(["--plan", "all", "--classifiers", "small"]))
+    specs = t_vs_tprime.plan_runs(t_vs_tprime.parse(["--plan", "all", "--classifiers", "small"]))
     said = capsys.readouterr().out
-    assert "left out: T' gate (needs --judges or --max-distance)" in said
-    assert "left out: T' unlabelled (needs --fractions below 1)" in said
-    assert "left out: T + shuffled unlabelled X' (needs --fractions below 1)" in said
+    assert "left out: T' gated (needs --oracles or --max-distance)" in said
+    assert "left out: T' unlabelled hosts (needs --fractions below 1)" in said
+    assert "left out: T + X' unlabelled hosts, permuted labels (needs --fractions below 1)" in said
     assert {s.arm for s in specs} == {
-        n for n, arm in ARMS.items() if arm.added != "gate" and not arm.uses_others
+        n for n, arm in ARMS.items() if arm.added != "gated" and not arm.uses_others
     }
     both = t_vs_tprime.parse(
-        ["--fractions", "0.5", "1", "--arms", "T", "T' unlabelled", "--seeds", "0", "--classifiers", "small"]
+        [
+            "--fractions",
+            "0.5",
+            "1",
+            "--arms",
+            "T",
+            "T' unlabelled hosts",
+            "--seeds",
+            "0",
+            "--classifiers",
+            "small",
+        ]
     )
-    assert [(s.arm, s.fraction) for s in t_vs_tprime.planned(both)] == [
-        ("T", 0.5), ("T' unlabelled", 0.5), ("T", 1.0),
+    assert [(s.arm, s.fraction) for s in t_vs_tprime.plan_runs(both)] == [
+        ("T", 0.5), ("T' unlabelled hosts", 0.5), ("T", 1.0),
     ]  # fmt: skip

@@ -1,6 +1,7 @@
 """KeyExchangeMixup as timm's Mixup, with timm's loaders, and the launcher of timm's train.py."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -226,13 +227,33 @@ def test_the_launchers_command_line(knees, script, tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["no/train.py", "--key-exchange-weights", "phantom"])
     assert "is no file" in capsys.readouterr().err
-    with pytest.warns(UserWarning, match="whole knees"):
+    with pytest.warns(UserWarning, match="whole, upright knees"):
         main([str(script), "--key-exchange-weights", "phantom", str(knees), "--scale", "0.3", "1"])
+    assert re.search(r"exchanged [1-9]\d* of \d+ images", capsys.readouterr().err)
+    with pytest.raises(SystemExit, match=r"no image was exchanged: --key-exchange-p is 0\.0"):
+        main([str(script), "--key-exchange-weights", "phantom", "--key-exchange-p", "0", str(knees)])
+    assert re.search(r"exchanged 0 of [1-9]\d* images", capsys.readouterr().err)
     plain = tmp_path / "plain.py"
     plain.write_text("print('trained')\n")
     done = launch(plain, "--key-exchange-weights", "phantom")
     assert done.returncode != 0
     assert "nothing was exchanged" in done.stderr
+
+
+def test_the_launcher_adds_knees(knees, script, capsys):
+    """Every option of the transform that a command line can say: here T' = T and X', a fixed number a step."""
+    options = [
+        "--key-exchange-append",
+        "2",
+        "--key-exchange-detail",
+        "host",
+        "--key-exchange-precision",
+        "bf16-mixed",
+    ]
+    main([str(script), "--key-exchange-weights", "phantom", *options, str(knees)])
+    told = capsys.readouterr().err
+    assert "append=2" in told
+    assert re.search(r"exchanged [1-9]\d* of", told)
 
 
 @pytest.mark.slow

@@ -71,6 +71,15 @@ def test_eval_mode_passes_through():
     assert not torch.equal(net.eval().augment.replay(images, labels, params=params)[0], images)
 
 
+def test_what_moves_and_casts_modules_leaves_it_alone():
+    """.to(), .half(), apply() of whatever holds it: the transform has no parameters, and must not take the call."""
+    augment = KeyExchangeAugment(MODEL, p=1.0)
+    net = nn.Sequential(augment, nn.Identity()).to(torch.float64).half().cpu().apply(lambda module: None)
+    net.requires_grad_(False).zero_grad()
+    images, labels = batch()
+    assert torch.equal(augment(images, labels)[1], 1 - labels)
+
+
 def rank(number, port, queue):
     torch.set_num_threads(1)
     torch.distributed.init_process_group(

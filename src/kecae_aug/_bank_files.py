@@ -18,6 +18,7 @@ from kecae_aug._exchanger import Exchanger
 from kecae_aug._files import replacing, save_tensors
 from kecae_aug._intensity import Intensity
 from kecae_aug.data.splits import PatientOverlapError, check_disjoint
+from kecae_aug.device import cpu_by_default
 from kecae_aug.model import KECAE
 
 FORMAT = "kecae-aug-bank"
@@ -167,7 +168,8 @@ def build(folder: Path, dataset: Any, model: KECAE, config: BuildConfig) -> None
         path = shard_path(folder, number, shard)
         if path.is_file():
             continue
-        tensors = _encoded(dataset, part.rows(shard), exchanger, config)
+        with cpu_by_default():
+            tensors = _encoded(dataset, part.rows(shard), exchanger, config)
         save_tensors(tensors, path, {"format": FORMAT, "weights_sha256": exchanger.sha256})
         if config.progress:
             print(f"{path.name}: {shard + 1} of {part.shards} shards", flush=True)

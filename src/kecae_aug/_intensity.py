@@ -11,44 +11,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kecae_aug._batch import sent
 from kecae_aug.grey import CHANNEL_TOLERANCE, COLOURED_FRACTION, RANGE_TOLERANCE
 
 FEW = 4  # images, for a verdict on the scale from the values that are missing
 ROUNDING = 0.01  # of the full range: beyond it by so much needs no word
-COLOUR_IMAGE = 0.5  # an image with colour in more of its area is no radiograph ...
-FILL = 0.9  # ... unless up to this fraction of it is of one colour, and the rest grey: what a rotation left to be filled
-CELL = (
-    4  # pixels: colour is looked for in the means of squares of this side, where the channels' noise cancels
-)
-
-
-@dataclass(frozen=True)
-class Repairs:
-    """What :meth:`Intensity.check` let pass, for a word about it.
-
-    Attributes:
-        coloured: images with colour in more than a corner, which become grey for the exchange.
-        beyond: furthest value outside the range, of the full range; 0 for rounding.
-    """
-
-    coloured: int = 0
-    beyond: float = 0.0
-
-    def sentences(self) -> dict[str, str]:
-        """A sentence for each kind of repair."""
-        said = {}
-        if self.coloured:
-            said["coloured"] = (
-                f"images: {self.coloured} of this batch have coloured parts (a marker, the fill of a rotation, an erased "
-                "patch); they are exchanged as grey. If an augmentation comes before the exchange, move it after it, or "
-                "fill with grey"
-            )
-        if self.beyond:
-            said["beyond"] = (
-                f"images: values reach {self.beyond:.3f} of the range beyond it, as bicubic interpolation overshoots; the "
-                "exchanged knees are clamped. Clamp after resizing to be rid of this"
-            )
-        return said
+HUES = 0.1  # an image with colours of several hues in more of its area is no radiograph,
+FILL = 0.9  # nor is one with a single hue in more of it; below, a rotation left so much to be filled
+SAMPLE = 64  # colour is looked for in every second, third, ... pixel that leaves so many a side,
+CELL = 4  # and in the means of squares of so many of these a side, where the channels' noise cancels
 
 
 @dataclass(frozen=True)
@@ -63,6 +34,9 @@ class Intensity:
     value_range: tuple[float, float] = (0.0, 1.0)
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_said", set())  # kinds of warnings that check has given
 
     @classmethod
     def of(
@@ -90,12 +64,13 @@ class Intensity:
 
     def to_unit(self, images: Tensor) -> Tensor:
         """(B, C, H, W) as they came -> float32 in [0, 1]."""
-        return self._scaled(images).clamp(0, 1)
+        floats = images.float() / 255 if images.dtype == torch.uint8 else images.float()
+        return self._scaled(floats, images.dtype).clamp(0, 1)
 
-    def _scaled(self, images: Tensor) -> Tensor:
-        if images.dtype == torch.uint8:
-            return images.float() / 255
-        x = images.float()
+    def _scaled(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+        """Float32 (B, C, H, W) -> around [0, 1]; of uint8 images it is there already."""
+        if dtype == torch.uint8:
+            return x
         if self.mean is not None and self.std is not None:
             return x * _channels(self.std, x) + _channels(self.mean, x)
         low, high = self.value_range
@@ -110,14 +85,20 @@ class Intensity:
         low, high = self.value_range
         return (unit * (high - low) + low).to(dtype)
 
-    def check(self, images: Tensor) -> Repairs:
-        """Refuse what cannot be grey radiographs in this scale; see :meth:`statistics` where images are on a GPU.
+    def check(self, images: Tensor) -> None:
+        """Refuse what cannot be grey radiographs in this scale; warn, once for each kind, of what is mended.
+
+        See :meth:`statistics` for images on a GPU.
 
         Raises:
             ValueError: shape, dtype, values outside the range, NaN, or channels that differ.
         """
         self.check_shape(images)
-        return self.judge(images, self.statistics(images).cpu())
+        said: set[str] = self.__dict__["_said"]
+        for kind, sentence in self.judge(images, self.statistics(images).cpu()).items():
+            if kind not in said:
+                said.add(kind)
+                warnings.warn(sentence, stacklevel=3)
 
     def check_shape(self, images: Tensor) -> None:
         """Refuse shapes and dtypes, without a look at the values."""
@@ -140,27 +121,33 @@ class Intensity:
         """What :meth:`judge` needs, on the images' device, so that it can come over in one transfer with other things.
 
         Returns:
-            (4 + 2 B,) float32: lowest and highest value in the scale and as it came; of each image the fraction of its area
-            that is coloured, and that is of another colour than the rest of it.
+            (C, 2) + (B, 2), flat, float32: lowest and highest value of each channel as it came, and, with three channels,
+            of each image the fraction of its area that is coloured, and that is of another hue than the rest of it.
         """
         raw = images.as_subclass(Tensor)
         if not raw.numel():
             return torch.empty(0, device=raw.device)
-        unit = self._scaled(raw)
-        ranges = torch.stack([v.float() for v in (*unit.aminmax(), *raw.aminmax())])
+        flat = raw.flatten(2)
+        ranges = torch.stack([flat.amin((0, 2)), flat.amax((0, 2))], 1).float().flatten()
         if raw.shape[1] == 1:
             return ranges
-        cell = min(CELL, *raw.shape[2:])
-        pooled = F.avg_pool2d(unit, cell) if cell > 1 else unit
-        chroma = pooled - pooled.mean(1, keepdim=True)
-        coloured = (pooled.amax(1) - pooled.amin(1) > CHANNEL_TOLERANCE).float()[:, None]
-        area = coloured.mean((1, 2, 3))
-        own = (chroma * coloured).sum((2, 3), keepdim=True) / coloured.sum((2, 3), keepdim=True).clamp_min(1)
-        other = ((chroma - own).abs().amax(1, keepdim=True) > CHANNEL_TOLERANCE).float() * coloured
-        return torch.cat([ranges, area, other.mean((1, 2, 3))])
+        full = 255 if raw.dtype == torch.uint8 else 1
+        step = max(1, min(raw.shape[2:]) // SAMPLE)
+        sample = self._scaled(raw[:, :, ::step, ::step].float() / full, raw.dtype)
+        pooled = F.avg_pool2d(sample, min(CELL, *sample.shape[2:]))
+        dots, spots = ((x.amax(1) - x.amin(1) > CHANNEL_TOLERANCE).float() for x in (sample, pooled))
+        area = torch.minimum(
+            dots.mean((1, 2)), spots.mean((1, 2))
+        )  # neither noise, nor the rim of a small marker
+        chroma = (pooled - pooled.mean(1, keepdim=True)) * spots[:, None]
+        # What interpolation mixes of grey and a fill has less of the fill's colour, but its hue.
+        hue = F.normalize(chroma.sum((2, 3), keepdim=True), dim=1)
+        off = chroma - (chroma * hue).sum(1, keepdim=True) * hue
+        other = (off.abs().amax(1) > CHANNEL_TOLERANCE).float().mean((1, 2))
+        return torch.cat([ranges, area, other])
 
-    def judge(self, images: Tensor, statistics: Tensor) -> Repairs:
-        """Refuse what cannot be grey radiographs in this scale, or say what was let pass.
+    def judge(self, images: Tensor, statistics: Tensor) -> dict[str, str]:
+        """Refuse what cannot be grey radiographs in this scale; for what is mended a sentence of each kind.
 
         Args:
             images: for their dtype and number; not looked at.
@@ -170,25 +157,43 @@ class Intensity:
             ValueError: values outside the range by more than ``RANGE_TOLERANCE``, NaN, or channels that differ.
         """
         if not len(statistics):
-            return Repairs()
-        low, high, raw_low, raw_high = statistics[:4].tolist()
+            return {}
+        channels = images.shape[1]
+        ranges, parts = (
+            statistics[: 2 * channels].view(1, channels, 2, 1),
+            statistics[2 * channels :].view(2, -1),
+        )
+        unit = self._scaled(ranges / (255 if images.dtype == torch.uint8 else 1), images.dtype)[0, :, :, 0]
+        low, high = float(unit[:, 0].amin()), float(unit[:, 1].amax())
+        raw_low, raw_high = float(ranges[:, :, 0].amin()), float(ranges[:, :, 1].amax())
         beyond = max(-low, high - 1)
         if not beyond <= RANGE_TOLERANCE:  # also refuses NaN
             raise ValueError(self._misfit(raw_low, raw_high))
-        if images.is_floating_point():
-            self._check_declared(raw_low, raw_high, len(images))
-        area, other = statistics[4:].view(2, -1) if len(statistics) > 4 else torch.zeros(2, 1, device="cpu")
-        colour = (area > COLOUR_IMAGE) & ((area > FILL) | (other > COLOURED_FRACTION))
-        if bool(colour.any()):
-            raise ValueError(
-                f"images: {int(colour.sum())} of {len(images)} have 3 channels that differ in most of their area; a KECAE "
-                "knows grey radiographs, so all three must be the same grey. For normalised images give their own mean and "
-                "std per channel; a colour augmentation belongs after the exchange"
+        said = self._declared(raw_low, raw_high, len(images)) if images.is_floating_point() else {}
+        if beyond > ROUNDING:
+            said["beyond"] = (
+                f"images: values reach {beyond:.3f} of the range beyond it, as bicubic interpolation overshoots; the "
+                "exchanged knees are clamped. Clamp after resizing to be rid of this"
             )
-        return Repairs(int((area > COLOURED_FRACTION).sum()), beyond if beyond > ROUNDING else 0.0)
+        if not parts.numel():
+            return said
+        area, other = parts
+        if colour := int(((area > FILL) | (other > HUES)).sum()):
+            raise ValueError(
+                f"images: 3 channels that differ, in {colour} of {len(images)} images; a KECAE knows grey radiographs, so "
+                "all three must be the same grey. For normalised images give their own mean and std per channel; fills and "
+                "augmentations of colour belong after the exchange"
+            )
+        if mended := int((area > COLOURED_FRACTION).sum()):
+            said["coloured"] = (
+                f"images: {mended} of {len(images)} have coloured parts (a marker, the fill of a rotation, an erased "
+                "patch); they are exchanged as grey. If an augmentation comes before the exchange, move it after it, or "
+                "fill with grey"
+            )
+        return said
 
-    def _check_declared(self, low: float, high: float, n: int) -> None:
-        """Refuse a scale that holds the values, but only because it is much wider than theirs.
+    def _declared(self, low: float, high: float, n: int) -> dict[str, str]:
+        """Refuse a scale that holds the values, but only because it is much wider than theirs; or doubt it.
 
         A single overexposed radiograph may have no dark pixel; FEW of them do not all.
         """
@@ -206,11 +211,11 @@ class Intensity:
                 "leave value_range out"
             )
         if several and self.mean is None and self.value_range[0] < 0 and low >= 0 and high > low:
-            warnings.warn(
-                f"images: floats from {low:.3g} to {high:.3g} in value_range={self.value_range}: no value of this batch is "
-                "below 0; if your images are in [0, 1], leave value_range out",
-                stacklevel=2,
-            )
+            return {
+                "declared": f"images: floats from {low:.3g} to {high:.3g} in value_range={self.value_range}: no value of "
+                "this batch is below 0; if your images are in [0, 1], leave value_range out"
+            }
+        return {}
 
     def _misfit(self, low: float, high: float) -> str:
         what = f"mean={self.mean}, std={self.std}" if self.mean else f"value_range={self.value_range}"
@@ -227,5 +232,4 @@ def _numbers(values: Any) -> tuple[float, ...]:
 
 
 def _channels(values: tuple[float, ...], like: Tensor) -> Tensor:
-    on_cpu = torch.tensor(values, device="cpu", dtype=like.dtype).view(1, -1, 1, 1)
-    return on_cpu.to(like.device, non_blocking=True)
+    return sent(torch.tensor(values, device="cpu", dtype=like.dtype).view(1, -1, 1, 1), like.device)

@@ -37,7 +37,7 @@ from kecae_aug._bank_files import (
 from kecae_aug._datasets import differences, identity, value_range_of
 from kecae_aug._intensity import Intensity
 from kecae_aug.model import KECAE
-from kecae_aug.names import class_names, patient_ids
+from kecae_aug.names import class_names, patient_id
 from kecae_aug.weights import weights_sha256
 
 __all__ = ["BankError", "LatentBank"]
@@ -243,7 +243,7 @@ class LatentBank:
                 raise ValueError(
                     f"patients: got {len(values)} ids for {len(labels)} rows, accepted is one id a row"
                 )
-            ids = patient_ids(values)
+            ids = [patient_id(v) for v in values]
         draws = torch.rand(len(labels), generator=generator, dtype=torch.float64, device="cpu").tolist()
         donors = []
         for label, who, draw in zip(labels, ids, draws, strict=True):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from kecae_aug.hub import LIBRARY, TAGS
 from kecae_aug.model import KECAE
 from kecae_aug.weights import weights_sha256
 
 CARD = "README.md"
+LIBRARY = "kecae-aug"
+TAGS = ("data-augmentation", "medical-imaging", "radiography", "autoencoder")
 
 
 def front_matter(license: str | None) -> str:

@@ -109,8 +109,8 @@ class Gate:
             hosts: of the same shape.
             labels: B names, the labels the exchanged knees shall carry.
         """
-        unknown = sorted(set(labels) - set(self.classes))
-        if unknown:
+        labels = [str(class_name(label)) for label in labels]
+        if unknown := sorted(set(labels) - set(self.classes)):
             raise ValueError(
                 f"labels: the gate's judges know {self.classes}, not {unknown}; give their classes by name"
             )
@@ -137,7 +137,8 @@ class Gate:
     def count(self, verdict: Verdict, labels: Sequence[str]) -> None:
         """Add a verdict to ``counts``."""
         agreed = (verdict.agreement >= self.min_agreement - 1e-6).tolist()
-        for label, fine, accepted in zip(labels, agreed, verdict.accepted.tolist(), strict=True):
+        names = map(class_name, labels)
+        for label, fine, accepted in zip(names, agreed, verdict.accepted.tolist(), strict=True):
             self.counts["offered"] += 1
             self.counts[f"offered as {label}"] += 1
             if accepted:

@@ -10,7 +10,7 @@
   batches, whose kernels are then read once; elsewhere whole batches throughout;
 - channels_last, and half precision where asked for.
 
-benchmarks/throughput.py measures it against the plain network.
+benchmarks/kecae_bench/checks/throughput.py measures it against the plain network.
 """
 
 from __future__ import annotations

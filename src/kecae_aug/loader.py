@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from kecae_aug._batch import parse
+from kecae_aug._batch import mapping_like, parse, sequence_like
 from kecae_aug.transform import KeyExchangeAugment
 
 
@@ -147,12 +147,12 @@ class KeyExchangeLoader:
         augment: Any = self.augment
         if getattr(type(augment), "forward", None) is KeyExchangeAugment.forward:
             plan = augment._plan(batch)
-            batch = augment._apply(plan, _moved(batch, self.device))
+            batch = augment._execute(plan, _moved(batch, self.device))
         else:  # another callable, or a subclass whose forward must not be passed by
             batch = augment(_moved(batch, self.device))
         if self.post is None:
             return batch
-        parts = parse((batch,))
+        parts = parse((batch,), getattr(augment, "labels_getter", None))
         images = self.post(parts.images)
         if len(images) != len(parts.images):
             raise ValueError(
@@ -194,10 +194,10 @@ def _moved(value: Any, device: torch.device | None) -> Any:
         # Of memory that is not pinned the copy would block until the device is done with all before it.
         return (value if value.is_pinned() else value.pin_memory()).to(device, non_blocking=True)
     if isinstance(value, Mapping):
-        return {k: _moved(v, device) for k, v in value.items()}
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(_moved(v, device) for v in value))
-    return type(value)(_moved(v, device) for v in value) if isinstance(value, (list, tuple)) else value
+        return mapping_like(value, {k: _moved(v, device) for k, v in value.items()})
+    if isinstance(value, (list, tuple)):
+        return sequence_like(value, [_moved(v, device) for v in value])
+    return value
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:

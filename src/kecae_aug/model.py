@@ -16,7 +16,6 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from kecae_aug.hub import LIBRARY, TAGS, HubModel
 from kecae_aug.names import class_names
 
 SLOPE = 0.2  # of every LeakyReLU, Section III-A
@@ -229,11 +228,8 @@ class Decoder(nn.Sequential):
         super().__init__(*layers)
 
 
-class KECAE(nn.Module, HubModel, library_name=LIBRARY, tags=list(TAGS)):
+class KECAE(nn.Module):
     """Two encoders and one decoder; see the module's docstring for what is added to what.
-
-    On the Hugging Face Hub it is an ordinary model (``from_pretrained``, ``save_pretrained``, ``push_to_hub``), with
-    the mixin's silent defaults replaced: strict, safetensors only, nothing overwritten (docs/hub.md).
 
     Images are float tensors (B, 1, S, S) in [-1, 1] with S = ``config.image_size``.
     """

@@ -109,8 +109,8 @@ def patient_ids(values: Iterable[Any]) -> list[str | None]:
     return ids
 
 
-def warn_of_zeros(ids: Iterable[str | None]) -> None:
-    """Warn where ids differ by leading zeros only, since a table that went through numbers has lost them."""
+def warn_of_zeros(ids: Iterable[str | None]) -> bool:
+    """Warn, and say so, where ids differ by leading zeros only: a table that went through numbers has lost them."""
     found = {i for i in ids if i is not None}
     padded = sorted(
         i for i in found if i.startswith("0") and i.isdecimal() and (i.lstrip("0") or "0") in found - {i}
@@ -122,6 +122,7 @@ def warn_of_zeros(ids: Iterable[str | None]) -> None:
             "a source has lost leading zeros (read its column as text)",
             stacklevel=3,
         )
+    return bool(padded)
 
 
 def warn_of_missing(ids: Sequence[str | None], where: str) -> None:

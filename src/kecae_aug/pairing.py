@@ -10,13 +10,13 @@ from __future__ import annotations
 import functools
 import hashlib
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from kecae_aug.names import patient_ids
+from kecae_aug.names import patient_id
 
 Index = TypeVar("Index", int, Tensor)
 ROUNDS = 6  # of the Feistel network; each mixes both halves once
@@ -75,17 +75,22 @@ def random_donors(
 
 def patient_numbers(patients: Tensor | Sequence[Any], n: int) -> Tensor:
     """(n,) int64 on the CPU, equal where the patients are (:mod:`kecae_aug.names`); a missing one equals none."""
-    if isinstance(patients, (str, bytes)) or not hasattr(patients, "__len__"):
+    if isinstance(patients, (str, bytes, Mapping, set)) or not hasattr(patients, "__len__"):
         raise ValueError(f"patients: got {type(patients).__name__}, accepted is one id a row ({n} of them)")
-    if isinstance(patients, Tensor) and patients.ndim != 1:
-        raise ValueError(f"patients: got shape {tuple(patients.shape)}, accepted is ({n},), one id a row")
+    if getattr(patients, "ndim", 1) != 1:  # of a tensor, an array or a table
+        raise ValueError(
+            f"patients: got shape {tuple(getattr(patients, 'shape', ()))}, accepted is ({n},), one id a row"
+        )
     values = patients.tolist() if hasattr(patients, "tolist") else list(patients)
     if len(values) != n:
         raise ValueError(f"patients: got {len(values)} ids for {n} rows, accepted is one id a row")
+    wrong = next((v for v in values if isinstance(v, (Mapping, list, tuple, set))), None)
+    if wrong is not None:
+        raise ValueError(f"patients: got a {type(wrong).__name__} for a row, accepted are texts and numbers")
     known: dict[Hashable, int] = {}
     numbers = [
         known.setdefault((i, "missing") if name is None else name, len(known))
-        for i, name in enumerate(patient_ids(values))
+        for i, name in enumerate(map(patient_id, values))
     ]
     return torch.tensor(numbers, dtype=torch.int64, device="cpu")
 

@@ -14,14 +14,27 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from kecae_aug._batch import Batch, class_indices, joined, like, parse, to_cpu
+from kecae_aug._batch import (
+    Batch,
+    Ids,
+    chosen,
+    class_indices,
+    joined,
+    like,
+    parse,
+    patient_entries,
+    sent,
+    to_cpu,
+)
 from kecae_aug._exchanger import Exchanger, needs_own_key
 from kecae_aug._intensity import Intensity
 from kecae_aug._params import ExchangeParams, rank_generator, strength_range
 from kecae_aug.model import KECAE
-from kecae_aug.names import class_names, patient_ids, warn_of_missing
-from kecae_aug.pairing import random_donors
+from kecae_aug.names import class_names, patient_id, warn_of_missing, warn_of_zeros
+from kecae_aug.pairing import patient_numbers, random_donors
 from kecae_aug.weights import load_weights
+
+IDLE = 20  # batches without an exchange, for a warning
 
 if TYPE_CHECKING:
     from kecae_aug.bank import LatentBank
@@ -62,9 +75,11 @@ class KeyExchangeAugment(v2.Transform):
         labels: (B,) integer class indices, or (B, K) one-hot. The label follows the key.
         Container, shape, dtype, device and memory format stay; rows that are not chosen stay bit-identical;
         nothing is changed in place; no gradient passes. A batch without two classes passes through.
-        patients: one id a row, so that nobody exchanges with himself: ``patients=``, a third entry of the list or tuple that
-            has one id a row, or a dict's entry patient, patient_id, subject_id, PatientID or alike. A row without an id
-            counts as a patient of its own, and a warning says so.
+            Channels that differ in a marker or a fill, and values up to 0.05 of the range beyond it, are mended for the
+            exchange, with a warning; colour images and other ranges are refused.
+        patients: one id a row, so that nobody exchanges with himself: ``patients=``; else an entry, at any depth, called
+            patient, patient_id, subject_id, PatientID or alike; else a third entry of the list or tuple that has one
+            text or whole number a row. A row without an id counts as a patient of its own, and a warning says so.
         Random numbers come from torch's global CPU generator, which DataLoaders seed for each worker and
         epoch; under torch.distributed each rank draws its own, even if all were seeded alike.
         In eval mode (``augment.eval()``, or of a module that holds it) everything passes through.
@@ -167,7 +182,11 @@ class KeyExchangeAugment(v2.Transform):
                 "give its classes by name, of judges that know all of them"
             )
         self.donors, self.gate = donors, gate
-        self._said: set[str] = set()
+        self._said: set[str] = set()  # kinds of warnings, each of which is given once
+        self._acted, self._idle = (
+            False,
+            0,
+        )  # whether a batch could exchange; batches before the first that could
         self.amp_dtype, self.channels_last, self.compile_model = amp_dtype, channels_last, compile
         self.chunk_size = chunk_size
         self.enabled = True
@@ -198,8 +217,8 @@ class KeyExchangeAugment(v2.Transform):
 
         Args:
             *inputs: ``images, labels``, or one list, tuple or dict that holds both.
-            patients: (B,) integers or B ids, so that no patient gives a key to himself; in a dict, the entry
-                ``"patient"``.
+            patients: (B,) numbers or B ids, so that no patient gives a key to himself; by default the batch's own, see
+                the class.
 
         Returns:
             What came, with the chosen rows exchanged.
@@ -207,7 +226,7 @@ class KeyExchangeAugment(v2.Transform):
         Raises:
             TypeError, ValueError: naming the argument, what came and what is accepted.
         """
-        return self._apply(self._plan(*inputs, patients=patients), *inputs)
+        return self._execute(self._plan(*inputs, patients=patients), *inputs)
 
     @torch.compiler.disable
     @torch.no_grad()
@@ -225,7 +244,7 @@ class KeyExchangeAugment(v2.Transform):
             raise ValueError(
                 f"params: row {last} of a batch of {len(batch.images)}; replay with the same batch"
             )
-        return self._apply(self._planned(indices, one_hot, params), *inputs, gated=False)
+        return self._execute(self._planned(indices, one_hot, params), *inputs, gated=False)
 
     def make_params(self, flat_inputs: list[Any]) -> ExchangeParams:
         """Draw hosts, donors and strengths.
@@ -295,41 +314,59 @@ class KeyExchangeAugment(v2.Transform):
     @torch.no_grad()
     def _plan(self, *inputs: Any, patients: Any = None) -> Plan:
         """Check a batch and draw what will be done with it: one transfer from a GPU, none from the CPU."""
-        batch = parse(inputs, patients, self.labels_getter)
-        indices, one_hot = self._check(batch)
-        if not (self.enabled and self.training):
+        batch = parse(inputs, self.labels_getter)
+        acts = self.enabled and self.training
+        entries: list[Ids] = []
+        if acts and not self.same_patient:
+            entries = patient_entries(batch) if patients is None else [Ids("patients", patients)]
+        indices, one_hot = self._check(batch, entries)
+        if not acts:
             return Plan(indices, one_hot)
-        ids = None if batch.patients is None or self.same_patient else self._ids(batch, len(indices))
+        ids = self._ids(entries, len(indices), given=patients is not None)
         params = self.make_params([indices, ids])
-        if ids is not None and self.p > 0 and not len(params.rows):
-            self._say_if_one_patient(indices, ids)
+        if self.p > 0 or not isinstance(self.append, bool):
+            self._say_if_idle(indices, ids)
         return self._planned(indices, one_hot, params)
 
-    def _ids(self, batch: Batch, n: int) -> Any:
-        patients = batch.patients
-        if isinstance(patients, str) or not hasattr(patients, "__len__") or getattr(patients, "ndim", 1) != 1:
-            return patients  # refused where donors are drawn
-        if batch.ambiguous is not None:
-            first, second = batch.ambiguous
-            self._say(
-                "ambiguous",
-                f"patients: the batch's {first!r} and {second!r} group its rows differently; {first!r} is taken, give "
-                "patients= to choose",
-            )
-        ids = patient_ids(patients.tolist() if hasattr(patients, "tolist") else patients)
+    def _ids(self, entries: list[Ids], n: int, given: bool) -> list[str | None] | None:
+        """The id of each row; None for a batch without patients."""
+        values: Any = entries[0].values if given and entries else None
+        if not given:
+            values, said = chosen(entries, n)
+            for kind, sentence in said.items():
+                self._say(kind, sentence)
+        if values is None:
+            return None
+        patient_numbers(values, n)  # refuses what is not one id a row
+        ids = [patient_id(v) for v in (values.tolist() if hasattr(values, "tolist") else values)]
+        if "zeros" not in self._said and warn_of_zeros(ids):
+            self._said.add("zeros")
         if None in ids and "missing" not in self._said:
             self._said.add("missing")
             warn_of_missing(ids, "patients")
         return ids
 
-    def _say_if_one_patient(self, indices: Tensor, ids: Any) -> None:
-        names = [self.classes[i] for i in indices.tolist()]
-        able = [who for who, name in zip(ids, names, strict=False) if name in self._exchanger.config.classes]
-        if self.donors is None and len(set(names)) > 1 and len(able) > 1 and set(able) == {able[0]} != {None}:
+    def _say_if_idle(self, indices: Tensor, ids: list[str | None] | None) -> None:
+        """A word, once, about batches of one patient, and about a loop none of whose first batches could exchange."""
+        known = [self.classes[i] in self._exchanger.config.classes for i in indices.tolist()]
+        found = {i for i, known_too in zip(indices.tolist(), known, strict=True) if known_too}
+        able = self._acted or len(found) > (self.donors is None)
+        if able and ids is not None and self.donors is None:
+            whose = [who for who, known_too in zip(ids, known, strict=True) if known_too]
+            if len(found) > 1 and None not in whose and len(set(whose)) == 1:
+                self._say(
+                    "one patient",
+                    f"patients: all {len(whose)} rows that could exchange are of patient {whose[0]!r}, so none does. If "
+                    "these are not the patients (the third entry of a tuple is taken for them), give patients= or "
+                    "same_patient=True",
+                )
+        self._acted = able
+        self._idle += not able
+        if self._idle == IDLE:
             self._say(
-                "one patient",
-                f"patients: all {len(able)} rows that could exchange are of patient {able[0]!r}, so none does. If this "
-                "entry is not the patients' (the third of a tuple is taken for them), give patients= or same_patient=True",
+                "idle",
+                f"the first {IDLE} batches had no two rows of different classes among {self._exchanger.config.classes}, so "
+                "nothing was exchanged: shuffle the loader, take larger batches, or give donors= from a bank",
             )
 
     def _say(self, kind: str, sentence: str) -> None:
@@ -361,7 +398,7 @@ class KeyExchangeAugment(v2.Transform):
         return Plan(indices, one_hot, params, given, encoded, *at)
 
     @torch.no_grad()
-    def _apply(self, plan: Plan, *inputs: Any, gated: bool = True) -> Any:
+    def _execute(self, plan: Plan, *inputs: Any, gated: bool = True) -> Any:
         """Do what was planned, with the batch on its device; nothing here waits for a GPU but a gate's verdict.
 
         Args:
@@ -381,17 +418,26 @@ class KeyExchangeAugment(v2.Transform):
         params, given = plan.params, plan.given
         assert given is not None
         new = self._exchanged(images, plan)
-        if gated and self.gate is not None and len(new):
+        if gated and self.gate is not None and bool((params.donors >= 0).any()):
             new, params, given = self._gated(images, new, plan)
         self.params = params
-        fixed = not isinstance(self.append, bool)
         labels = self._labels(batch.labels, plan, given, params)
         if not len(params.rows):
-            return batch.rebuild(batch.images, labels)
-        if fixed or self.append:
-            return batch.rebuild(like(joined(images, new), batch.images, params.rows), labels, params.rows)
+            # a MetaTensor's metadata must not be the caller's, whether or not a row was drawn
+            facts = type(batch.images) is not Tensor and bool(vars(batch.images))
+            return batch.rebuild(like(images, batch.images) if facts else batch.images, labels)
+        if self.append:
+            out = like(joined(images, new), batch.images, params.rows, batch.left)
+            made = batch.rebuild(out, labels, params.rows)
+            for kind in batch.left:
+                self._say(
+                    f"left {kind}",
+                    f"append={self.append}: the batch has a {kind} of {batch.n}, which cannot be extended and stays as it "
+                    "is; accepted are tensors, arrays, lists, tuples, dicts and pandas' columns",
+                )
+            return made
         out = images.clone()  # keeps the memory format
-        out[_sent(params.rows, out.device)] = new
+        out[sent(params.rows, out.device)] = new
         return batch.rebuild(like(out, batch.images), labels)
 
     def _exchanged(self, images: Tensor, plan: Plan) -> Tensor:
@@ -404,51 +450,40 @@ class KeyExchangeAugment(v2.Transform):
         size = self.chunk_size or max(1, len(rows))
         groups = plan.encoded.split(size) if len(plan.encoded) else ()  # none with the keys of a bank alone
         parts = [
-            self._exchanger.keys(self.intensity.to_unit(images[_sent(group, device)])) for group in groups
+            self._exchanger.keys(self.intensity.to_unit(images[sent(group, device)])) for group in groups
         ]
         keys = torch.cat(parts) if parts else images.new_empty(0)
         new = []
         for part in torch.arange(len(rows), device="cpu").split(size) if len(rows) else ():
-            own_key = None if plan.hosts_at is None else keys[_sent(plan.hosts_at[part], device)]
+            own_key = None if plan.hosts_at is None else keys[sent(plan.hosts_at[part], device)]
             if self.donors is None:
                 assert plan.donors_at is not None
-                key = keys[_sent(plan.donors_at[part], device)]
+                key = keys[sent(plan.donors_at[part], device)]
             else:
-                key = _sent(self.donors.keys(params.donors[has][part]), device)
-            unit = self.intensity.to_unit(images[_sent(rows[part], device)])
-            made = self._exchanger.exchange(unit, key, own_key, _sent(strengths[part], device), self.detail)
+                key = sent(self.donors.keys(params.donors[has][part]), device)
+            unit = self.intensity.to_unit(images[sent(rows[part], device)])
+            made = self._exchanger.exchange(unit, key, own_key, sent(strengths[part], device), self.detail)
             new.append(self.intensity.from_unit(made, images.dtype))
         made = torch.cat(new) if new else images[:0]
         if bool(has.all()):
             return made
-        out = images[_sent(params.rows, device)]
-        out[_sent(has.nonzero()[:, 0], device)] = made
+        out = images[sent(params.rows, device)]
+        out[sent(has.nonzero()[:, 0], device)] = made
         return out
 
     def _gated(self, images: Tensor, new: Tensor, plan: Plan) -> tuple[Tensor, ExchangeParams, Tensor]:
         """Without the rows that the gate rejects; a fixed number of rows keeps them, as their hosts."""
         assert plan.params is not None
         assert plan.given is not None
-        params, given = plan.params, plan.given
-        hosts = images[_sent(params.rows, images.device)]
-        names = [self.classes[i] for i in self._hard(plan.indices, given, params).tolist()]
-        has = params.donors >= 0
+        params, given, device = plan.params, plan.given, images.device
         assert self.gate is not None
-        verdict = (
-            self.gate(self.intensity.to_unit(new), self.intensity.to_unit(hosts), names)
-            if bool(has.all())
-            else None
-        )
-        if verdict is None:  # repeats are not offered
-            offered = has.nonzero()[:, 0]
-            there = _sent(offered, images.device)
-            some = self.gate(
-                self.intensity.to_unit(new[there]),
-                self.intensity.to_unit(hosts[there]),
-                [names[i] for i in offered.tolist()],
-            )
-            verdict = torch.ones(len(has), dtype=torch.bool, device=images.device)
-            verdict[there] = some
+        hosts = images[sent(params.rows, device)]
+        names = [self.classes[i] for i in self._hard(plan.indices, given, params).tolist()]
+        offered = (params.donors >= 0).nonzero()[:, 0]  # repeats are not
+        there = sent(offered, device)
+        unit, host = (self.intensity.to_unit(x[there]) for x in (new, hosts))
+        verdict = torch.ones(len(names), dtype=torch.bool, device=device)
+        verdict[there] = self.gate(unit, host, [names[i] for i in offered.tolist()])
         accepted = verdict.cpu()
         if isinstance(self.append, bool):
             return new[verdict], params.where(accepted), given[accepted]
@@ -477,29 +512,27 @@ class KeyExchangeAugment(v2.Transform):
             hard = given if params is None else self._hard(indices, given, params)
             old = F.one_hot(indices, k).to(labels.dtype) if plan.one_hot else indices.to(labels.dtype)
             new = (F.one_hot(hard, k) if plan.one_hot else hard).to(labels.dtype)
-        adds = not isinstance(self.append, bool) or self.append
-        out = torch.cat([old, new]) if adds else old.index_put((rows,), new)
-        return _sent(out, labels.device)
+        out = torch.cat([old, new]) if self.append else old.index_put((rows,), new)
+        return sent(out, labels.device)
 
-    def _check(self, batch: Batch) -> tuple[Tensor, bool]:
-        """Class indices on the CPU, and whether labels came one-hot; images are refused, or what was let pass is said."""
-        images, labels = batch.images, batch.labels
+    def _check(self, batch: Batch, entries: Sequence[Ids] = ()) -> tuple[Tensor, bool]:
+        """Class indices on the CPU, and whether labels came one-hot; images are refused, or what was let pass is said.
+
+        Whatever must be known of a batch on a GPU comes over in one transfer: labels, statistics of the images, and
+        the patients' entries, whose values are then on the CPU.
+        """
+        images, labels = batch.images, batch.labels.as_subclass(Tensor)
         if isinstance(images, (tv_tensors.Mask, tv_tensors.BoundingBoxes)):
             raise TypeError(f"images: got a {type(images).__name__}, accepted are images")
         self.intensity.check_shape(images)
-        statistics = self.intensity.statistics(images)
-        wanted = {"images": statistics, "labels": labels.as_subclass(Tensor)}
-        if isinstance(batch.patients, Tensor):
-            wanted["patients"] = batch.patients.as_subclass(Tensor)
-        here = {k: v for k, v in wanted.items() if v.device.type == "cpu"}
-        there = [k for k in wanted if k not in here]
-        here |= dict(zip(there, to_cpu([wanted[k] for k in there]), strict=True)) if there else {}
-        if "patients" in there:
-            batch.patients = here["patients"]
-        on_cpu = here["labels"] if "labels" not in there else here["labels"].to(labels.dtype)
-        for kind, sentence in self.intensity.judge(images, here["images"]).sentences().items():
+        ids = [entry for entry in entries if isinstance(entry.values, Tensor)]
+        wanted = [self.intensity.statistics(images), labels, *(e.values.as_subclass(Tensor) for e in ids)]
+        statistics, labels, *values = to_cpu(wanted)
+        for entry, value in zip(ids, values, strict=True):
+            entry.values = value
+        for kind, sentence in self.intensity.judge(images, statistics).items():
             self._say(kind, sentence)
-        return class_indices(on_cpu, len(images), len(self.classes))
+        return class_indices(labels, len(images), len(self.classes))
 
     def extra_repr(self) -> str:
         """Options that differ from their defaults."""
@@ -514,11 +547,6 @@ _DEFAULTS: dict[str, Any] = {
     **(KeyExchangeAugment.__init__.__kwdefaults__ or {}),
     "enabled": True,
 }
-
-
-def _sent(values: Tensor, device: torch.device) -> Tensor:
-    """Small tensors from the CPU to the device, without waiting for it."""
-    return values.to(device, non_blocking=True)
 
 
 def _from(bank: str | None) -> str:

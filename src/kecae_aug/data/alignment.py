@@ -140,7 +140,12 @@ def _pose(image: npt.NDArray[Any]) -> npt.NDArray[Any] | None:
 
 def _is_identity(matrices: Tensor) -> Tensor:
     """(B, 1, 1, 1) bool."""
-    return (matrices == torch.eye(2, 3).to(matrices)).flatten(1).all(1).view(-1, 1, 1, 1)
+    return (
+        (matrices == torch.eye(2, 3, device=matrices.device, dtype=matrices.dtype))
+        .flatten(1)
+        .all(1)
+        .view(-1, 1, 1, 1)
+    )
 
 
 def _grid(matrix: Tensor, images: Tensor) -> Tensor:

@@ -114,7 +114,7 @@ def inversion_score(image: Tensor | npt.NDArray[Any]) -> float:
     border; in a negative it rises. The score is the correlation of the image, averaged to 16 x 16, with the
     distance from the middle column. Nothing in it is fitted: a negative's score is the image's with the other
     sign, and brightness, gain and mirroring do not change it. It needs a crop that reaches the limb's sides;
-    precision and recall, also under tighter crops, come from benchmarks/inverted_exposures.py.
+    precision and recall, also under tighter crops, come from benchmarks/kecae_bench/checks/inverted_exposures.py.
 
     Args:
         image: (H, W) or (1, H, W), any dtype and range.
@@ -126,7 +126,7 @@ def inversion_score(image: Tensor | npt.NDArray[Any]) -> float:
     if x.ndim not in (2, 3) or (x.ndim == 3 and x.shape[0] != 1) or not x.numel():
         raise ValueError(f"image: got shape {tuple(x.shape)}, accepted are (H, W) and (1, H, W)")
     small = F.adaptive_avg_pool2d(x.reshape(1, *x.shape[-2:]), _GRID)[0]
-    distance = ((torch.arange(_GRID) + 0.5) / _GRID - 0.5).abs().expand(_GRID, _GRID)
+    distance = ((torch.arange(_GRID, device=small.device) + 0.5) / _GRID - 0.5).abs().expand(_GRID, _GRID)
     a, b = small - small.mean(), distance - distance.mean()
     norm = float(a.norm() * b.norm())
     return float((a * b).sum()) / norm if norm > 1e-6 * max(1.0, float(small.abs().max())) else 0.0

@@ -21,6 +21,8 @@ import timm.data as _data
 import timm.data.loader as _loader
 from torch import Tensor
 
+from kecae_aug.bank import LatentBank
+from kecae_aug.device import PRECISIONS, amp_dtype
 from kecae_aug.integrations.timm import KeyExchangeMixup
 from kecae_aug.model import KECAE
 from kecae_aug.transform import KeyExchangeAugment
@@ -41,16 +43,27 @@ class ExchangedLoader:
         loader: gives (images, targets).
         augment: called as ``augment(images, targets)``.
         device: where batches go first; None leaves them where they are.
+
+    Attributes:
+        seen: real images that went through, of all epochs.
+        exchanged: knees that were exchanged or added.
     """
 
     def __init__(self, loader: Any, augment: KeyExchangeAugment | KeyExchangeMixup, device: Any) -> None:
         self.loader, self.augment, self.device = loader, augment, device
+        self.seen = self.exchanged = 0
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        exchange = self.augment.exchange if isinstance(self.augment, KeyExchangeMixup) else self.augment
         for images, targets in self.loader:
             if self.device is not None:
-                images, targets = images.to(self.device), targets.to(self.device)
-            yield self.augment(images, targets)
+                images = images.to(self.device, non_blocking=True)
+                targets = targets.to(self.device, non_blocking=True)
+            new = self.augment(images, targets)
+            self.seen += len(images)
+            if exchange.params is not None:  # on the CPU: nothing is waited for
+                self.exchanged += int((exchange.params.donors >= 0).sum())
+            yield new
 
     def __len__(self) -> int:
         return len(self.loader)
@@ -131,9 +144,19 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def run(script: Path, arguments: list[str], ours: argparse.Namespace) -> None:
     """Run ``script`` as if it had been started with ``arguments``, with exchanged training batches."""
-    options = {"p": ours.p, "strength": ours.strength, "detail": ours.detail, "chunk_size": ours.chunk_size}
-    model = load_weights(ours.weights)
-    made: list[Any] = []
+    options = {
+        "p": ours.p,
+        "strength": ours.strength,
+        "detail": ours.detail,
+        "append": ours.append,
+        "chunk_size": ours.chunk_size,
+        "compile": ours.compile,
+        "amp_dtype": amp_dtype(ours.precision),
+    }
+    model = load_weights(ours.weights, revision=ours.revision)
+    if ours.donors is not None:
+        options["donors"] = LatentBank(ours.donors, model)
+    made: list[ExchangedLoader] = []
     create = exchanging(timm_data.create_loader, model, options, ours.classes)
 
     def create_and_note(*args: Any, **kwargs: Any) -> Any:
@@ -141,15 +164,29 @@ def run(script: Path, arguments: list[str], ours: argparse.Namespace) -> None:
         made.extend([loader] * isinstance(loader, ExchangedLoader))
         return loader
 
-    with (
-        _instead(create_loader=create_and_note, create_naflex_loader=_no_naflex),
-        _started_as(script, arguments),
-    ):
-        runpy.run_path(str(script), run_name="__main__")
+    try:
+        with (
+            _instead(create_loader=create_and_note, create_naflex_loader=_no_naflex),
+            _started_as(script, arguments),
+        ):
+            runpy.run_path(str(script), run_name="__main__")
+    finally:  # an interrupted run says it too
+        seen, exchanged = (sum(getattr(loader, name) for loader in made) for name in ("seen", "exchanged"))
+        print(f"key exchange: exchanged {exchanged} of {seen} images", file=sys.stderr, flush=True)
     if not made:
         raise SystemExit(
             f"key exchange: {script} made no training loader with timm.data.create_loader, so nothing was exchanged; "
             "use kecae_aug.integrations.timm.KeyExchangeMixup in its loop"
+        )
+    if not exchanged:
+        raise SystemExit(
+            f"key exchange: {script} ended, and no image was exchanged: "
+            + (
+                "it asked for no training batch (an epoch of less than a batch is dropped; lower --batch-size, or it was an "
+                "evaluation)"
+                if not seen
+                else f"{PREFIX}p is {ours.p}, and a batch needs two of the classes {model.config.classes} by name"
+            )
         )
 
 
@@ -174,6 +211,26 @@ def _parser() -> argparse.ArgumentParser:
         help="a number, or LOW,HIGH (default 1)",
     )
     add(PREFIX + "detail", dest="detail", default="decoder", choices=("decoder", "host"))
+    add(
+        PREFIX + "append",
+        dest="append",
+        nargs="?",
+        type=int,
+        const=True,
+        default=False,
+        metavar="K",
+        help="add exchanged knees to each batch instead of replacing rows; with K just so many",
+    )
+    add(
+        PREFIX + "donors",
+        dest="donors",
+        default=None,
+        metavar="BANK",
+        help="folder of a LatentBank of donors",
+    )
+    add(PREFIX + "revision", dest="revision", default=None, help="of a Hub id: a commit")
+    add(PREFIX + "precision", dest="precision", default="32-true", choices=PRECISIONS, help="of the exchange")
+    add(PREFIX + "compile", dest="compile", action="store_true", help="torch.compile the exchange")
     add(PREFIX + "chunk-size", dest="chunk_size", type=int, default=None, help="knees at once (default all)")
     add(
         PREFIX + "classes",
@@ -203,17 +260,24 @@ def _check(arguments: dict[str, Any]) -> None:
             f"num_aug_splits={arguments['num_aug_splits']}: several versions of an image in one batch cannot be "
             "exchanged; accepted is 0 (--aug-splits 0)"
         )
-    if not arguments["no_aug"] and arguments["hflip"] > 0:
-        warnings.warn(
-            f"hflip={arguments['hflip']}: timm flips before the exchange; weights that were trained with right knees "
-            "mirrored know one side only: give --hflip 0",
-            stacklevel=3,
-        )
+    if arguments["no_aug"]:
+        return
     scale = tuple(arguments["scale"] or (0.08, 1.0))
-    if not arguments["no_aug"] and scale[0] < 0.8:
+    before = {
+        f"crops of {scale[0]:.0%} (--scale 1 1 --ratio 1 1)": scale[0] < 0.8,
+        "horizontal flips, though weights that mirror right knees know one side only (--hflip 0)": arguments[
+            "hflip"
+        ],
+        "vertical flips (--vflip 0)": arguments["vflip"],
+        f"--aa {arguments['auto_augment']}": arguments["auto_augment"],
+        "colour jitter (--color-jitter 0)": arguments["color_jitter"],
+        "grey conversion (--grayscale-prob 0)": arguments.get("grayscale_prob"),
+        "blur (--gaussian-blur-prob 0)": arguments.get("gaussian_blur_prob"),
+    }
+    if found := [name for name, on in before.items() if on]:
         warnings.warn(
-            f"scale={scale}: timm crops before the exchange, which was trained on whole knees; "
-            "give --scale 1 1 --ratio 1 1, or --no-aug",
+            "timm does these before the exchange, which was trained on whole, upright knees as they are: "
+            f"{'; '.join(found)}. Turn them off, or give --no-aug and augment what the exchange returns",
             stacklevel=3,
         )
 

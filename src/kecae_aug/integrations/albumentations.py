@@ -13,7 +13,6 @@ from __future__ import annotations
 import functools
 import os
 import random
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -118,13 +117,14 @@ class KeyExchange(_ImageOnlyTransform):
             )
         self._seen_seed: int | None = None
         self._said: set[str] = set()
+        self._intensity = Intensity()
 
     def __call__(self, *args: Any, force_apply: bool = False, **data: Any) -> Any:
         """What albumentations calls; the worker's seed is mixed in before anything is drawn."""
         if volumes := [name for name in ("volume", "volumes") if data.get(name) is not None]:
             raise ValueError(
                 f"KeyExchange: the call has {volumes}, which would keep the old key beside the new label; a KECAE knows "
-                "radiographs, one image at a time. Give them as 'image' or 'images', or leave them out of this pipeline"
+                "radiographs. Give views of the same knee as 'images', or put these through a pipeline of their own"
             )
         worker = get_worker_info()
         if worker is not None and worker.seed != self._seen_seed:
@@ -178,7 +178,7 @@ class KeyExchange(_ImageOnlyTransform):
         key = self._exchanger.keys(donor)
         own = self._exchanger.keys(host) if needs_own_key(strengths, self.detail) else None
         new = self._exchanger.exchange(host, key, own, strengths, self.detail)[0].permute(1, 2, 0)
-        new = Intensity().from_unit(new, torch.uint8 if img.dtype == np.uint8 else torch.float32)
+        new = self._intensity.from_unit(new, torch.uint8 if img.dtype == np.uint8 else torch.float32)
         return np.ascontiguousarray(new.numpy().reshape(img.shape))
 
     def apply_to_images(self, images: Any, *args: Any, **params: Any) -> Any:
@@ -249,16 +249,12 @@ class KeyExchange(_ImageOnlyTransform):
         )  # a copy, writable
         batch = planes.permute(2, 0, 1)[None]
         try:
-            repairs = Intensity().check(batch)
+            self._intensity.check(batch)
         except ValueError as error:
             raise ValueError(
                 f"{name}: {str(error).removeprefix('images: ')} (KeyExchange takes uint8, or float32 in [0, 1])"
             ) from None
-        for kind, sentence in repairs.sentences().items():
-            if kind not in self._said:
-                self._said.add(kind)
-                warnings.warn(f"{name}: {sentence.removeprefix('images: ')}", stacklevel=2)
-        return Intensity().to_unit(batch)
+        return self._intensity.to_unit(batch)
 
     def _patients(self, data: Mapping[str, Any], items: Sequence[Any]) -> list[str | None]:
         """Ids of the host and of every item, None where nobody has one or it plays no part."""

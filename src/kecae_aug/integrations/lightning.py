@@ -1,7 +1,11 @@
 """Key exchange in a Lightning Trainer without touching the module: :class:`KeyExchangeCallback`.
 
 Trainer(callbacks=[KeyExchangeCallback(KeyExchangeAugment.from_pretrained("knee-kl02"))])
-Trainer(callbacks=[KeyExchangeCallback("knee-kl02", {"p": 0.5})])  # plain values, as LightningCLI's YAML has them
+
+In a LightningCLI's YAML, under ``trainer.callbacks``:
+
+    - class_path: kecae_aug.integrations.lightning.KeyExchangeCallback
+      init_args: {augment: knee-kl02, options: {p: 0.33, append: true}}
 """
 
 from __future__ import annotations
@@ -42,17 +46,17 @@ class KeyExchangeCallback(_Callback):
     ``on_after_batch_transfer`` of the module, or of the datamodule where that one overrides it; an override of
     yours is called first, so normalising there needs ``mean`` and ``std`` in the transform. Sanity check,
     validation, test and prediction see their batches as they are. At the end, and after an exception, the hook
-    is as it was. Nothing goes into parameters, checkpoints or ``state_dict()``. A ``training_step(self, dataloader_iter)``
-    goes past that hook and is refused when ``fit`` starts.
+    is as it was. Nothing goes into parameters, checkpoints or ``state_dict()``.
 
     Args:
-        augment: the transform, used as it is (``augment.enabled = False`` switches it off); or the name of weights, as
-            ``KeyExchangeAugment.from_pretrained`` takes it.
-        options: further arguments of ``from_pretrained``, with a name only. Plain values do, so that a YAML file can hold
-            them: lists for tuples, and ``amp_dtype`` as Lightning's ``"bf16-mixed"`` or ``"16-mixed"``.
+        augment: the transform, used as it is (``augment.enabled = False`` switches it off); or a name or folder of weights.
+        options: of the transform, where ``augment`` is a name. Plain values do, as a YAML file holds them: lists for tuples,
+            and ``amp_dtype`` as Lightning's ``"bf16-mixed"`` or ``"16-mixed"``.
 
     Raises:
-        TypeError: ``augment`` is something else, or has options already.
+        TypeError: ``augment`` is something else.
+        ValueError: in ``setup``, a module whose ``training_step`` takes ``dataloader_iter`` and so fetches its
+        batches itself.
     """
 
     def __init__(self, augment: KeyExchangeAugment | str, options: dict[str, Any] | None = None) -> None:
@@ -62,14 +66,14 @@ class KeyExchangeCallback(_Callback):
             if isinstance(given.get("amp_dtype"), str):
                 given["amp_dtype"] = amp_dtype(given["amp_dtype"])
             augment = KeyExchangeAugment.from_pretrained(augment, **given)
-        elif not isinstance(augment, KeyExchangeAugment):
-            raise TypeError(
-                f"augment: got {type(augment).__name__}, accepted is a KeyExchangeAugment, or the name of weights"
-            )
         elif options:
+            raise ValueError(
+                f"options={options}: are of a transform that is made here; give them to the one in augment"
+            )
+        if not isinstance(augment, KeyExchangeAugment):
             raise TypeError(
-                f"options={options}: augment is a KeyExchangeAugment and has its own; give them to it, or give the name of "
-                "weights as augment"
+                f"augment: got {type(augment).__name__}, accepted is a KeyExchangeAugment; for a name or folder "
+                "KeyExchangeAugment.from_pretrained(name)"
             )
         self.augment = augment
         self._undo: Callable[[], None] | None = None
@@ -79,10 +83,10 @@ class KeyExchangeCallback(_Callback):
         self._restore()
         if stage == "fit":
             if "dataloader_iter" in inspect.signature(pl_module.training_step).parameters:
-                raise TypeError(
-                    f"{type(pl_module).__name__}.training_step(dataloader_iter) takes its batches past {HOOK}, where "
-                    "KeyExchangeCallback exchanges; accepted is training_step(self, batch, batch_idx), or without the "
-                    "callback the call of a KeyExchangeAugment on each batch in your training_step"
+                raise ValueError(
+                    f"{type(pl_module).__name__}.training_step takes dataloader_iter: it fetches its batches itself, and "
+                    "Lightning's hooks never see them, so nothing would be exchanged. Call the transform in training_step "
+                    "(images, labels = augment(images, labels)), or take training_step(self, batch, batch_idx)"
                 )
             datamodule = getattr(trainer, "datamodule", None)
             self._wrap(datamodule if _overrides_hook(datamodule) else pl_module, trainer)
@@ -145,7 +149,7 @@ def _nothing() -> None:
 
 
 def _of_several_loaders(batch: Any) -> bool:
-    """Whether every part is a batch of its own."""
+    """Whether every part is a batch of its own; None stands for a loader that has ended."""
     if not isinstance(batch, (Mapping, list, tuple)):
         return False
     parts = list(batch.values()) if isinstance(batch, Mapping) else list(batch)

@@ -2,11 +2,11 @@
 
 Readers and patients are both a sample, and an interval of patients alone would be too narrow for "a radiologist says". Here
 readers x images is a two-way table with both random (as in multi-reader studies, Obuchowski and Rockette 1995, and in
-benchmarks/paired.py, where readers are seeds):
+benchmarks/kecae_bench/stats.py, where readers are seeds):
 
 - patients' part: variance over images of their mean over readers, divided by their number;
 - readers' part: variance of the readers' means, divided by their number. A share of it is chance of the images and is in
-  the patients' part, too. paired.py takes it out; with three readers that estimate is rough, and intervals of simulated
+  the patients' part, too. stats.py takes it out; with three readers that estimate is rough, and intervals of simulated
   studies held the truth in 89 instead of 94 of 100 where readers differ by 6 points, in 93 instead of 96 at 3 points and
   96 instead of 98 at none (tests/test_reader_score.py). A study of people is better a little too careful;
 - t has the degrees of freedom of Welch and Satterthwaite.

@@ -1,0 +1,1 @@
+"""T against T', and what else was measured about the package."""

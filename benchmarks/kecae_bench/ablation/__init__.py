@@ -1,0 +1,1 @@
+"""What each term of the training's loss does."""

@@ -1,0 +1,49 @@
+"""Every generated block of README and docs says what the files it comes from say; numbers stand in such blocks."""
+
+import re
+
+import pytest
+
+from kecae_bench.record import PROJECT
+from kecae_bench.report import blocks
+
+BLOCKS = [(page, *block) for page in blocks.find_pages() for block in blocks.find_blocks(page)]
+
+
+@pytest.mark.parametrize(("page", "name", "content"), BLOCKS, ids=[name for _, name, _ in BLOCKS])
+def test_a_block_is_what_its_maker_makes(page, name, content):
+    assert content == blocks.make_block(name), f"{page}: run python -m kecae_bench.report.blocks"
+
+
+def test_every_maker_makes_something():
+    """Also of blocks that no page shows yet."""
+    assert all(blocks.make_block(name).count("\n|") > 1 for name in blocks.MAKERS)
+
+
+def test_figures_of_the_results_stand_in_blocks_only():
+    """No difference, interval or percentage in the text around the tables: they would be forgotten when runs change."""
+    for page in ("results.md", "ablation.md"):
+        text = (PROJECT / "docs" / page).read_text()
+        for _, content in blocks.find_blocks(PROJECT / "docs" / page):
+            text = text.replace(content, "")
+        text = re.sub(r"`[^`]*`|^    .*$", "", text, flags=re.M)  # commands
+        assert re.findall(r"[+-]\d+\.\d|\d\.\d|\d %", text.replace("95 %", "")) == []
+
+
+def test_blocks_are_written_and_the_rest_stays(tmp_path, monkeypatch):
+    monkeypatch.setitem(blocks.MAKERS, "numbers", "kecae_bench.record:__name__")
+    monkeypatch.setattr(blocks, "make_block", lambda name: f"new {name}\n")
+    page = tmp_path / "page.md"
+    page.write_text("# Mine\n\n<!-- numbers -->\nold\n<!-- /numbers -->\n\nkept <!-- a comment -->\n")
+    for _ in range(2):
+        assert blocks.write_blocks(page) == ["numbers"]
+        assert page.read_text() == (
+            "# Mine\n\n<!-- numbers -->\nnew numbers\n<!-- /numbers -->\n\nkept <!-- a comment -->\n"
+        )
+
+
+def test_a_block_that_nobody_makes_is_named(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("<!-- nosuch -->\n<!-- /nosuch -->\n")
+    with pytest.raises(ValueError, match="block nosuch"):
+        blocks.write_blocks(page)
