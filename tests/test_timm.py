@@ -283,7 +283,7 @@ def test_what_comes_before_the_exchange_is_in_one_warning(knees, script, prefetc
     """Crops, flips and --aa by their flags; random erasing only where timm does it before, without its prefetcher."""
     more = ("--scale", "0.3", "1", "--vflip", "0.5", "--aa", "3a", "--reprob", "0.2")
     main([str(script), "--key-exchange-weights", "phantom", str(knees), *more, *prefetcher])
-    (said,) = (str(w.message) for w in recwarn if "before the exchange" in str(w.message))
+    (said,) = (str(w.message) for w in recwarn if "timm does these" in str(w.message))
     assert all(flag in said for flag in ("--scale 1 1", "--vflip 0", "--aa 3a"))
     assert ("--reprob 0" in said) == bool(prefetcher)
 
