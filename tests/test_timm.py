@@ -1,5 +1,6 @@
 """KeyExchangeMixup as timm's Mixup, with timm's loaders, and the launcher of timm's train.py."""
 
+import inspect
 import os
 import re
 import subprocess
@@ -143,6 +144,10 @@ def test_one_hot_targets_are_not_flattened():
     one_hot = torch.nn.functional.one_hot(y, 2)
     mixup = KeyExchangeMixup(mixup_alpha=0.0, num_classes=2, weights=MODEL, exchange_prob=1.0, **NORM)
     assert torch.equal(mixup(x, one_hot)[1].argmax(1), 1 - y)
+    if "multi_label" not in inspect.signature(Mixup.__init__).parameters:
+        with pytest.raises(ValueError, match="installed timm"):
+            KeyExchangeMixup(num_classes=2, multi_label=True, weights=MODEL)
+        return
     dense = KeyExchangeMixup(num_classes=2, multi_label=True, weights=MODEL, exchange_prob=1.0, **NORM)
     assert dense(x, one_hot.float())[1].shape == (8, 2)
 
@@ -297,7 +302,14 @@ def test_the_documented_command_warns_of_nothing(knees, script, recwarn):
 def test_the_prefetchers_batches_are_exchanged_as_its_workers_made_them(knees):
     """Before timm moves and normalises them, so that CUDA is not waited for; the result is timm's own, but for the keys."""
     dataset = create_dataset("", root=str(knees), split="train", is_training=True)
-    options = {"is_training": True, "no_aug": True, "num_workers": 0, "device": torch.device("cpu"), **NORM}
+    options = {
+        "is_training": True,
+        "no_aug": True,
+        "num_workers": 0,
+        "persistent_workers": False,
+        "device": torch.device("cpu"),
+        **NORM,
+    }
     given = create_loader(dataset, (3, 64, 64), 8, **options)
     create = exchanging(create_loader, load_weights("phantom"), {"p": 0.5}, None)
     ours = create(dataset, (3, 64, 64), 8, **options)

@@ -1,8 +1,8 @@
 """Runs timm's ``train.py`` unchanged, with key exchange between its training loader and its loop.
 
 ``train.py`` makes no Mixup unless it is asked to, and with its prefetcher mixes in the workers, before any
-batch is on the device. So the launcher replaces neither: it wraps what ``timm.data.create_loader`` returns for
-training, and where timm would mix while collating, mixes after the exchange instead.
+batch is on the device. So the launcher wraps what ``timm.data.create_loader`` returns for training, and where timm
+would mix while collating, mixes after the exchange instead. ``timm.data.Mixup`` takes odd batches meanwhile.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ timm's wheel has no ``train.py``: take it from its repository, at the tag of the
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -118,6 +119,10 @@ class KeyExchangeMixup(AnyBatchMixup):
                 raise ValueError(f"{name}={value!r}: not taken here; {_INSTEAD[name]}")
         if mode not in ("batch", "pair", "elem"):
             raise ValueError(f"mode={mode!r}: accepted are 'batch', 'pair' and 'elem'")
+        if multi_label and "multi_label" not in inspect.signature(_Mixup.__init__).parameters:
+            raise ValueError(
+                "multi_label=True: the installed timm flattens dense targets; accepted is a timm whose Mixup has multi_label"
+            )
         mixing = (mixup_alpha, cutmix_alpha, cutmix_minmax, prob, switch_prob, mode, correct_lam)
         super().__init__(*mixing, label_smoothing=label_smoothing, num_classes=num_classes)
         self.multi_label = multi_label  # not an argument of older timm
