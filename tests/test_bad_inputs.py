@@ -511,6 +511,13 @@ OPTIONS = [
         aug(classes=(0, 2, float("nan"))),
         "is a missing value",
     ),
+    Case("a missing value among classes", "ValueError", aug(classes=["0", "2", None]), "is a missing value"),
+    Case(
+        "one class in two spellings",
+        "ValueError",
+        aug(classes=["0", "2", "2.0"]),
+        "accepted are different names",
+    ),
     Case("append=0", "ValueError: give False", aug(append=0), "append=0"),
     Case("append=-1", "ValueError", aug(append=-1), "append=-1"),
     Case("a name for labels_getter", "ValueError", aug(labels_getter="grade"), "labels_getter='grade'"),
