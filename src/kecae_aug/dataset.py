@@ -9,7 +9,9 @@ workers, ranks and restarts, and nothing has to be stored.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+import json
 import operator
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
@@ -25,8 +27,10 @@ from kecae_aug._intensity import Intensity
 from kecae_aug._params import strength_range
 from kecae_aug.bank import LatentBank
 from kecae_aug.model import KECAE
-from kecae_aug.names import class_names, patient_ids
+from kecae_aug.names import by_value, class_names
 from kecae_aug.pairing import pair_at, unit_draw
+
+LATENT_TOLERANCE = 0.05  # relative, of latents that are stored or computed in half precision
 
 
 class Provenance(NamedTuple):
@@ -60,7 +64,8 @@ class KeyExchangeDataset(Dataset[Any]):
         model: trained weights.
         n_pairs: how many exchanged knees.
         bank: a :class:`~kecae_aug.LatentBank` of the same knees: then no image is read for X'. With a
-            ``dataset`` it must have a row for each of its images.
+            ``dataset`` it must have a row for each of its images; three of them are encoded and compared with it
+            (``bank.check_data(dataset)`` compares every file).
         strength: share of the donor's key, or a range (low, high). Below 0.5 the label is the host's.
         detail: ``"decoder"`` or ``"host"``, see :class:`~kecae_aug.KeyExchangeAugment`; with a bank,
             ``"host"`` needs one with residuals, and is at the weights' size.
@@ -69,10 +74,12 @@ class KeyExchangeDataset(Dataset[Any]):
             far as ``n_pairs`` go.
         fresh_pairs: other pairs in each epoch, until the grid is through; by default the same T'.
         same_patient: whether the two knees of a patient may exchange.
-        patients: one id a row; by default ``dataset.patients``, or the bank's. A row without an id counts as a patient of
+        patients: one id a row; by default ``dataset.patients`` or an attribute named alike (``patient_ids``,
+            ``subject_id``, ``pid``, ...), or the bank's. A row without an id counts as a patient of
             its own, and a warning says so.
         classes: class names; by default ``dataset.classes``. Parts of a ConcatDataset that list other classes are brought
-            together by name.
+            together by name. Given are all names of the data set, and maybe more, in the order that ``targets`` shall have;
+            or a new name for each; or, where it has none, the names of its label indices.
         value_range: of float images; by default ``dataset.value_range``, which this package's sets have, or (0, 1);
             of a bank alone, as it was built.
         transform: of every image, real or exchanged, after the exchange: crop, flip, normalise.
@@ -146,15 +153,22 @@ class KeyExchangeDataset(Dataset[Any]):
         if dataset is None:
             assert bank is not None
             self.classes = class_names(bank.classes if classes is None else classes)
+            if unknown := sorted(set(bank.labels) - set(self.classes), key=by_value):
+                raise ValueError(
+                    f"classes={self.classes}: the bank has rows of {unknown} too; give all of its names"
+                )
             self.rows = [self.classes.index(label) for label in bank.labels]
-            known = bank.patients if patients is None else patient_ids(patients)
+            known = bank.patients if patients is None else _datasets.patient_names(bank, patients)
         else:
             self.classes, self.rows = _datasets.labels_of(dataset, classes)
             known = _datasets.patient_names(dataset, patients)
+            known = bank.patients if known is None and bank is not None else known
         if bank is not None and bank.labels != [self.classes[t] for t in self.rows]:
             raise ValueError(
                 "bank: its labels are not those of the dataset, row by row; build it from this set"
             )
+        if bank is not None and dataset is not None:
+            self._check_bank(bank)
         self._patients = known
         self._real = len(self.rows) if real and dataset is not None else 0
         self._members = self._by_class()  # class index -> its rows
@@ -168,6 +182,24 @@ class KeyExchangeDataset(Dataset[Any]):
         self._places = self._balanced() if balanced else None
         self._totals = Counter(direction for direction, _ in self._places or [])
         self.targets = self.rows[: self._real] + [self._label(k) for k in range(n_pairs)]
+
+    @torch.no_grad()
+    def _check_bank(self, bank: LatentBank) -> None:
+        """Refuse a bank whose latents are not those of T's images; three rows tell other preprocessing or order."""
+        rows = sorted({0, len(bank) // 2, len(bank) - 1})
+        batch = _datasets.stacked([_datasets.item(self.dataset, row)[0] for row in rows])
+        self._intensity.check(batch)
+        unit = self._intensity.to_unit(batch.to(self.device))
+        now = torch.cat([self._exchanger.keys(unit), self._exchanger.non_keys(unit)], 1).cpu().flatten(1)
+        at = torch.tensor(rows, device="cpu")
+        there = torch.cat([bank.keys(at), bank.non_keys(at)], 1).flatten(1)
+        off = (now - there).norm(dim=1) > LATENT_TOLERANCE * there.norm(dim=1)
+        if bool(off.any()):
+            bank.check_data(self.dataset)
+            raise ValueError(
+                f"bank: the images of rows {[r for r, is_off in zip(rows, off.tolist(), strict=True) if is_off]} have other "
+                "latents than the bank's; build it from this set, as it is scaled and preprocessed now"
+            )
 
     def set_epoch(self, epoch: int) -> None:
         """Which epoch's pairs to give, with ``fresh_pairs``, also in persistent workers; without, T' stays as it is."""
@@ -210,6 +242,19 @@ class KeyExchangeDataset(Dataset[Any]):
     def to_unit(self, images: Tensor) -> Tensor:
         """Images in T's scale, before ``transform`` -> float32 in [0, 1]."""
         return self._intensity.to_unit(images)
+
+    def facts(self) -> dict[str, Any]:
+        """What X' depends on beside data, bank and weights, JSON-able; long lists as hashes."""
+        shape, dtype = self._item_form()
+        return {
+            "dataset": repr(self),
+            "classes": list(self.classes),
+            "labels": _digest(self.targets),
+            "patients": "same_patient=True" if self.same_patient else _digest(self._patients),
+            "pairs": f"balanced={self._places is not None}, fresh_pairs={self.fresh_pairs}",
+            "images": f"{shape} {dtype} in {self._intensity}",
+            "precision": str(self._exchanger.fast.dtype),
+        }
 
     def _item(self, index: int, made: dict[int, Tensor]) -> Any:
         origin = self.origin(index)
@@ -310,7 +355,9 @@ class KeyExchangeDataset(Dataset[Any]):
     def hosts(self, rows: Sequence[int]) -> Tensor:
         """(k, C, H, W) images of rows of T in its scale; of a bank alone what it holds of them: X^, or X with residuals."""
         if self.dataset is not None:
-            return _datasets.stacked([_datasets.item(self.dataset, row)[0] for row in rows])
+            batch = _datasets.stacked([_datasets.item(self.dataset, row)[0] for row in rows])
+            self._intensity.check(batch)
+            return batch
         assert self.bank is not None
         at = torch.tensor(list(rows), device="cpu")
         return self._from_bank(at, at, torch.ones(len(at), device="cpu"), self.bank.has_residuals)
@@ -346,3 +393,7 @@ class KeyExchangeDataset(Dataset[Any]):
             f"strength={self.strength}, detail={self.detail!r}, seed={self.seed}, "
             f"epoch={self.epoch})"
         )
+
+
+def _digest(values: Any) -> str:
+    return hashlib.sha256(json.dumps(values).encode()).hexdigest()
