@@ -3,12 +3,15 @@
 import io
 import json
 import os
+import platform
 import signal
 import subprocess
 import sys
 import tarfile
 import time
 from collections import Counter
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,9 +20,12 @@ from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from test_bank import MODEL, Knees
 from test_cli import kecae
+from torch.utils.data import ConcatDataset, Subset
 from torchvision.datasets import ImageFolder
+from torchvision.transforms import v2
 
-from kecae_aug import Gate, KeyExchangeDataset
+from kecae_aug import KECAE, Gate, KeyExchangeDataset, LatentBank, load_weights
+from kecae_aug.data import Preparation, RadiographFolder
 from kecae_aug.data.phantom import write_phantoms
 from kecae_aug.generate import GenerateError, generate
 from kecae_training.guide import Guide, GuideConfig, save_guide
@@ -164,6 +170,137 @@ def test_a_gate_decides_what_is_written(tmp_path):
     assert len(ImageFolder(tmp_path / "x").samples) == len(kept)
     assert gate.counts["offered"] == 23
     assert f"{len(kept)} of 23 accepted" in gate.report()
+
+
+@pytest.mark.parametrize(
+    "transform", [v2.Normalize([0.5], [0.2]), v2.ToDtype(torch.uint8, scale=True), lambda x: x / 2]
+)
+def test_a_transform_is_refused(tmp_path, transform):
+    """Files hold the knees' own range; what changes it comes where they are read."""
+    with pytest.raises(ValueError, match="has a transform"):
+        generate(exchanged(transform=transform), tmp_path / "x", say=quiet)
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "dtype"), [(-1, 1, torch.float32), (0, 255, torch.float32), (0, 255, torch.uint8)]
+)
+def test_grey_levels_of_any_scale(tmp_path, low, high, dtype):
+    """The same files, whatever range the images come in."""
+
+    class Scaled(Knees):
+        value_range = (low, high) if dtype == torch.float32 else (0, 1)
+
+        def __getitem__(self, i):
+            image, label = super().__getitem__(i)
+            image = (image * 255).round()
+            return (image if high == 255 else image / 127.5 - 1).to(dtype), label
+
+    generate(KeyExchangeDataset(Scaled(), MODEL, 4, real=False), tmp_path / "x", say=quiet)
+    generate(exchanged(4), tmp_path / "y", say=quiet)
+    for line in entries(tmp_path / "y"):
+        a, b = (np.asarray(Image.open(tmp_path / f / line["file"])).astype(int) for f in "xy")
+        assert abs(a - b).max() <= 2
+
+
+def test_a_bank_alone_under_a_gate(tmp_path):
+    """With residuals the host is there; without, no distance is told, and none can be asked for."""
+    banks = {
+        name: LatentBank.build(Knees(), MODEL, tmp_path / name, residual=name == "whole", dtype=torch.float32)
+        for name in ("whole", "bare")
+    }
+    near = Gate([], classes=("0", "2"), max_distance=0.9)
+    data = KeyExchangeDataset(None, MODEL, 6, bank=banks["whole"], real=False)
+    generate(data, tmp_path / "x", gate=near, say=quiet)
+    size = {"size": (64, 64), "mode": "bilinear", "antialias": True}
+    hosts = torch.stack(
+        [torch.nn.functional.interpolate(Knees()[data.origin(i).host][0][None], **size)[0] for i in range(6)]
+    )
+    wanted = [float((data[i][0] - hosts[i]).abs().mean()) for i in range(6)]
+    assert [line["distance"] for line in entries(tmp_path / "x")] == pytest.approx(wanted, abs=1e-3)
+    bare = KeyExchangeDataset(None, MODEL, 6, bank=banks["bare"], real=False)
+    with pytest.raises(ValueError, match="residual=True"):
+        generate(bare, tmp_path / "y", gate=near, say=quiet)
+    sure = Gate([lambda x: torch.zeros(len(x), 2)], classes=("0", "2"))
+    generate(bare, tmp_path / "y", gate=sure, say=quiet)
+    assert all(line["distance"] is None and line["file"] for line in entries(tmp_path / "y"))
+
+
+def test_files_of_other_processes_are_left_alone(tmp_path):
+    """Ending a run, a process deletes what killed ones of this machine left; not what another one is writing."""
+    out = tmp_path / "x"
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    generate(exchanged(), out, unit=10, world_size=2, rank=1, say=quiet)
+    host = platform.node()
+    left = out / f".shard.tar.{host}.{dead.pid}.0123abcd.tmp"
+    others = [
+        out / f".{name}.{where}.{pid}.0123abcd.tmp"
+        for name in ("manifest-00000.jsonl", "manifest.jsonl", "shard-00000.tar")
+        for where, pid in ((host, os.getppid()), ("another-host", dead.pid))
+    ]
+    for path in (left, *others):
+        path.write_text("half of it")
+    assert generate(exchanged(), out, unit=10, world_size=2, rank=0, say=quiet)
+    assert not left.exists()
+    assert all(path.exists() for path in others)
+    assert not list(out.glob("manifest-*"))
+
+
+def test_another_preprocessing_is_another_plan(phantoms, tmp_path):
+    """The folder of a run knows what it was made of, by part, size, range, patients and bank."""
+
+    def made(way=None, **options):
+        knees = RadiographFolder(phantoms, "train", preparation=way or Preparation(64))
+        return KeyExchangeDataset(knees, load_weights("phantom"), 4, real=False, **options)
+
+    out = tmp_path / "x"
+    generate(made(), out, say=quiet)
+    generate(made(), out, say=quiet)
+    for other, says in (
+        (made(Preparation(64, mirror_right=True)), "data: preprocessing: mirror_right was False, now True"),
+        (made(Preparation(32)), "images was"),
+        (made(strength=0.7), "strength"),
+        (made(same_patient=True), "patients was"),
+        (made(patients=range(24)), "patients was"),
+        (made(value_range=(-1.0, 1.1)), "images was"),
+        (made(amp_dtype=torch.bfloat16), "precision was"),
+    ):
+        with pytest.raises(GenerateError, match=says):
+            generate(other, out, say=quiet)
+
+
+def test_classes_as_folders(tmp_path):
+    """What would be another folder, or one that readers pass over, is refused; the others are read back."""
+    for name in ("1/2", "..", ".a", "__a", "a\\b", "Mild"):
+        classes = (name, "mild")
+        model = KECAE(replace(MODEL.config, classes=classes))
+        data = KeyExchangeDataset(Knees(), model, 2, real=False, classes=classes)
+        with pytest.raises(ValueError, match="cannot be names of folders"):
+            generate(data, tmp_path / "x", say=quiet)
+    generate(data, tmp_path / "w", format="webdataset", say=quiet)
+    floats = Knees()
+    floats.classes = ["0.0", "2.0"]
+    generate(KeyExchangeDataset(floats, MODEL, 6, real=False), tmp_path / "x", say=quiet)
+    back = RadiographFolder(tmp_path / "x", preparation=Preparation(64))
+    lines = {line["file"]: line["label"] for line in entries(tmp_path / "x")}
+    assert dict(zip(back.files, (back.classes[t] for t in back.targets), strict=True)) == lines
+    assert back[0][0].shape == (1, 64, 64)
+
+
+def test_names_of_two_sites_are_told_apart(tmp_path):
+    """A host is a path below the root where there is one root; whole where there are two."""
+    sites = [
+        write_phantoms(tmp_path / s, train_patients=4, val_patients=1, image_size=64) for s in ("n", "s")
+    ]
+    parts = [RadiographFolder(site, "train", preparation=Preparation(64)) for site in sites]
+    model = load_weights("phantom")
+    for i, data in enumerate((ConcatDataset(parts), Subset(parts[0], range(6)))):
+        generate(KeyExchangeDataset(data, model, 8, real=False), tmp_path / f"x{i}", say=quiet)
+        for line in entries(tmp_path / f"x{i}"):
+            path = Path(line["host"])
+            assert path.is_absolute() == (i == 0)
+            assert (sites[0] / path).is_file()
 
 
 @pytest.mark.slow

@@ -126,8 +126,9 @@ def test_given_classes_order_or_rename():
     assert names_of(SOUTH, range(5)) == (tuple("01234"), "2020")
     assert names_of(ConcatDataset([NORTH, SOUTH]), (2, 1, 0)) == (("2", "1", "0"), "0120122020")
     assert names_of(Site("ba", "ab"), ("0", "2")) == (("0", "2"), "20")
+    assert names_of(SOUTH, ("0", "3")) == (("0", "3"), "3030")
     for dataset, classes in (
-        (SOUTH, ("0", "1")),
+        (SOUTH, ("1", "0")),
         (SOUTH, ("5", "6", "7")),
         (ConcatDataset([NORTH, SOUTH]), ("0", "2")),
     ):

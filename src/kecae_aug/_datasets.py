@@ -114,7 +114,8 @@ def _brought_together(
         return names, [one or names for one in lists], {}
     new: dict[str, str] = {}
     if not set(all_of_them) <= set(given):
-        if len(present) > 1 or set(all_of_them) & set(given) or len(all_of_them) != len(given):
+        moved = any(name in given and given.index(name) != i for i, name in enumerate(present[0]))
+        if len(present) > 1 or moved or len(present[0]) != len(given):
             missing = [name for name in all_of_them if name not in given]
             raise ValueError(
                 f"classes={given}: the data set has {missing} too; give all of its names "
