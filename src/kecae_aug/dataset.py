@@ -251,7 +251,7 @@ class KeyExchangeDataset(Dataset[Any]):
             "classes": list(self.classes),
             "labels": _digest(self.targets),
             "patients": "same_patient=True" if self.same_patient else _digest(self._patients),
-            "pairs": f"balanced={self._places is not None}, fresh_pairs={self.fresh_pairs}",
+            "drawn": f"balanced={self._places is not None}, fresh_pairs={self.fresh_pairs}",
             "images": f"{shape} {dtype} in {self._intensity}",
             "precision": str(self._exchanger.fast.dtype),
         }
