@@ -245,35 +245,6 @@ def test_classes_that_the_weights_do_not_know_are_named():
     assert KeyExchangeDataset(knees, MODEL, 4, classes=(0.0, 2.0)).classes == ("0", "2")
 
 
-def test_a_bank_of_other_images_is_refused(tmp_path):
-    """Other preprocessing or another order of the rows, with what differs where the sets can tell it."""
-
-    class Prepared(Knees):
-        mirrored = False
-
-        def __getitem__(self, i):
-            image, label = super().__getitem__(i)
-            return (image.flip(-1) if self.mirrored else image), label
-
-        def identity(self):
-            return {"files": "a", "preprocessing": {"mirror_right": self.mirrored}}
-
-    bank = LatentBank.build(Prepared(), MODEL, tmp_path / "b", dtype=torch.bfloat16)
-    changed = Prepared()
-    changed.mirrored = True
-    KeyExchangeDataset(Prepared(), MODEL, 4, bank=bank)
-    KeyExchangeDataset(Prepared(), MODEL, 4, bank=bank, amp_dtype=torch.bfloat16)
-    with pytest.raises(ValueError, match="preprocessing: mirror_right was False, now True"):
-        KeyExchangeDataset(changed, MODEL, 4, bank=bank)
-    bank = LatentBank.build(Knees(), MODEL, tmp_path / "c")
-    other = Knees()
-    other.identity = lambda: bank.manifest["parts"][0]["identity"]  # who says what he is not
-    KeyExchangeDataset(other, MODEL, 4, bank=bank)
-    other.offset = 1
-    with pytest.raises(ValueError, match=r"images of rows \[0, 10, 19\] have other latents"):
-        KeyExchangeDataset(other, MODEL, 4, bank=bank)
-
-
 def test_a_bank_alone(tmp_path):
     """Patients given or the bank's, one a row; classes by name."""
     bank = LatentBank.build(Knees(), MODEL, tmp_path / "b")

@@ -15,6 +15,7 @@ from torchvision.transforms import v2
 from kecae_aug import KeyExchangeDataset, LatentBank
 from kecae_aug._datasets import identity, labels_of, patient_names, value_range_of
 from kecae_aug.data import Preparation, RadiographFolder
+from kecae_aug.data.phantom import PhantomKnees
 
 
 class Site(Dataset):
@@ -132,7 +133,7 @@ def test_given_classes_order_or_rename():
         (SOUTH, ("5", "6", "7")),
         (ConcatDataset([NORTH, SOUTH]), ("0", "2")),
     ):
-        with pytest.raises(ValueError, match=r"the data set has \["):
+        with pytest.raises(ValueError, match=r"data set ha(s|ve) \["):
             labels_of(dataset, classes)
 
 
@@ -288,7 +289,7 @@ def test_patients_given():
     """One a row, in any list; nothing else."""
     assert patient_names(SOUTH, pd.Series([1.0, 2.0, 2.0, 3.0], index=[3, 2, 1, 0])) == ["1", "2", "2", "3"]
     for wrong in (["a"], "abcd", {0: 1, 1: 1, 2: 1, 3: 1}):
-        with pytest.raises(ValueError, match="patients: got a"):
+        with pytest.raises(ValueError, match="patients: got "):
             patient_names(SOUTH, wrong)
 
 
@@ -308,10 +309,12 @@ def test_ranges_and_preprocessing_of_all_parts(tmp_path):
     with pytest.raises(ValueError, match=r"part 0 \(Site\) \(0.0, 1.0\), part 1 \(Site\) \(-1.0, 1.0\)"):
         value_range_of(ConcatDataset([narrow, Subset(wide, [0])]), None)
     assert value_range_of(Subset(wide, [1]), None) == (-1, 1)
+    knees = PhantomKnees(2, image_size=64)
+    assert value_range_of(Transformed(knees, v2.RandomCrop(32)), None) == (-1, 1)
+    unit = Transformed(knees, lambda x: (x + 1) / 2)
     with pytest.raises(ValueError, match="seems to change the range"):
-        value_range_of(Transformed(wide), None)
-    assert value_range_of(Transformed(wide), (0, 1)) == (0, 1)
-    assert value_range_of(Transformed(wide, lambda x: 2 * x - 1), None) == (-1, 1)
+        value_range_of(unit, None)
+    assert value_range_of(unit, (0, 1)) == (0, 1)
     for grade in "02":
         (tmp_path / grade).mkdir()
         Image.fromarray(np.zeros((64, 64), np.uint8)).save(tmp_path / grade / "1L.png")

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import asdict, is_dataclass
 from typing import Any
 
 from torch.utils.data import ConcatDataset
 
 from kecae_aug._batch import is_patient_key
-from kecae_aug._identity import differences, identity
+from kecae_aug._identity import differences, identity, other_preprocessing, preprocessing_of
 from kecae_aug._parts import (
     Part,
     called,
@@ -36,8 +35,8 @@ from kecae_aug._parts import (
 from kecae_aug.names import by_value, class_name, class_names, patient_ids, warn_of_missing
 
 __all__ = [
-    "attribute", "differences", "identity", "item", "labels_of", "patient_names", "roots_of", "split_item",
-    "stacked", "value_range_of",
+    "attribute", "differences", "identity", "item", "labels_of", "other_preprocessing", "patient_names", "roots_of",
+    "split_item", "stacked", "value_range_of",
 ]  # fmt: skip
 
 Names = tuple[str, ...]
@@ -45,8 +44,12 @@ Names = tuple[str, ...]
 
 def attribute(dataset: Any, name: str) -> list[Any] | None:
     """A list with an entry a row (``paths``, ...); None where a part has none."""
-    found = parts(dataset, lambda part: getattr(part, name, None), gives_its_rows)
-    return per_row(found, len(dataset))
+
+    def own(part: Any) -> list[Any] | None:
+        values = getattr(part, name, None)
+        return None if values is None else column(values, len(part), f"{name} of {called(part)}")
+
+    return per_row(parts(dataset, own, gives_its_rows), len(dataset))
 
 
 def roots_of(dataset: Any) -> list[Any]:
@@ -116,9 +119,10 @@ def _brought_together(
     if not set(all_of_them) <= set(given):
         moved = any(name in given and given.index(name) != i for i, name in enumerate(present[0]))
         if len(present) > 1 or moved or len(present[0]) != len(given):
-            missing = [name for name in all_of_them if name not in given]
+            missing = [name for name in all_of_them if name not in given] or list(all_of_them)
+            who = "the parts of the data set have" if len(present) > 1 else "the data set has"
             raise ValueError(
-                f"classes={given}: the data set has {missing} too; give all of its names "
+                f"classes={given}: {who} {missing} too; give all of its names "
                 f"{present[0] if len(present) == 1 else all_of_them}, or leave classes out. To rename its classes "
                 "give a new name for each"
             )
@@ -211,7 +215,7 @@ def patient_names(
         ValueError: not one id a row.
     """
     if patients is not None:
-        values = column(patients, len(dataset), "patients")
+        values = column(patients, len(dataset), "patients", "ids")
     else:
         found = parts(dataset, _own_patients, gives_its_rows)
         for part in found:
@@ -239,7 +243,7 @@ def _own_patients(dataset: Any) -> list[Any] | None:
     """The column of a data set's own that has the patients."""
     values = getattr(dataset, "patients", None)
     if values is not None and not callable(values):
-        return column(values, len(dataset), f"patients of {called(dataset)}")
+        return column(values, len(dataset), f"patients of {called(dataset)}", "ids")
     for name in dir(dataset):
         if name.startswith("_") or name == "patients" or not is_patient_key(name):
             continue
@@ -289,10 +293,10 @@ def value_range_of(dataset: Any, given: tuple[float, float] | None) -> tuple[flo
     ranges = [(0.0, 1.0) if p.value is None else (float(p.value[0]), float(p.value[1])) for p in found]
     if len(set(ranges)) > 1:
         raise ValueError(
-            f"value_range: the parts of the data set differ in it ({_listed(found, ranges)}); bring them to one range (a "
-            "part that declares none is taken for (0, 1); give it .value_range)"
+            f"value_range: the parts of the data set have others ({_listed(found, ranges)}); bring them to one range "
+            "(a part that declares none is taken for (0, 1); give it .value_range)"
         )
-    ways = [p for p in parts(dataset, _preprocessing) if p.value is not None]
+    ways = [p for p in parts(dataset, preprocessing_of) if p.value is not None]
     other = next((p for p in ways if p.value != ways[0].value), None)
     if other is not None:
         raise ValueError(
@@ -310,22 +314,18 @@ def _check_wrapper(dataset: Any, part: Part, value_range: tuple[float, float]) -
     own = [one for one in part.chain[:-1] if not is_plain(one) and not isinstance(one, ConcatDataset)]
     if not own or value_range[0] >= 0 or not part.rows:
         return
-    rows = {part.rows[i][0] for i in (0, len(part.rows) // 2, -1)}
-    images = [item(dataset, row)[0] for row in sorted(rows)]
-    if all(image.is_floating_point() and float(image.min()) >= 0 for image in images):
-        raise ValueError(
-            f"value_range: {called(own[-1])} declares none, the {called(part.owner)} under it {value_range}, but its images "
-            "have no value below 0, so that it seems to change the range; give value_range="
-        )
+    for i in (0, len(part.rows) // 2, -1):
+        whole, row = part.rows[i]
+        given, under = item(dataset, whole)[0], item(part.owner, row)[0]
+        if not given.is_floating_point() or float(given.min()) < 0 or float(under.min()) >= 0:
+            return
+    raise ValueError(
+        f"value_range: {called(own[-1])} declares none, the {called(part.owner)} under it {value_range}, but no value of "
+        "its images is below 0: it seems to change the range; give value_range="
+    )
 
 
 def _listed(found: list[Part], ranges: list[tuple[float, float]]) -> str:
     return ", ".join(
         f"part {i} ({called(p.owner)}) {r}" for i, (p, r) in enumerate(zip(found, ranges, strict=True))
     )
-
-
-def _preprocessing(dataset: Any) -> dict[str, Any] | None:
-    """Of this package's sets, by field."""
-    way = getattr(dataset, "preparation", None)
-    return asdict(way) if is_dataclass(way) and not isinstance(way, type) else None

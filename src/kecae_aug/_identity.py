@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict, is_dataclass
 from typing import Any
 
 import torch
 from torch.utils.data import ConcatDataset
 
-from kecae_aug._parts import called, is_plain, item, linked, plain, targets_of, wrapped
+from kecae_aug._parts import called, is_plain, item, linked, parts, plain, targets_of, wrapped
 
 
 def identity(dataset: Any) -> dict[str, str]:
@@ -35,11 +36,35 @@ def identity(dataset: Any) -> dict[str, str]:
         return found
     known = targets_of(dataset)
     labels = None if known is None else [str(plain(value)) for value in known]
+    if (way := preprocessing_of(dataset)) is not None:
+        found["preprocessing"] = json.dumps(way)
     own_hashes = {
         "labels": _digest([json.dumps([len(dataset), labels])]),
         "images": _digest(_three_images(dataset)),
     }
     return found | ({} if inner is None else {"wrapper": called(dataset)}) | own_hashes
+
+
+def preprocessing_of(dataset: Any) -> dict[str, Any] | None:
+    """Its ``preparation`` by field, as this package's sets have one."""
+    way = getattr(dataset, "preparation", None)
+    return asdict(way) if is_dataclass(way) and not isinstance(way, type) else None
+
+
+def other_preprocessing(old: Mapping[str, str] | None, new: Any) -> str:
+    """What differs in the preprocessing of an :func:`identity`, and of another one or of a data set; no file is read.
+
+    Empty where nothing differs, or one of them has none to compare.
+    """
+    ways = []
+    for one in (old or {}, new):
+        if isinstance(one, Mapping):
+            ways.append(next((_opened(v) for k, v in one.items() if k.endswith("preprocessing")), None))
+        else:
+            found = (part.value for part in parts(one, preprocessing_of))
+            ways.append(_opened(json.dumps(next((way for way in found if way is not None), None))))
+    before, after = ways
+    return "" if before is None or after is None else differences(before, after)
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:

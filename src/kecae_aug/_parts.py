@@ -179,15 +179,16 @@ def per_row(found: list[Part], n: int) -> list[Any] | None:
     return out
 
 
-def column(values: Any, n: int, what: str) -> list[Any]:
+def column(values: Any, n: int, what: str, unit: str = "values") -> list[Any]:
     """A list of n from a list, tensor, array or Series (by position, whatever its index).
 
     Raises:
         ValueError: text, a dict, or another length.
     """
-    if isinstance(values, (str, bytes, Mapping)) or not hasattr(values, "__len__") or len(values) != n:
-        got = f"{len(values)} for {n} rows" if hasattr(values, "__len__") else "no list"
-        raise ValueError(f"{what}: got a {called(values)} ({got}), accepted is a list with one a row")
+    if isinstance(values, (str, bytes, Mapping)) or not hasattr(values, "__len__"):
+        raise ValueError(f"{what}: got a {called(values)}, accepted is a list with one a row")
+    if len(values) != n:
+        raise ValueError(f"{what}: got {len(values)} {unit} for {n} rows, accepted is one a row")
     return values.tolist() if hasattr(values, "tolist") else list(values)
 
 

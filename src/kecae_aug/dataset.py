@@ -15,6 +15,7 @@ import json
 import operator
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
+from dataclasses import asdict
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -29,8 +30,6 @@ from kecae_aug.bank import LatentBank
 from kecae_aug.model import KECAE
 from kecae_aug.names import by_value, class_names
 from kecae_aug.pairing import pair_at, unit_draw
-
-LATENT_TOLERANCE = 0.05  # relative, of latents that are stored or computed in half precision
 
 
 class Provenance(NamedTuple):
@@ -64,8 +63,8 @@ class KeyExchangeDataset(Dataset[Any]):
         model: trained weights.
         n_pairs: how many exchanged knees.
         bank: a :class:`~kecae_aug.LatentBank` of the same knees: then no image is read for X'. With a
-            ``dataset`` it must have a row for each of its images; three of them are encoded and compared with it
-            (``bank.check_data(dataset)`` compares every file).
+            ``dataset`` it must have a row for each of its images, prepared alike (``bank.check_data(dataset)`` compares
+            every file).
         strength: share of the donor's key, or a range (low, high). Below 0.5 the label is the host's.
         detail: ``"decoder"`` or ``"host"``, see :class:`~kecae_aug.KeyExchangeAugment`; with a bank,
             ``"host"`` needs one with residuals, and is at the weights' size.
@@ -168,7 +167,11 @@ class KeyExchangeDataset(Dataset[Any]):
                 "bank: its labels are not those of the dataset, row by row; build it from this set"
             )
         if bank is not None and dataset is not None:
-            self._check_bank(bank)
+            old = bank.manifest["parts"][0].get("identity")
+            if what := _datasets.other_preprocessing(old, dataset):
+                raise ValueError(
+                    f"bank: was encoded from images that were prepared differently ({what}); build it from this set"
+                )
         self._patients = known
         self._real = len(self.rows) if real and dataset is not None else 0
         self._members = self._by_class()  # class index -> its rows
@@ -182,24 +185,6 @@ class KeyExchangeDataset(Dataset[Any]):
         self._places = self._balanced() if balanced else None
         self._totals = Counter(direction for direction, _ in self._places or [])
         self.targets = self.rows[: self._real] + [self._label(k) for k in range(n_pairs)]
-
-    @torch.no_grad()
-    def _check_bank(self, bank: LatentBank) -> None:
-        """Refuse a bank whose latents are not those of T's images; three rows tell other preprocessing or order."""
-        rows = sorted({0, len(bank) // 2, len(bank) - 1})
-        batch = _datasets.stacked([_datasets.item(self.dataset, row)[0] for row in rows])
-        self._intensity.check(batch)
-        unit = self._intensity.to_unit(batch.to(self.device))
-        now = torch.cat([self._exchanger.keys(unit), self._exchanger.non_keys(unit)], 1).cpu().flatten(1)
-        at = torch.tensor(rows, device="cpu")
-        there = torch.cat([bank.keys(at), bank.non_keys(at)], 1).flatten(1)
-        off = (now - there).norm(dim=1) > LATENT_TOLERANCE * there.norm(dim=1)
-        if bool(off.any()):
-            bank.check_data(self.dataset)
-            raise ValueError(
-                f"bank: the images of rows {[r for r, is_off in zip(rows, off.tolist(), strict=True) if is_off]} have other "
-                "latents than the bank's; build it from this set, as it is scaled and preprocessed now"
-            )
 
     def set_epoch(self, epoch: int) -> None:
         """Which epoch's pairs to give, with ``fresh_pairs``, also in persistent workers; without, T' stays as it is."""
@@ -246,13 +231,16 @@ class KeyExchangeDataset(Dataset[Any]):
     def facts(self) -> dict[str, Any]:
         """What X' depends on beside data, bank and weights, JSON-able; long lists as hashes."""
         shape, dtype = self._item_form()
+        hashed = {"labels": self.targets, "patients": self._patients}
         return {
             "dataset": repr(self),
             "classes": list(self.classes),
-            "labels": _digest(self.targets),
-            "patients": "same_patient=True" if self.same_patient else _digest(self._patients),
-            "drawn": f"balanced={self._places is not None}, fresh_pairs={self.fresh_pairs}",
-            "images": f"{shape} {dtype} in {self._intensity}",
+            **{k: hashlib.sha256(json.dumps(v).encode()).hexdigest() for k, v in hashed.items()},
+            "same_patient": self.same_patient,
+            "balanced": self._places is not None,
+            "fresh_pairs": self.fresh_pairs,
+            "images": f"{tuple(shape)} {dtype}",
+            "intensity": asdict(self._intensity),
             "precision": str(self._exchanger.fast.dtype),
         }
 
@@ -393,7 +381,3 @@ class KeyExchangeDataset(Dataset[Any]):
             f"strength={self.strength}, detail={self.detail!r}, seed={self.seed}, "
             f"epoch={self.epoch})"
         )
-
-
-def _digest(values: Any) -> str:
-    return hashlib.sha256(json.dumps(values).encode()).hexdigest()

@@ -50,8 +50,8 @@ class Entry:
         label: class name of the exchanged knee.
         strength: share of the donor's key.
         judges: probability of the new label by each judge of the gate.
-        distance: mean absolute difference to the host, of the full grey range; None without a gate, or where a bank
-            without residuals has no host's image.
+        distance: mean absolute difference to the host, of the full grey range; None without a gate. Of a bank
+            alone without residuals, to what the weights make of the host (X^).
         weights: hash of the weights, see :func:`kecae_aug.weights.weights_sha256`.
     """
 
@@ -121,13 +121,6 @@ def generate(
         )
     if format == "folder":
         _check_folder_names(dataset.classes)
-    if gate is not None and gate.max_distance is not None and dataset.dataset is None:
-        assert dataset.bank is not None
-        if not dataset.bank.has_residuals:
-            raise ValueError(
-                "gate: max_distance is from the host's image, which a bank without residuals has not got; build it with "
-                "residual=True, give the dataset too, or leave max_distance out"
-            )
     run = _Run(dataset, Path(out), format, gate, unit, batch_size)
     run.plan(facts or {})
     mine = [u for u in range(rank, run.units, world_size) if not run.is_done(u)]
@@ -171,8 +164,6 @@ class _Run:
         self.units = -(-dataset.n_pairs // unit)
         data = dataset.dataset
         self.paths = None if data is None else _datasets.attribute(data, "paths")
-        # whether hosts are images, and not what the weights make of them
-        self.seen = data is not None or (dataset.bank is not None and dataset.bank.has_residuals)
         self.roots = [] if data is None else _datasets.roots_of(data)
 
     def plan(self, facts: dict[str, Any]) -> None:
@@ -272,7 +263,7 @@ class _Run:
                 entry = self._entry(number, index, origin, label)
                 if verdict is not None:
                     entry["judges"] = [round(float(p), 4) for p in verdict.probability[:, j]]
-                    entry["distance"] = round(float(verdict.distance[j]), 5) if self.seen else None
+                    entry["distance"] = round(float(verdict.distance[j]), 5)
                     entry["file"] = entry["file"] if bool(verdict.accepted[j]) else None
                 yield Entry(**entry), _png(unit[j])
 
