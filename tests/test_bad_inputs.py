@@ -666,7 +666,7 @@ BANKS = [
         lambda e: [
             LatentBank.build(k, e.model, e.new("b")) for k in (prepared(), prepared(fix_inverted=True))
         ],
-        "preprocessing was",
+        "preprocessing: fix_inverted was",
     ),
     Case(
         "appending a data set of another preparation",

@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch.utils.data import ConcatDataset, Dataset, Subset
 
-from kecae_aug import KECAE, KeyExchangeAugment, LatentBank
+from kecae_aug import KECAE, KeyExchangeAugment, KeyExchangeDataset, LatentBank, load_weights
 from kecae_aug.bank import BankError
+from kecae_aug.weights import hashes, weights_sha256
 
 torch.manual_seed(0)
 MODEL = KECAE.from_preset("tiny").eval()
@@ -274,3 +275,136 @@ def test_changed_data_is_noticed(tmp_path):
 def test_others_may_read_a_bank(bank):
     """Shards get the mode that the user's umask asks for, as the manifest does; safetensors alone would write 0600."""
     assert len({path.stat().st_mode for path in bank.folder.iterdir()}) == 1
+
+
+def test_donors_are_uniform_over_the_other_patients(tmp_path):
+    """The row after one of the host's own is no likelier than any other; one draw a host, whatever the bank."""
+    knees = Knees(24)
+    knees.patients = ["a", "a", "b", "b", *"cccccccc", *(f"p{i}" for i in range(12))]
+    bank = LatentBank.build(knees, MODEL, tmp_path / "b")
+    generator = torch.Generator().manual_seed(0)
+    for who in ("a", "c", "new", None):
+        options = [r for r in range(1, 24, 2) if knees.patients[r] != who]
+        drawn = bank.random_donors([0.0] * 6000, ("0", "2"), [who] * 6000, generator).tolist()
+        counts = torch.bincount(torch.tensor(drawn), minlength=24)[options].double()
+        assert int(counts.sum()) == 6000  # all of other patients
+        wanted = 6000 / len(options)
+        assert float(((counts - wanted) ** 2 / wanted).sum()) / (len(options) - 1) < 3
+
+
+def test_classes_that_the_weights_do_not_know(tmp_path):
+    """None at all is an error that names both; one is enough, for hosts of others; spellings do not matter."""
+    knees = Knees()
+    knees.classes = ["healthy", "ill"]
+    with pytest.raises(BankError, match=r"\['healthy', 'ill'\].*\('0', '2'\).*classes="):
+        LatentBank.build(knees, MODEL, tmp_path / "a")
+    assert not (tmp_path / "a").exists()
+    knees.classes = ["0.0", 2.0]
+    bank = LatentBank.build(knees, MODEL, tmp_path / "b")
+    assert bank.labels == ["0", "2"] * 10
+    one = LatentBank.build(Subset(knees, range(1, 20, 2)), MODEL, tmp_path / "c")
+    for label, able in (("0", True), ("2", False)):
+        assert (min(one.random_donors([label] * 8, ("0", "2"), None).tolist()) >= 0) == able
+    more = Knees(6, 40)
+    more.classes, more.targets = ["0", "1", "2"], [0, 1, 2] * 2
+    with pytest.raises(BankError, match=r"classes is .*'0', '2'.*asked for .*'0', '1', '2'"):
+        LatentBank.build(more, MODEL, tmp_path / "b", append=True)
+
+
+@pytest.mark.parametrize("known", [[9001.0, "9002", 9003], ["9001.0", 9002.0, "9003"]])
+def test_excluded_patients_are_found_in_any_spelling(tmp_path, known):
+    """Floats of pandas, numbers and text; and where an id is missing, nothing is vouched for."""
+    knees = Knees(3)
+    knees.patients = known
+    for i, excluded in enumerate(([9002.0], ["9002"], torch.tensor([9002]), {9002}, iter(["9002.0"]))):
+        with pytest.raises(BankError, match=r"share 1 patients \(9002\)"):
+            LatentBank.build(knees, MODEL, tmp_path / f"a{i}", exclude_patients=excluded)
+    bank = LatentBank.build(knees, MODEL, tmp_path / "b", exclude_patients=["9004"])
+    with pytest.raises(BankError, match="share 1 patients"):
+        LatentBank(bank.folder, exclude_patients=[9001])
+    with pytest.raises(ValueError, match="patients are missing"):
+        LatentBank(bank.folder, exclude_patients=[float("nan")])
+    with pytest.raises(ValueError, match="accepted is a list of ids"):
+        LatentBank(bank.folder, exclude_patients="9001")
+    knees.patients = [*known[:2], None]
+    with pytest.raises(BankError, match="no overlap could be"):
+        LatentBank.build(knees, MODEL, tmp_path / "c", exclude_patients=["9004"])
+
+
+def test_rows_without_a_patient_are_counted(tmp_path):
+    """When the bank is opened; an appended part without patients does not take those of the others away."""
+    LatentBank.build(Knees(4), MODEL, tmp_path / "b")
+    with pytest.warns(UserWarning, match="4 of 8 rows have no patient") as seen:
+        bank = LatentBank.build(Knees(4, 9, patients=False), MODEL, tmp_path / "b", append=True)
+    assert len(seen) == 1
+    assert bank.patients == ["p0", "p0", "p1", "p1", None, None, None, None]
+    donors = set(bank.random_donors(["0"] * 200, ("0", "2"), ["p0"] * 200).tolist())
+    assert donors == {3, 5, 7}
+
+
+def test_a_build_after_another_preprocessing_is_refused(tmp_path):
+    """With what differs, also of one part of several; a bank that is open can be asked, too."""
+
+    class Prepared(Knees):
+        def __init__(self, *args, mirror_right=False):
+            super().__init__(*args)
+            self.way = {"mirror_right": mirror_right, "image_size": 64}
+
+        def identity(self):
+            return {"files": str(self.offset), "preprocessing": json.dumps(self.way)}
+
+    bank = LatentBank.build(Prepared(), MODEL, tmp_path / "b")
+    changed = Prepared(mirror_right=True)
+    for attempt in (
+        lambda: LatentBank.build(changed, MODEL, tmp_path / "b"),
+        lambda: bank.check_data(changed),
+    ):
+        with pytest.raises(BankError, match=r"\(preprocessing: mirror_right was False, now True\)"):
+            attempt()
+    both = LatentBank.build(Prepared(8, 30), MODEL, tmp_path / "b", append=True)
+    both.check_data(ConcatDataset([Prepared(), Prepared(8, 30)]))
+    with pytest.raises(BankError, match="mirror_right was False, now True"):
+        both.check_data(ConcatDataset([Prepared(), changed]))
+    with pytest.raises(BankError, match="it has 2 parts, this one 1"):
+        both.check_data(Prepared())
+    with pytest.raises(BankError, match="mirror_right was False, now True"):
+        LatentBank.build(changed, MODEL, tmp_path / "b")
+    rows = LatentBank.build(Subset(Prepared(), range(10)), MODEL, tmp_path / "c")
+    with pytest.raises(BankError, match="rows was"):
+        LatentBank.build(Subset(Prepared(), range(1, 11)), MODEL, rows.folder)
+
+
+def test_banks_of_before_open(tmp_path):
+    """They hold the hash of the float32 tensors, no preprocessing, and names as they came."""
+    model = load_weights("phantom")  # stored as halves
+    bank = LatentBank.build(Knees(), model, tmp_path / "b")
+    manifest = json.loads((bank.folder / "bank.json").read_text())
+    manifest["weights_sha256"] = hashes(model)[1]
+    assert manifest["weights_sha256"] != weights_sha256(model)
+    for part in manifest["parts"]:
+        del part["identity"]
+        part["labels"], part["patients"] = ["0.0", "2.0"] * 10, [f"{i // 2}.0" for i in range(20)]
+    manifest["classes"] = manifest["exchangeable"] = ["0.0", "2.0"]
+    (bank.folder / "bank.json").write_text(json.dumps(manifest))
+    old = LatentBank(bank.folder, model)
+    assert (old.weights_sha256, old.labels, old.patients[:3]) == (
+        weights_sha256(model),
+        bank.labels,
+        ["0", "0", "1"],
+    )
+    assert torch.equal(old.keys(torch.arange(20)), bank.keys(torch.arange(20)))
+    for user in (
+        KeyExchangeAugment(model, p=1.0, donors=LatentBank(bank.folder)),
+        KeyExchangeDataset(Knees(), model, 4, bank=LatentBank(bank.folder)),
+    ):
+        assert user is not None
+    with pytest.raises(BankError, match="of other weights"):
+        LatentBank(bank.folder, MODEL)
+    with pytest.raises(BankError, match="no build can go on with it"):
+        LatentBank.build(Knees(), model, bank.folder)
+    with pytest.raises(BankError, match="built before banks wrote down"):
+        old.check_data(Knees())
+    manifest["exchangeable"] = []
+    (bank.folder / "bank.json").write_text(json.dumps(manifest))
+    with pytest.raises(BankError, match="no row could ever be given"):
+        LatentBank(bank.folder)

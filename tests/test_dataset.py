@@ -198,3 +198,61 @@ def test_three_classes_and_a_class_without_weights():
     knees.classes, knees.targets = ["0", "1", "2"], [i % 3 for i in range(30)]
     train = KeyExchangeDataset(knees, MODEL, 20, provenance=True, real=False)
     assert {knees.targets[r] for *_, o in train for r in o[:2]} == {0, 2}
+
+
+def far_from_even(counts, options):
+    """Chi-square over its degrees of freedom; near 1 where every option is equally likely."""
+    wanted = sum(counts.values()) / len(options)
+    return sum((counts[o] - wanted) ** 2 / wanted for o in options) / (len(options) - 1)
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_donors_are_uniform_over_the_other_patients(fresh):
+    """The row after one of the host's own is no likelier than any other."""
+    knees = Knees(24)
+    knees.patients = ["a", "a", "b", "b", *"cccccccc", *(f"p{i}" for i in range(12))]
+    train = KeyExchangeDataset(knees, MODEL, 12_000, real=False, fresh_pairs=fresh)
+    train.set_epoch(3)
+    by_host = {}
+    for k in range(12_000):
+        host, donor, _ = train.origin(k)
+        by_host.setdefault(host, Counter())[donor] += 1
+    for host in range(24):
+        options = [d for d in range(24) if (d - host) % 2 and knees.patients[d] != knees.patients[host]]
+        assert set(by_host[host]) == set(options)
+        assert far_from_even(by_host[host], options) < 4
+
+
+def test_an_index_of_an_origin_is_that_of_an_item():
+    """From the end, or refused."""
+    train = KeyExchangeDataset(Knees(), MODEL, 10, provenance=True)
+    for index in (-1, -30, 0, 29, torch.tensor(25), True):
+        assert train.origin(index) == train[index][2]
+    for index in (30, -31):
+        with pytest.raises(IndexError, match="accepted are 0 to 29"):
+            train.origin(index)
+    for index in (1.0, "1", None):
+        with pytest.raises(TypeError):
+            train.origin(index)
+
+
+def test_classes_that_the_weights_do_not_know_are_named():
+    """Both lists, and the way out."""
+    knees = Knees()
+    knees.classes = ["healthy", "ill"]
+    with pytest.raises(ValueError, match=r"\('0', '2'\).*Its classes are \('healthy', 'ill'\).*classes="):
+        KeyExchangeDataset(knees, MODEL, 4)
+    assert KeyExchangeDataset(knees, MODEL, 4, classes=(0.0, 2.0)).classes == ("0", "2")
+
+
+def test_a_bank_alone(tmp_path):
+    """Patients given or the bank's, one a row; classes by name."""
+    bank = LatentBank.build(Knees(), MODEL, tmp_path / "b")
+    assert KeyExchangeDataset(None, MODEL, 2, bank=bank, classes=("2", "0")).rows == [1, 0] * 10
+    with pytest.raises(ValueError, match=r"bank has rows of \['2'\]"):
+        KeyExchangeDataset(None, MODEL, 2, bank=bank, classes=("0", "1"))
+    with pytest.raises(ValueError, match="patients: got"):
+        KeyExchangeDataset(None, MODEL, 2, bank=bank, patients=["a"])
+    nameless = Knees(patients=False)
+    train = KeyExchangeDataset(nameless, MODEL, 200, bank=bank, real=False)  # whose patients count then
+    assert all(bank.patients[o.host] != bank.patients[o.donor] for o in map(train.origin, range(200)))

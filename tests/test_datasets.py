@@ -16,7 +16,7 @@ from kecae_aug.cli import main
 from kecae_aug.data import Preparation, RadiographFolder
 from kecae_aug.data.phantom import PhantomKnees, write_phantoms
 from kecae_aug.generate import GenerateError, generate
-from kecae_aug.weights import weights_sha256
+from kecae_aug.weights import hashes, weights_sha256
 
 
 class Site(Dataset):
@@ -293,7 +293,7 @@ CHANGES = {
     ),
 }
 SAYS = {
-    "preprocessing": "preprocessing was",
+    "preprocessing": "preprocessing: contrast was",
     "transform": "pixels was",
     "other rows": "rows",
     "other order": "order was",
@@ -330,7 +330,7 @@ def test_the_plan_of_files_knows_whom_the_pairs_are_of(tmp_path):
     for options, says in (
         ({"same_patient": True}, "same_patient was False, now True"),
         ({"patients": range(20)}, "patients was"),
-        ({"value_range": (-1, 1)}, "intensity was"),
+        ({"value_range": (-1, 1)}, "intensity: value_range was"),
     ):
         with pytest.raises(GenerateError, match=says):
             generate(KeyExchangeDataset(Knees(), MODEL, 4, real=False, **options), tmp_path / "o", say=str)
@@ -453,17 +453,17 @@ def test_a_bank_of_before_that_holds_the_other_hash_is_still_served(tmp_path):
     model = load_weights(save_weights(MODEL, tmp_path / "w", metadata={}, dtype=torch.float16))
     bank = LatentBank.build(Knees(4), model, tmp_path / "b")
     manifest = tmp_path / "b" / "bank.json"
-    old = weights_sha256(model.state_dict())
+    old = hashes(model)[1]
     manifest.write_text(manifest.read_text().replace(bank.weights_sha256, old))
     again = LatentBank(tmp_path / "b", model)
-    assert again.weights_sha256 == old != bank.weights_sha256
+    assert again.weights_sha256 == bank.weights_sha256 != old
     KeyExchangeAugment(model, donors=again)
 
 
 def test_a_manifest_of_patients_for_a_bank_alone_has_one_a_row(tmp_path):
     """``patients=`` beside a bank is counted as it is beside a data set."""
     bank = LatentBank.build(Site(), MODEL, tmp_path / "b")
-    with pytest.raises(ValueError, match="got 2 ids for a bank of 12 rows"):
+    with pytest.raises(ValueError, match="got 2 ids for 12 rows"):
         KeyExchangeDataset(None, MODEL, 4, bank=bank, real=False, patients=["a", "b"])
 
 

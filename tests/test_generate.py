@@ -3,12 +3,14 @@
 import io
 import json
 import os
+import platform
 import signal
 import subprocess
 import sys
 import tarfile
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +20,12 @@ from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from test_bank import MODEL, Knees
 from test_cli import kecae
+from torch.utils.data import ConcatDataset, Subset
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
-from kecae_aug import Gate, KeyExchangeAugment, KeyExchangeDataset, LatentBank
+from kecae_aug import KECAE, Gate, KeyExchangeAugment, KeyExchangeDataset, LatentBank, load_weights
+from kecae_aug.data import Preparation, RadiographFolder
 from kecae_aug.data.phantom import write_phantoms
 from kecae_aug.generate import GenerateError, generate
 from kecae_training.guide import Guide, GuideConfig, save_guide
@@ -168,6 +172,27 @@ def test_a_gate_decides_what_is_written(tmp_path):
     assert f"{len(kept)} of 23 accepted" in gate.report()
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "dtype"), [(-1, 1, torch.float32), (0, 255, torch.float32), (0, 255, torch.uint8)]
+)
+def test_grey_levels_of_any_scale(tmp_path, low, high, dtype):
+    """The same files, whatever range the images come in."""
+
+    class Scaled(Knees):
+        value_range = (low, high) if dtype == torch.float32 else (0, 1)
+
+        def __getitem__(self, i):
+            image, label = super().__getitem__(i)
+            image = (image * 255).round()
+            return (image if high == 255 else image / 127.5 - 1).to(dtype), label
+
+    generate(KeyExchangeDataset(Scaled(), MODEL, 4, real=False), tmp_path / "x", say=quiet)
+    generate(exchanged(4), tmp_path / "y", say=quiet)
+    for line in entries(tmp_path / "y"):
+        a, b = (np.asarray(Image.open(tmp_path / f / line["file"])).astype(int) for f in "xy")
+        assert abs(a - b).max() <= 2
+
+
 def test_a_transform_is_refused_since_files_hold_the_knees_own_range(tmp_path):
     """After Normalize the bytes wrapped around; even a harmless transform would be applied again where they are read."""
     for change in (v2.Normalize([0.5], [0.25]), lambda x: x * 3, lambda x: (x * 255).to(torch.uint8)):
@@ -192,22 +217,78 @@ def test_a_gate_judges_knees_of_a_bank_alone(tmp_path, residual):
             torch.testing.assert_close(host, (x + 1) / 2, atol=1e-4, rtol=0)
 
 
-def test_a_merge_leaves_the_manifest_that_another_rank_is_writing(tmp_path):
-    """Torn files of killed processes go; the one beside ``manifest.jsonl`` may be another rank's, at this very moment."""
+def test_files_of_other_processes_are_left_alone(tmp_path):
+    """Ending a run, a process deletes what killed ones of this machine left; not what another one is writing."""
     out = tmp_path / "x"
-    inner = Path.read_bytes
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    generate(exchanged(), out, unit=10, world_size=2, rank=1, say=quiet)
+    host = platform.node()
+    left = out / f".shard.tar.{host}.{dead.pid}.0123abcd.tmp"
+    others = [
+        out / f".{name}.{where}.{pid}.0123abcd.tmp"
+        for name in ("manifest-00000.jsonl", "manifest.jsonl", "shard-00000.tar")
+        for where, pid in ((host, os.getppid()), ("another-host", dead.pid))
+    ]
+    for path in (left, *others):
+        path.write_text("half of it")
+    assert generate(exchanged(), out, unit=10, world_size=2, rank=0, say=quiet)
+    assert not left.exists()
+    assert all(path.exists() for path in others)
+    assert not list(out.glob("manifest-*"))
 
-    def meanwhile(path):
-        (out / ".manifest.jsonl.77.tmp").write_bytes(b"of another rank")
-        (out / "0").mkdir(exist_ok=True)
-        (out / "0" / ".00000003.png.88.tmp").write_bytes(b"torn")
-        return inner(path)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Path, "read_bytes", meanwhile)
-        generate(exchanged(), out, unit=10, say=quiet)
-    assert [p.name for p in out.rglob(".*.tmp")] == [".manifest.jsonl.77.tmp"]
-    assert len(entries(out)) == 23
+def test_another_size_or_precision_is_another_plan(phantoms, tmp_path):
+    """The folder of a run knows what it was made of."""
+
+    def made(way=None, **options):
+        knees = RadiographFolder(phantoms, "train", preparation=way or Preparation(64))
+        return KeyExchangeDataset(knees, load_weights("phantom"), 4, real=False, **options)
+
+    out = tmp_path / "x"
+    generate(made(), out, say=quiet)
+    for other, says in (
+        (made(Preparation(64, mirror_right=True)), "data: preprocessing: mirror_right was False, now True"),
+        (made(Preparation(32)), "images was"),
+        (made(strength=0.7), "strength"),
+        (made(balanced=True), "balanced was"),
+        (made(amp_dtype=torch.bfloat16), "precision was"),
+    ):
+        with pytest.raises(GenerateError, match=says):
+            generate(other, out, say=quiet)
+
+
+def test_classes_as_folders(tmp_path):
+    """What would be another folder, or one that readers pass over, is refused; the others are read back."""
+    for name in ("1/2", "..", ".a", "__a", "a\\b", "Mild"):
+        classes = (name, "mild")
+        model = KECAE(replace(MODEL.config, classes=classes))
+        data = KeyExchangeDataset(Knees(), model, 2, real=False, classes=classes)
+        with pytest.raises(ValueError, match="cannot be names of folders"):
+            generate(data, tmp_path / "x", say=quiet)
+    generate(data, tmp_path / "w", format="webdataset", say=quiet)
+    floats = Knees()
+    floats.classes = ["0.0", "2.0"]
+    generate(KeyExchangeDataset(floats, MODEL, 6, real=False), tmp_path / "x", say=quiet)
+    back = RadiographFolder(tmp_path / "x", preparation=Preparation(64))
+    lines = {line["file"]: line["label"] for line in entries(tmp_path / "x")}
+    assert dict(zip(back.files, (back.classes[t] for t in back.targets), strict=True)) == lines
+    assert back[0][0].shape == (1, 64, 64)
+
+
+def test_names_of_two_sites_are_told_apart(tmp_path):
+    """A host is a path below the root where there is one root; whole where there are two."""
+    sites = [
+        write_phantoms(tmp_path / s, train_patients=4, val_patients=1, image_size=64) for s in ("n", "s")
+    ]
+    parts = [RadiographFolder(site, "train", preparation=Preparation(64)) for site in sites]
+    model = load_weights("phantom")
+    for i, data in enumerate((ConcatDataset(parts), Subset(parts[0], range(6)))):
+        generate(KeyExchangeDataset(data, model, 8, real=False), tmp_path / f"x{i}", say=quiet)
+        for line in entries(tmp_path / f"x{i}"):
+            path = Path(line["host"])
+            assert path.is_absolute() == (i == 0)
+            assert (sites[0] / path).is_file()
 
 
 @pytest.mark.slow

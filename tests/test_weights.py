@@ -9,8 +9,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from kecae_aug import KeyExchangeDataset, LatentBank
+from kecae_aug.bank import BankError
+from kecae_aug.cli import main
+from kecae_aug.data.phantom import PhantomKnees
+from kecae_aug.generate import generate
+from kecae_aug.hub import save_with_card
 from kecae_aug.model import KECAE, KECAEConfig
 from kecae_aug.weights import WeightsError, bundled_weights, load_weights, save_weights, weights_sha256
 
@@ -75,6 +82,86 @@ def test_the_hash_follows_values_only(model):
     changed = {n: t.clone() for n, t in state.items()}
     next(iter(changed.values())).view(-1)[0] += 1e-6
     assert weights_sha256(changed) != weights_sha256(state)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_one_hash_wherever_it_is_shown(model, tmp_path, dtype, capsys):
+    """In the file, in memory, in a bank, a data set, a manifest, a card and `info`; another after a change in memory."""
+    folder = save_with_card(model, tmp_path / "w", license="mit", dtype=dtype)
+    loaded = load_weights(folder)
+    sha256 = weights_sha256(loaded)
+    knees = PhantomKnees(4, image_size=32)
+    bank = LatentBank.build(knees, loaded, tmp_path / "bank")
+    train = KeyExchangeDataset(knees, loaded, 2, real=False, bank=bank)
+    generate(train, tmp_path / "out", say=lambda line: None)
+    card = (folder / "README.md").read_text()
+    main(["info", str(folder)])
+    shown = [
+        json.loads((folder / "config.json").read_text())["sha256"],
+        loaded.metadata["weights"]["sha256"],
+        weights_sha256(loaded.state_dict()),
+        weights_sha256(
+            load_weights(save_weights(loaded, tmp_path / "again", metadata={}))
+        ),  # float32 of the same values
+        bank.weights_sha256,
+        bank.manifest["weights_sha256"],
+        train.weights_sha256,
+        json.loads((tmp_path / "out" / "generate.json").read_text())["weights"],
+        json.loads((tmp_path / "out" / "manifest.jsonl").read_text().splitlines()[0])["weights"],
+        card[card.index("SHA-256") :].split("`")[1],
+        json.loads(capsys.readouterr().out)["metadata"]["weights"]["sha256"],
+    ]
+    assert set(shown) == {sha256}
+    assert (sha256 == weights_sha256(model)) == (dtype == torch.float32)
+    assert f"stored as {str(dtype)[6:]}" in card
+    for value in (0.5, 1e9):  # which a half can hold, and which it cannot
+        with torch.no_grad():
+            next(loaded.parameters()).view(-1)[0] = value
+        assert weights_sha256(loaded) != sha256
+        assert KeyExchangeDataset(knees, loaded, 2).weights_sha256 == weights_sha256(loaded)
+        with pytest.raises(BankError, match="of other weights"):
+            bank.check_weights(weights_sha256(loaded))
+
+
+def test_bundled_weights_keep_the_hash_that_figures_have():
+    """It stands in model cards and in committed results."""
+    assert weights_sha256(load_weights("phantom")).startswith("cc08c889c3e7")
+
+
+def test_class_names_of_older_files_are_spelt_as_now(model, tmp_path):
+    """A header of before with "0.0" and "2.0" is that of 0 and 2; one of other classes is not."""
+    folder = save_weights(model, tmp_path / "w", metadata={})
+    path = folder / "model.safetensors"
+    with safe_open(path, framework="pt") as file:
+        tensors, header = {n: file.get_tensor(n) for n in file.keys()}, file.metadata()  # noqa: SIM118
+    edit(folder, model={**SHAPE.to_dict(), "classes": ["0.0", "2.0"]})
+    save_file(tensors, path, {**header, "classes": '["0.0", "2.0"]'})
+    assert load_weights(folder).config.classes == ("0", "2")
+    save_file(tensors, path, {**header, "classes": '["0", "3"]'})
+    with pytest.raises(WeightsError, match="not from the same save"):
+        load_weights(folder)
+
+
+@pytest.mark.parametrize("classes", [("0", "0.0"), ("0", None), ("0", float("nan")), ("0",), "02"])
+def test_classes_that_are_none_are_refused(classes):
+    """Double, missing, too few, and one text in place of several."""
+    with pytest.raises(ValueError, match="classes="):
+        KECAEConfig(classes=classes)
+    assert KECAEConfig(classes=(0.0, "2.0")).classes == ("0", "2")
+
+
+def test_a_default_device_changes_nothing(saved, tmp_path):
+    """Weights, banks, data sets and files stand on the CPU, whatever torch.set_default_device says."""
+    knees = PhantomKnees(4, image_size=32)
+    with torch.device("meta"):
+        loaded = load_weights(saved)
+        bank = LatentBank.build(knees, loaded, tmp_path / "bank", residual=True)
+        train = KeyExchangeDataset(knees, loaded, 2, bank=bank, strength=(0.5, 1))
+        items = [train[i][0] for i in (0, 8, 9)]
+        donors = bank.random_donors(["0", "2"], ("0", "2"), ["x", "y"])
+        assert weights_sha256(loaded) == loaded.metadata["weights"]["sha256"]
+        generate(KeyExchangeDataset(knees, loaded, 2, real=False), tmp_path / "out", say=lambda line: None)
+    assert all(x.device.type == "cpu" for x in [*loaded.parameters(), *items, donors])
 
 
 def test_nothing_is_overwritten_unasked(model, saved):

@@ -177,6 +177,8 @@ def build(folder: Path, dataset: Any, model: KECAE, config: BuildConfig) -> None
 
 def refuse_patients(where: str, patients: Sequence[str | None] | None, excluded: Iterable[Hashable]) -> None:
     """An excluded patient in a bank, or a bank that cannot tell, is an error."""
+    if isinstance(excluded, (str, bytes)):
+        raise ValueError(f"exclude_patients={excluded!r}: accepted is a list of ids, such as [{excluded!r}]")
     names = list(excluded)
     if not names:
         return
@@ -195,7 +197,9 @@ def refuse_patients(where: str, patients: Sequence[str | None] | None, excluded:
 
 
 def _part(dataset: Any, names: tuple[str, ...], targets: list[int], config: BuildConfig) -> Part:
-    patients = _datasets.patient_names(dataset, config.patients)
+    patients = _datasets.patient_names(
+        dataset, config.patients, warn=False
+    )  # the bank warns when it is opened
     identity = _datasets.identity(dataset)
     data = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     return Part(data, config.shard_rows, [names[t] for t in targets], patients, identity)
@@ -214,13 +218,18 @@ def _plan(folder: Path, manifest: dict[str, Any], part: Part, append: bool) -> i
         _write(path, {**manifest, "parts": [asdict(part)]})
         return 0
     there = read_manifest(folder)
+    parts = parts_of(there)
+    if any(p.identity is None for p in parts):
+        raise BankError(
+            f"bank {str(folder)!r}: was built before banks wrote down their data's preprocessing, so that no build can "
+            "go on with it; LatentBank(folder) opens it as it is, or take another folder"
+        )
     differ = [k for k, v in manifest.items() if there.get(k) != v]
     if differ:
         shown = "; ".join(f"{k} is {_short(there.get(k))}, asked for {_short(manifest[k])}" for k in differ)
         raise BankError(
             f"bank {str(folder)!r}: is another one: {shown}; take another folder, or the same arguments to go on"
         )
-    parts = parts_of(there)
     if part in parts:
         number = parts.index(part)
         if append and not missing_shards(folder, parts):
@@ -229,8 +238,7 @@ def _plan(folder: Path, manifest: dict[str, Any], part: Part, append: bool) -> i
             )
         return number
     if not append:
-        old, new = ({"rows": str(len(p.labels)), **(p.identity or {})} for p in (parts[0], part))
-        what = _datasets.differences(old, new) or "other labels or patients"
+        what = differing(parts, part)
         raise BankError(
             f"bank {str(folder)!r}: is of other data ({what}); take another folder, or append=True to add to it"
         )
@@ -245,6 +253,19 @@ def _plan(folder: Path, manifest: dict[str, Any], part: Part, append: bool) -> i
         )
     _write(path, {**there, "parts": [*there["parts"], asdict(part)]})
     return len(parts)
+
+
+def differing(parts: Sequence[Part], part: Part) -> str:
+    """What tells a part from the nearest of those that are there."""
+    new = _facts(part)
+    old = min(map(_facts, parts), key=lambda facts: sum(facts.get(k) != v for k, v in new.items()))
+    return _datasets.differences(old, new) or "other shard_rows"
+
+
+def _facts(part: Part) -> dict[str, str]:
+    hashed = {name: getattr(part, name) for name in ("labels", "patients")}
+    digests = {k: hashlib.sha256(json.dumps(v).encode()).hexdigest() for k, v in hashed.items()}
+    return {"number of rows": str(len(part.labels)), **(part.identity or {}), **digests}
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ from torch.utils.data import get_worker_info
 
 from kecae_aug.inference import FastKECAE
 from kecae_aug.model import KECAE
-from kecae_aug.weights import weights_sha256
+from kecae_aug.weights import hashes
 
 Detail = Literal["decoder", "host"]
 
@@ -37,8 +37,8 @@ class Exchanger:
             )
         self.config, self.metadata = model.config, copy.deepcopy(model.metadata)
         self.fast = FastKECAE(model, amp_dtype or torch.float32, channels_last=channels_last, compile=compile)
-        self.sha256 = weights_sha256(model)
-        self.hashes = (self.sha256, weights_sha256(model.state_dict()))  # the second is what older banks hold
+        self.hashes = hashes(model)
+        self.sha256 = self.hashes[0]
         self._copies: dict[torch.device, FastKECAE] = {}
 
     def __getstate__(self) -> dict[str, Any]:

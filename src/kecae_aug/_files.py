@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
+import re
+import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -14,12 +17,37 @@ from torch import Tensor
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary path beside ``path`` that takes its place when the block ends without an error."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{_host()}.{os.getpid()}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         yield temporary
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Delete temporary files below ``folder`` that processes of this machine left when they were killed; no others."""
+    for path in folder.rglob(".*.tmp"):
+        found = re.fullmatch(r"\..+\.([\w-]+)\.(\d+)\.[0-9a-f]{8}\.tmp", path.name)
+        if found and found[1] == _host() and not _runs(int(found[2])):
+            path.unlink(missing_ok=True)
+
+
+def _host() -> str:
+    return re.sub(r"[^\w-]", "-", platform.node()) or "localhost"
+
+
+def _runs(pid: int) -> bool:
+    """Whether a process of this machine is there; where that cannot be asked, it is taken to be."""
+    if os.name != "posix":
+        return True  # elsewhere os.kill ends it
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str]) -> None:

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
+from torch.utils.data import ConcatDataset
 
 from kecae_aug._bank_files import (
     FORMAT,
@@ -38,8 +39,8 @@ from kecae_aug._datasets import differences, identity, value_range_of
 from kecae_aug._intensity import Intensity
 from kecae_aug.device import cpu_by_default
 from kecae_aug.model import KECAE
-from kecae_aug.names import class_names, patient_id
-from kecae_aug.weights import weights_sha256
+from kecae_aug.names import by_value, class_name, class_names, patient_id, patient_ids, warn_of_missing
+from kecae_aug.weights import hashes
 
 __all__ = ["BankError", "LatentBank"]
 
@@ -54,8 +55,10 @@ class LatentBank:
 
     Attributes:
         labels: class name of every row.
-        patients: patient id of every row, or None where the set has none.
+        patients: patient id of every row, None for one without (a patient of its own, of which a warning tells); or None
+            where the set has none.
         classes: class names of the set.
+        weights_sha256: of the weights, see :func:`kecae_aug.weights.weights_sha256`.
         intensity: how the grey values of its images were scaled.
         fingerprint: hex digest of weights, data (its files, preprocessing and classes) and options; a bank that is
             appended to has another one.
@@ -88,13 +91,20 @@ class LatentBank:
         shards = [(p, s) for p, part in enumerate(parts) for s in range(part.shards)]
         self._paths = [shard_path(self.folder, p, s) for p, s in shards]
         self._starts = [0, *accumulate(len(parts[p].rows(s)) for p, s in shards)][:-1]
-        self.labels = [label for part in parts for label in part.labels]
-        ids = [part.patients for part in parts]
-        self.patients: list[str | None] | None = (
-            None if None in ids else [i for part in ids for i in (part or [])]
-        )
+        self.labels = [str(class_name(label)) for part in parts for label in part.labels]
+        self._exchangeable = {class_name(c) for c in manifest["exchangeable"]}
+        if not self._exchangeable & set(self.labels):
+            raise BankError(
+                f"bank {str(self.folder)!r}: its rows are of {sorted(set(self.labels), key=by_value)}, of which its weights "
+                f"exchange {sorted(map(str, self._exchangeable))}: no row could ever be given; build it again, with "
+                "classes= that the weights know"
+            )
+        self.patients: list[str | None] | None = None
+        if any(part.patients is not None for part in parts):
+            self.patients = patient_ids(i for p in parts for i in (p.patients or [None] * len(p.labels)))
+            warn_of_missing(self.patients, f"bank {str(self.folder)!r}")
         if model is not None:
-            self.check_weights(weights_sha256(model), weights_sha256(model.state_dict()))
+            self.check_weights(*hashes(model))
         refuse_patients(str(self.folder), self.patients, exclude_patients)
 
     @classmethod
@@ -128,7 +138,7 @@ class LatentBank:
                 labels integer class indices. Without random transforms: each image is read once.
             model: trained weights.
             folder: of the bank; absent, empty, or an unfinished build of the same arguments.
-            classes: class names; by default ``dataset.classes``.
+            classes: class names, see :class:`~kecae_aug.KeyExchangeDataset`; by default ``dataset.classes``.
             patients: one id a row; by default ``dataset.patients`` where it has them.
             exclude_patients: see the class; checked before anything is encoded.
             value_range: of float images; by default ``dataset.value_range``, which this package's sets have, or (0, 1).
@@ -150,7 +160,8 @@ class LatentBank:
             The bank, or None where other ranks still work on it.
 
         Raises:
-            BankError: another bank, or files of someone else's, in ``folder``; an excluded patient.
+            BankError: another bank, one of other data or preprocessing, or files of someone else's, in ``folder``; an
+                excluded patient; classes none of which the weights know.
             ValueError, TypeError: items or arguments that cannot be used.
         """
         config = BuildConfig(
@@ -175,7 +186,9 @@ class LatentBank:
             sha256: of :func:`kecae_aug.weights.weights_sha256`.
             also: other hashes of the same weights, that older banks hold.
         """
-        if self.weights_sha256 not in (sha256, *also):
+        if self.weights_sha256 in also:
+            self.weights_sha256 = sha256
+        if self.weights_sha256 != sha256:
             raise BankError(
                 f"bank {str(self.folder)!r}: encoded with weights {self.weights_sha256[:12]}, asked for {sha256[:12]}; "
                 "latents of other weights decode to nonsense: build a bank with these weights"
@@ -183,14 +196,18 @@ class LatentBank:
 
     def check_data(self, dataset: Any) -> None:
         """Refuse a data set that is not the one that was encoded: other files, preprocessing or classes."""
-        parts = self.manifest["parts"]
-        now = identity(dataset)
-        if len(parts) != 1 or parts[0].get("identity") != now:
-            what = (
-                differences(parts[0].get("identity") or {}, now)
-                if len(parts) == 1
-                else f"it has {len(parts)} parts"
+        known = [part.get("identity") for part in self.manifest["parts"]]
+        parts = dataset.datasets if len(known) > 1 and isinstance(dataset, ConcatDataset) else [dataset]
+        now = [identity(part) for part in parts]
+        if None in known:
+            what = "it was built before banks wrote down their data's preprocessing"
+        elif len(known) != len(now):
+            what = f"it has {len(known)} parts, this one {len(now)}"
+        else:
+            what = "; ".join(
+                said for old, new in zip(known, now, strict=True) if (said := differences(old, new))
             )
+        if what:
             raise BankError(
                 f"bank {str(self.folder)!r}: encoded from other data ({what}): the files, their split, their grades or "
                 "their preprocessing have changed since; build the bank anew"
@@ -247,9 +264,9 @@ class LatentBank:
                 )
             ids = [patient_id(v) for v in values]
         draws = torch.rand(len(labels), generator=generator, dtype=torch.float64, device="cpu").tolist()
-        donors = []
+        donors, names = [], class_names(classes)
         for label, who, draw in zip(labels, ids, draws, strict=True):
-            rows, places = self._others(label, tuple(classes)) if label is not None else ([], {})
+            rows, places = self._others(class_name(label), names) if label is not None else ([], {})
             own = (
                 places.get(who, []) if who is not None else []
             )  # his few rows are stepped over, not looked for
@@ -260,9 +277,11 @@ class LatentBank:
         return torch.tensor(donors, dtype=torch.int64, device="cpu")
 
     @functools.lru_cache(maxsize=64)  # noqa: B019 - one bank lives as long as its loop
-    def _others(self, label: str, classes: tuple[str, ...]) -> tuple[list[int], dict[str | None, list[int]]]:
+    def _others(
+        self, label: str | None, classes: tuple[str, ...]
+    ) -> tuple[list[int], dict[str | None, list[int]]]:
         """Rows of other labels, and where among them each patient's stand, in order."""
-        exchangeable = set(classes) & set(self.manifest["exchangeable"])
+        exchangeable = set(classes) & self._exchangeable
         rows = [i for i, own in enumerate(self.labels) if own != label and own in exchangeable]
         places: dict[str | None, list[int]] = {}
         for place, row in enumerate(rows):

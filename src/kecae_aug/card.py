@@ -72,7 +72,7 @@ def facts_table(model: KECAE, source: str = "") -> str:
         rows.append(
             ("Training", f"{training['steps']:,} steps, {training['pairs']:,} pairs; {listed(terms)}")
         )
-    rows.append(("SHA-256 of the tensors", f"`{stored.get('sha256') or weights_sha256(model)}`"))
+    rows.append(("SHA-256 of the tensors", f"`{weights_sha256(model)}`"))
     if source:
         rows.append(("Images", source))
     return "\n".join(["| | |", "|---|---|", *(f"| {name} | {text} |" for name, text in rows)])

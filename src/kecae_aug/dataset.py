@@ -28,7 +28,7 @@ from kecae_aug._intensity import Intensity
 from kecae_aug._params import strength_range
 from kecae_aug.bank import LatentBank
 from kecae_aug.model import KECAE
-from kecae_aug.names import class_names, patient_ids
+from kecae_aug.names import by_value, class_names
 from kecae_aug.pairing import pair_at, unit_draw
 
 
@@ -63,7 +63,8 @@ class KeyExchangeDataset(Dataset[Any]):
         model: trained weights.
         n_pairs: how many exchanged knees.
         bank: a :class:`~kecae_aug.LatentBank` of the same knees: then no image is read for X'. With a
-            ``dataset`` it must have a row for each of its images.
+            ``dataset`` it must have a row for each of its images, prepared alike (``bank.check_data(dataset)`` compares
+            every file).
         strength: share of the donor's key, or a range (low, high). Below 0.5 the label is the host's.
         detail: ``"decoder"`` or ``"host"``, see :class:`~kecae_aug.KeyExchangeAugment`; with a bank,
             ``"host"`` needs one with residuals, and is at the weights' size.
@@ -72,10 +73,12 @@ class KeyExchangeDataset(Dataset[Any]):
             far as ``n_pairs`` go.
         fresh_pairs: other pairs in each epoch, until the grid is through; by default the same T'.
         same_patient: whether the two knees of a patient may exchange.
-        patients: one id a row; by default ``dataset.patients``, or the bank's. A row without an id counts as a patient of
+        patients: one id a row; by default ``dataset.patients`` or an attribute named alike (``patient_ids``,
+            ``subject_id``, ``pid``, ...), or the bank's. A row without an id counts as a patient of
             its own, and a warning says so.
         classes: class names; by default ``dataset.classes``. Parts of a ConcatDataset that list other classes are brought
-            together by name.
+            together by name. Given are all names of the data set, and maybe more, in the order that ``targets`` shall have;
+            or a new name for each; or, where it has none, the names of its label indices.
         value_range: of float images; by default ``dataset.value_range``, which this package's sets have, or (0, 1);
             of a bank alone, as it was built.
         transform: of every image, real or exchanged, after the exchange: crop, flip, normalise.
@@ -149,15 +152,16 @@ class KeyExchangeDataset(Dataset[Any]):
         if dataset is None:
             assert bank is not None
             self.classes = class_names(bank.classes if classes is None else classes)
-            self.rows = [self.classes.index(label) for label in bank.labels]
-            known = bank.patients if patients is None else patient_ids(patients)
-            if known is not None and len(known) != len(bank):
+            if unknown := sorted(set(bank.labels) - set(self.classes), key=by_value):
                 raise ValueError(
-                    f"patients: got {len(known)} ids for a bank of {len(bank)} rows, accepted is one id a row"
+                    f"classes={self.classes}: the bank has rows of {unknown} too; give all of its names"
                 )
+            self.rows = [self.classes.index(label) for label in bank.labels]
+            known = bank.patients if patients is None else _datasets.patient_names(bank, patients)
         else:
             self.classes, self.rows = _datasets.labels_of(dataset, classes)
             known = _datasets.patient_names(dataset, patients)
+            known = bank.patients if known is None and bank is not None else known
         if bank is not None and bank.labels != [self.classes[t] for t in self.rows]:
             raise ValueError(
                 "bank: its labels are not those of the dataset, row by row; build it from this set"
@@ -223,6 +227,22 @@ class KeyExchangeDataset(Dataset[Any]):
     def to_unit(self, images: Tensor) -> Tensor:
         """Images in T's scale, before ``transform`` -> float32 in [0, 1]."""
         return self._intensity.to_unit(images)
+
+    def facts(self) -> dict[str, Any]:
+        """What X' depends on beside data, bank and weights, JSON-able; long lists as hashes."""
+        shape, dtype = self._item_form()
+        hashed = {"labels": self.targets, "patients": self._patients}
+        return {
+            "dataset": repr(self),
+            "classes": list(self.classes),
+            **{k: hashlib.sha256(json.dumps(v).encode()).hexdigest() for k, v in hashed.items()},
+            "same_patient": self.same_patient,
+            "balanced": self._places is not None,
+            "fresh_pairs": self.fresh_pairs,
+            "images": f"{tuple(shape)} {dtype}",
+            "intensity": asdict(self._intensity),
+            "precision": str(self._exchanger.fast.dtype),
+        }
 
     def _item(self, index: int, made: dict[int, Tensor]) -> Any:
         origin = self.origin(index)
@@ -323,7 +343,9 @@ class KeyExchangeDataset(Dataset[Any]):
     def hosts(self, rows: Sequence[int]) -> Tensor:
         """(k, C, H, W) images of rows of T in its scale; of a bank alone what it holds of them: X^, or X with residuals."""
         if self.dataset is not None:
-            return _datasets.stacked([_datasets.item(self.dataset, row)[0] for row in rows])
+            batch = _datasets.stacked([_datasets.item(self.dataset, row)[0] for row in rows])
+            self._intensity.check(batch)
+            return batch
         assert self.bank is not None
         at = torch.tensor(list(rows), device="cpu")
         return self._from_bank(at, at, torch.ones(len(at), device="cpu"), self.bank.has_residuals)
@@ -351,15 +373,6 @@ class KeyExchangeDataset(Dataset[Any]):
                 first = _datasets.item(self.dataset, 0)[0]
                 self._form = (tuple(first.shape), first.dtype)
         return self._form
-
-    def _facts(self) -> dict[str, Any]:
-        """What the exchanged knees depend on beside ``repr``, data, bank and weights; for whoever keeps them."""
-        hashed = {"labels": self.targets, "patients": self._patients}
-        return {
-            **{k: hashlib.sha256(json.dumps(v).encode()).hexdigest() for k, v in hashed.items()},
-            "same_patient": self.same_patient,
-            "intensity": asdict(self._intensity),
-        }
 
     def __repr__(self) -> str:
         given = "bank" if self.bank is not None else "images"

@@ -14,7 +14,7 @@ import json
 import os
 import tarfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -24,7 +24,7 @@ from PIL import Image
 from torch import Tensor
 
 from kecae_aug import _datasets
-from kecae_aug._files import replacing
+from kecae_aug._files import remove_abandoned, replacing
 from kecae_aug._intensity import Intensity
 from kecae_aug.dataset import KeyExchangeDataset, Provenance
 from kecae_aug.gate import Gate
@@ -50,8 +50,9 @@ class Entry:
         label: class name of the exchanged knee.
         strength: share of the donor's key.
         judges: probability of the new label by each judge of the gate.
-        distance: mean absolute difference to the host, of the full grey range; None without a gate.
-        weights: SHA-256 of the weights.
+        distance: mean absolute difference to the host, of the full grey range; None without a gate. Of a bank
+            alone without residuals, to what the weights make of the host (X^).
+        weights: hash of the weights, see :func:`kecae_aug.weights.weights_sha256`.
     """
 
     index: int
@@ -111,12 +112,6 @@ def generate(
             f"dataset: has a transform ({dataset.transform!r}), and the 8-bit files must hold the knees' own range: give "
             "transform=None here, and crop, flip and normalise where the files are read"
         )
-    if format == "folder" and (
-        unsafe := [c for c in dataset.classes if c in (".", "..") or Path(c).name != c]
-    ):
-        raise ValueError(
-            f"dataset: its classes {unsafe} cannot be names of folders; rename them, or take format='webdataset'"
-        )
     if format not in ("folder", "webdataset"):
         raise ValueError(f"format={format!r}: accepted are 'folder' and 'webdataset'")
     if unit < 1 or batch_size < 1 or not 0 <= rank < world_size:
@@ -124,6 +119,8 @@ def generate(
             f"unit={unit}, batch_size={batch_size}, rank={rank}, world_size={world_size}: accepted are 1 or more, and "
             "ranks below world_size"
         )
+    if format == "folder":
+        _check_folder_names(dataset.classes)
     run = _Run(dataset, Path(out), format, gate, unit, batch_size)
     run.plan(facts or {})
     mine = [u for u in range(rank, run.units, world_size) if not run.is_done(u)]
@@ -137,6 +134,17 @@ def generate(
     if gate is not None and mine:
         say(gate.report())
     return run.merged()
+
+
+def _check_folder_names(classes: Sequence[str]) -> None:
+    """Refuse class names that would be other folders, or ones that readers pass over."""
+    unsafe = [c for c in classes if c.startswith((".", "__")) or set(c) & set("/\\\0")]
+    lower = [c.casefold() for c in classes]
+    if unsafe or len(set(lower)) < len(lower):
+        raise ValueError(
+            f"dataset: its classes {unsafe or list(classes)} cannot be names of folders beside each other; rename them with "
+            "classes=, or take format='webdataset'"
+        )
 
 
 class _Run:
@@ -156,7 +164,7 @@ class _Run:
         self.units = -(-dataset.n_pairs // unit)
         data = dataset.dataset
         self.paths = None if data is None else _datasets.attribute(data, "paths")
-        self.root = None if data is None else getattr(_datasets.flattened(data)[0][0], "root", None)
+        self.roots = [] if data is None else _datasets.roots_of(data)
 
     def plan(self, facts: dict[str, Any]) -> None:
         """Write down what is made; or see that the plan that is there is this one."""
@@ -166,9 +174,7 @@ class _Run:
             "pairs": self.dataset.n_pairs,
             "unit": self.unit,
             "format": self.format,
-            "dataset": repr(self.dataset),
-            "classes": list(self.dataset.classes),
-            **self.dataset._facts(),
+            **self.dataset.facts(),
             **{f"data: {k}": v for k, v in ({} if data is None else _datasets.identity(data)).items()},
             "bank": None if self.dataset.bank is None else self.dataset.bank.fingerprint,
             "weights": self.dataset.weights_sha256,
@@ -234,10 +240,9 @@ class _Run:
             except FileNotFoundError:  # others are at work, or another process has just merged
                 return path if path.is_file() else None
             _write(path, text)
-        # Of processes that were killed: every unit is done. But another rank may be merging at this very moment.
-        torn = (p for p in self.out.rglob(".*.tmp") if not p.name.startswith(f".{MANIFEST}."))
-        for leftover in (*parts, *torn):
-            leftover.unlink(missing_ok=True)
+        for part in parts:  # their lines are in the manifest
+            part.unlink(missing_ok=True)
+        remove_abandoned(self.out)
         return path
 
     def _made(self, number: int) -> Iterator[tuple[Entry, bytes]]:
@@ -284,13 +289,14 @@ class _Run:
         if self.paths is None:
             return row
         path = Path(self.paths[row])
-        inside = self.root is not None and path.is_relative_to(self.root)
-        return (path.relative_to(self.root) if inside else path).as_posix()  # type: ignore[arg-type]
+        if len(self.roots) == 1 and path.is_relative_to(self.roots[0]):
+            path = path.relative_to(self.roots[0])
+        return path.as_posix()
 
 
 def _png(unit: Tensor) -> bytes:
     buffer = io.BytesIO()
-    grey = Intensity().from_unit(unit.mean(0), torch.uint8)
+    grey = Intensity().from_unit(unit.mean(0).clamp(0, 1), torch.uint8)  # a byte beyond its range would wrap
     Image.fromarray(grey.cpu().numpy()).save(buffer, "PNG")
     return buffer.getvalue()
 

@@ -12,7 +12,7 @@ import torch
 from kecae_aug._sources import HUB_ID
 from kecae_aug.card import CARD, LIBRARY, generated_card
 from kecae_aug.model import KECAE
-from kecae_aug.weights import save_weights
+from kecae_aug.weights import load_weights, save_weights
 
 
 class PushError(RuntimeError):
@@ -48,7 +48,8 @@ def save_with_card(
         )
     facts = {k: v for k, v in model.metadata.items() if k != "weights"}
     save_weights(model, folder, metadata=facts, dtype=dtype, overwrite=overwrite)
-    text = card if card is not None else generated_card(model, name or str(folder), license)
+    # of what was stored: with half precision its values and its hash are others than the model's
+    text = card if card is not None else generated_card(load_weights(folder), name or str(folder), license)
     (folder / CARD).write_text(text, encoding="utf-8")
     return folder
 

@@ -28,29 +28,40 @@ FORMAT = "kecae-aug"
 FORMAT_VERSION = 1
 VALUE_RANGE = (-1.0, 1.0)  # of the images that every KECAE reads and writes
 STORED_DTYPES = (torch.float32, torch.float16)
+_AS_FLOAT32 = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def weights_sha256(weights: nn.Module | Mapping[str, Tensor]) -> str:
     """The one hash of weights: SHA-256 (hex) over sorted tensor names, dtypes, shapes and bytes, as they are stored.
 
-    It depends on the values only, neither on the device nor on the order of the tensors. Of a model that was loaded,
-    it is that of its file (``config.json``, its model card, banks, manifests and figures have the same), as long as
-    no weight has changed; tensors that were never in a file are hashed as they are.
+    It depends on the values only: not on the device, on the order of the tensors, or on where they came from. Kernels that
+    float16 holds without a change are hashed as float16, all else as float32, so that weights have one hash in their file,
+    in memory, and in banks, manifests, cards and figures; one changed weight gives another.
 
     Args:
         weights: a module (its state dict) or a mapping from names to tensors.
     """
-    if isinstance(weights, nn.Module):
-        tensors = weights.state_dict()
-        facts = (getattr(weights, "metadata", None) or {}).get("weights", {})
-        if facts.get("dtype") == _dtype_name(torch.float16):
-            halved = {name: _stored(name, tensor, torch.float16) for name, tensor in tensors.items()}
-            if all(
-                torch.equal(_loaded(halved[name], "cpu"), tensor.cpu()) for name, tensor in tensors.items()
-            ):
-                tensors = halved
-    else:
-        tensors = dict(weights)
+    return _sha256(_as_hashed(weights.state_dict() if isinstance(weights, nn.Module) else weights))
+
+
+def hashes(model: nn.Module) -> tuple[str, str]:
+    """:func:`weights_sha256`, and the hash of the float32 tensors, which banks of before hold in its place."""
+    tensors = model.state_dict()
+    changed = _as_hashed(tensors)
+    same = all(changed[name].dtype == tensor.dtype for name, tensor in tensors.items())
+    first = _sha256(changed)
+    return first, first if same else _sha256(tensors)
+
+
+def _as_hashed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    floats = {name: t.detach().float() for name, t in tensors.items() if t.dtype in _AS_FLOAT32}
+    kernels = {name: t for name, t in floats.items() if t.ndim > 1}
+    if all(torch.equal(kernel.half().float(), kernel) for kernel in kernels.values()):
+        floats |= {name: kernel.half() for name, kernel in kernels.items()}
+    return {**tensors, **floats}
+
+
+def _sha256(tensors: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
@@ -198,7 +209,7 @@ def _read(config_path: Path, weights_path: Path, device: str | torch.device, sou
     again = (
         " with force_download=True, since the Hub client's cache has kept it" if "revision" in source else ""
     )
-    if actual != sha256:
+    if sha256 not in (actual, _sha256(tensors)):  # the latter in float32 files of before that hold halves
         raise WeightsError(
             f"{where}: the tensors in {WEIGHTS_FILE} have sha256 {actual[:12]}..., its header says "
             f"{sha256[:12]}...: the file was altered or damaged; get it again{again}"
@@ -207,7 +218,7 @@ def _read(config_path: Path, weights_path: Path, device: str | torch.device, sou
         model = KECAE(config)
     _check_tensors(where, tensors, model.state_dict())
     model.load_state_dict({name: _loaded(t, device) for name, t in tensors.items()}, strict=True, assign=True)
-    model.metadata = {**metadata, "weights": {**source, "sha256": sha256, "dtype": header["dtype"]}}
+    model.metadata = {**metadata, "weights": {**source, "sha256": actual, "dtype": header["dtype"]}}
     return model.eval().requires_grad_(False)
 
 
