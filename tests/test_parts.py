@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 from test_bank import MODEL, Knees
-from torch.utils.data import ConcatDataset, Dataset, Subset
+from torch.utils.data import ConcatDataset, Dataset, Subset, random_split
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
@@ -221,6 +221,24 @@ def test_torchvisions_folders(tmp_path):
     folder.class_to_idx = {"0": 1, "2": 0}
     with pytest.raises(ValueError, match="class_to_idx"):
         labels_of(folder)
+
+
+def test_the_wrapper_that_everybody_writes(tmp_path):
+    """random_split of an ImageFolder of PIL images, and a transform for each split; also as a bank, twice."""
+    for grade in "02":
+        (tmp_path / "d" / grade).mkdir(parents=True)
+        for i in range(3):
+            Image.fromarray(np.full((64, 64), 40 * i, np.uint8)).save(tmp_path / "d" / grade / f"{i}.png")
+    split, _ = random_split(ImageFolder(tmp_path / "d"), [5, 1])
+    train = Transformed(split, v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True)]))
+    wanted = [split.dataset.targets[i] for i in split.indices]
+    assert KeyExchangeDataset(train, MODEL, 4).rows == wanted
+    for _ in range(2):
+        bank = LatentBank.build(train, MODEL, tmp_path / "bank")
+    assert bank.labels == ["02"[t] for t in wanted]
+    train.transform = v2.Compose([train.transform, v2.RandomInvert(p=1)])
+    with pytest.raises(ValueError, match="images was"):
+        LatentBank.build(train, MODEL, tmp_path / "bank")
 
 
 def test_a_wrapper_that_makes_other_labels_is_read_item_by_item():

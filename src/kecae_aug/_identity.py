@@ -8,10 +8,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, is_dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import ConcatDataset
 
-from kecae_aug._parts import called, is_plain, item, linked, parts, plain, targets_of, wrapped
+from kecae_aug._parts import called, image_of, is_plain, linked, parts, plain, targets_of, wrapped
 
 
 def identity(dataset: Any) -> dict[str, str]:
@@ -99,7 +101,11 @@ def _short(value: object) -> str:
 def _three_images(dataset: Any) -> Iterable[bytes]:
     n = len(dataset)
     for row in sorted({0, n // 2, n - 1}) if n else ():
-        image = item(dataset, row)[0].detach().cpu().contiguous()
+        image = image_of(dataset[row])
+        if not isinstance(image, Tensor):  # under a wrapper that makes tensors of them
+            yield np.asarray(image).tobytes() if hasattr(image, "__array__") else repr(image).encode()
+            continue
+        image = image.as_subclass(Tensor).detach().cpu().contiguous()
         yield f"{image.dtype} {tuple(image.shape)}".encode()
         yield image.view(-1).view(torch.uint8).numpy().tobytes()
 

@@ -132,7 +132,7 @@ def gives_its_rows(dataset: Any, inner: Any, link: Sequence[int]) -> bool:
         return True
     for row in _probes(dataset, link, None):
         try:
-            image, other = _image_of(dataset[row]), _image_of(inner[link[row]])
+            image, other = image_of(dataset[row]), image_of(inner[link[row]])
         except ValueError:
             return False
         if not (isinstance(image, Tensor) and isinstance(other, Tensor) and torch.equal(image, other)):
@@ -213,7 +213,8 @@ def _label_or_none(row: Any) -> Any:
         return None
 
 
-def _image_of(row: Any) -> Any:
+def image_of(row: Any) -> Any:
+    """Image of an item, of whatever kind."""
     if isinstance(row, Mapping):
         return row[find_key(row, "image", IMAGE_KEYS)]
     return row[0] if isinstance(row, (tuple, list)) and len(row) else None
@@ -240,7 +241,7 @@ def split_item(row: Any, index: int) -> tuple[Tensor, Any]:
         raise TypeError(
             f"dataset[{index}]: got {called(row)}, accepted are (image, label) and {{'image': image, 'label': label}}"
         )
-    image, label = _image_of(row), label_of(row)
+    image, label = image_of(row), label_of(row)
     if not isinstance(image, Tensor):
         raise TypeError(
             f"dataset[{index}]: its image is a {called(image)}, accepted is a torch.Tensor (C, H, W); put "
