@@ -42,7 +42,7 @@ def main() -> None:
         reader.keys("Enter")
         reader.grade(7, 14)
         reader.open2()
-        reader.judge(1, 2)
+        reader.rate(1, 2)
         reader.at("Pair 3 of")
         reader.keys("4", "y")
         reader.page.screenshot(path=IMAGES / "reader-phase2.png")

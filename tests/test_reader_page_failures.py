@@ -15,7 +15,7 @@ import reader_browser
 from playwright import sync_api as playwright
 from reader_browser import SIZE, WAIT, Reader, kill_browser, persistent, served, url
 
-pytest_plugins = ["reader_fixtures"]
+pytest_plugins = ["reader_browser"]
 pytestmark = reader_browser.needed
 
 
@@ -115,7 +115,7 @@ def test_a_study_from_the_server_which_is_killed_in_between(context, folder, tmp
         reader.grade(4, 4)
         reader.open2()
         reader.see("#saved", "at the server")
-        reader.judge(1, 3, remark="fine")
+        reader.rate(1, 3, remark="fine")
         reader.see("#finish")
         reader.keys("Enter")
         reader.see("#done", "at the server")

@@ -10,7 +10,7 @@ pytest.importorskip("playwright", reason="playwright is not installed: pip insta
 import reader_browser
 from reader_browser import Reader, url
 
-pytest_plugins = ["reader_fixtures"]
+pytest_plugins = ["reader_browser"]
 pytestmark = reader_browser.needed
 
 
