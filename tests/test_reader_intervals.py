@@ -1,6 +1,7 @@
 """Figures of readers: kappas against libraries and textbooks, intervals that hold the truth, and the planned ones."""
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -44,7 +45,7 @@ def test_kappas_are_those_of_the_libraries_in_every_draw(table):
     drawn = Bootstrap([str(i) for i in range(rows.shape[1])], seed=1)
     plain, squared = (cohen(rows[0], rows[1], drawn, grades, k) for k in (None, "quadratic"))
     several = fleiss(rows, drawn, grades)
-    for draw in (0, 1, 2):
+    for draw in (0, 1, 2):  # the figure itself is draw 0
         times = drawn.weights[draw].astype(int)
         a, b = np.repeat(rows[0], times), np.repeat(rows[1], times)
         labels = range(grades)
@@ -170,7 +171,7 @@ def subtracted(values):
 
 @pytest.mark.slow
 def test_coverage_beside_the_subtracted_readers_part():
-    """What intervals.py and docs/reader-study.md say of coverage (`pytest -m slow -s`): 2,000 studies a row."""
+    """What intervals.py says of coverage (`pytest -m slow -s`): 2,000 studies a row."""
     for readers in (2, 3, 5):
         for reader_sd in (0, 0.03, 0.06, 0.1):
             made, truth = simulated(readers, reader_sd, 2000)
@@ -222,3 +223,16 @@ def test_plan_prints_a_table_and_refuses_what_cannot_be(capsys):
     ):
         with pytest.raises(SystemExit, match=reason):
             main(["plan", *flags.split()])
+
+
+@pytest.mark.slow
+def test_the_half_widths_in_the_docs_are_what_plan_prints():
+    """docs/reader-study.md: `plan -n 100 200 --readers 1 3 5`, four of its rows and two of its figures."""
+    page = (Path(__file__).parents[1] / "docs/reader-study.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\d+) \| (\d) \| ± ([\d.]+) \| (?:± )?([\d.]+|-) \|$", page, re.MULTILINE)
+    assert len(rows) == 4
+    assumed = plan.Readers(0.86, 0.78, 0.03, 0.9)
+    for pairs, readers, accuracy, kappa in rows:
+        found = plan.simulate(assumed, int(pairs), int(readers), int(pairs) // 5, 1000, 0)
+        assert f"{100 * found['readers'][0]:.1f}" == accuracy
+        assert kappa == (f"{found['kappa'][0]:.2f}" if int(readers) > 1 else "-")

@@ -76,6 +76,7 @@ def test_full_storage_is_told_and_no_answer_is_passed_over(context, folder, tmp_
     back.close()
 
 
+@pytest.mark.slow
 def test_one_full_place_of_two_is_a_notice_and_the_other_one_keeps(context, folder):
     """localStorage is really filled up to its quota; IndexedDB still has room."""
     path, _, _ = folder

@@ -31,9 +31,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         except ModuleNotFoundError as error:
             if not error.name or error.name.startswith("kecae"):
                 raise
-            raise ImportError(
-                f"{error.name} is not installed; pip install 'kecae-aug[reader-study]'"
-            ) from None
+            raise ImportError(f"{error.name} is not installed; pip install 'kecae-aug[train]'") from None
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter):

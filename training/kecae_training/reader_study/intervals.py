@@ -16,10 +16,9 @@ independent images as would have that variance; otherwise 20 right of 20 would h
 reader's fraction it is Wilson's interval itself. Parts are added as squares of the distances to the mean (Newcombe 1998,
 Zou and Donner 2008), which is how differences get theirs.
 
-**Kappas.** The figures are scikit-learn's and statsmodels'. Their intervals come from patients drawn with replacement
-(:class:`kecae_training.validity.measures.Bootstrap`), and neither library takes a matrix of weights, so the draws use the
-same formulas on weighted counts; tests hold both to each other. The readers are taken as they are: a kappa of
-three readers has no interval for "any readers".
+**Kappas.** Their intervals come from patients drawn with replacement (:class:`kecae_training.validity.measures.Bootstrap`).
+scikit-learn and statsmodels take no matrix of weights, so the formulas stand here, on weighted counts; tests compare figures
+and draws with theirs. The readers are taken as they are: a kappa of three readers has no interval for "any readers".
 """
 
 from __future__ import annotations
@@ -31,8 +30,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
-from sklearn.metrics import cohen_kappa_score
+from scipy.special import stdtrit
 
 from kecae_training.validity.measures import Bootstrap, Draws, ratio, summary
 
@@ -116,7 +114,7 @@ def _estimate(groups: Sequence[tuple[int, Table]], bounds: tuple[float, float]) 
     if readers > 1:
         of_readers = float(by_reader.var(ddof=1)) / readers
         freedom = _freedom(of_patients, [v.shape[1] for _, v in tables], of_readers, readers)
-    quantile = float(stats.t.ppf((1 + LEVEL) / 2, freedom))
+    quantile = float(stdtrit(freedom, (1 + LEVEL) / 2))  # of Student's t
     mean = float(by_reader.mean())
     below = above = quantile**2 * of_readers
     for (sign, v), variance in zip(tables, of_patients, strict=True):
@@ -225,25 +223,17 @@ def cohen(first: Grades, second: Grades, drawn: Bootstrap, grades: int, kind: st
     index = np.arange(grades, dtype=np.float64)
     distance = np.subtract.outer(index, index) ** 2
     cost = distance if kind == "quadratic" else (distance > 0).astype(np.float64)
-    draws = 1 - ratio((cost * both).sum((1, 2)), (cost * expected).sum((1, 2)))
-    if np.isfinite(draws[0]):
-        draws[0] = cohen_kappa_score(first, second, labels=range(grades), weights=kind)
-    return draws
+    return 1 - ratio((cost * both).sum((1, 2)), (cost * expected).sum((1, 2)))
 
 
 def fleiss(given: Grades, drawn: Bootstrap, grades: int) -> Draws:
     """Fleiss' kappa of (R, N) grades: the figure, then that of every draw."""
-    from statsmodels.stats.inter_rater import fleiss_kappa
-
     readers = len(given)
     counts = np.stack([(given == k).sum(0) for k in range(grades)], 1).astype(np.float64)  # (N, K)
     same = ((counts**2).sum(1) - readers) / (readers * (readers - 1))
     frequencies = ratio(drawn.weights @ counts, drawn.weights.sum(1, keepdims=True) * readers)
     chance = (frequencies**2).sum(1)
-    draws = ratio(drawn.mean(same) - chance, np.where(np.isclose(chance, 1), 0, 1 - chance))
-    if np.isfinite(draws[0]):
-        draws[0] = fleiss_kappa(counts)
-    return draws
+    return ratio(drawn.mean(same) - chance, np.where(np.isclose(chance, 1), 0, 1 - chance))
 
 
 def list_kappas(found: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
