@@ -26,6 +26,7 @@ from torchvision.transforms import v2
 
 from kecae_aug import KECAE, KeyExchangeAugment, load_weights
 from kecae_aug.data import Preparation, Radiographs, check_disjoint, open_radiographs
+from kecae_aug.device import choose_device
 from kecae_aug.sheet import contact_sheet
 
 ARMS = ("T", "T + X^", "T'")
@@ -59,18 +60,18 @@ def train(
     arm: str, images: Tensor, labels: Tensor, model: KECAE, args: argparse.Namespace, seed: int
 ) -> nn.Module:
     torch.manual_seed(seed)
-    net = classifier().to(memory_format=torch.channels_last)
+    net = classifier().to(images.device, memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(net.parameters(), lr=2e-3, weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=args.steps)
     affine = v2.RandomAffine(7, translate=(0.05, 0.05), scale=(0.92, 1.08), fill=-1)
-    balanced = 1.0 / torch.bincount(labels)[labels].double()
+    balanced = 1.0 / torch.bincount(labels.cpu())[labels.cpu()].double()
 
     augment = KeyExchangeAugment(model, p=1.0, detail=args.detail, value_range=(-1, 1))  # <- added once
 
     for _ in range(args.steps):
-        rows = torch.multinomial(balanced, args.batch_size)
+        rows = torch.multinomial(balanced, args.batch_size).to(images.device)
         x, y = images[rows], labels[rows]
-        added = torch.arange(args.batch_size) < args.added
+        added = torch.arange(args.batch_size, device=images.device) < args.added
         if arm == "T'":
             new_x, new_y = augment(x, y)  # <- added: exchanged knees with their donors' labels
         elif arm == "T + X^":
@@ -107,9 +108,11 @@ def main() -> None:
     parser.add_argument(
         "--sheet", type=Path, default=None, help="contact sheet of exchanged knees (shows your images)"
     )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: %(default)s)")
     args = parser.parse_args()
 
-    model = load_weights(args.weights)
+    device = choose_device(args.device)
+    model = load_weights(args.weights).to(device)
     if len(model.config.classes) != 2:
         parser.error(
             f"--weights {args.weights}: exchange {model.config.classes}; this loop compares two grades, as knee-kl02 has"
@@ -118,7 +121,9 @@ def main() -> None:
     sets = {s: open_radiographs(args.data, s, grades=grades, preparation=prepare) for s in ("train", "val")}
     check_disjoint(**{name: folder.patients for name, folder in sets.items()})
     print("\n".join(map(str, sets.values())), flush=True)
-    (images, labels), (val_images, val_labels) = read(sets["train"]), read(sets["val"])
+    (images, labels), (val_images, val_labels) = (
+        [part.to(device) for part in read(sets[name])] for name in ("train", "val")
+    )
 
     if args.sheet:
         hosts, donors = val_images[val_labels == 0][:6], val_images[val_labels == 1][:6]

@@ -23,13 +23,17 @@ from torch.utils.data import DataLoader
 
 from kecae_aug import KECAE, load_weights
 from kecae_aug.data import Preparation, Radiographs, check_disjoint, open_radiographs
+from kecae_aug.device import choose_device
 
 
 @torch.no_grad()
-def keys(model: KECAE, folder: Radiographs) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+def keys(
+    model: KECAE, folder: Radiographs, device: torch.device
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """(N, D) hK and (N,) class indices of a folder's knees."""
     parts = [
-        (model.encode(images).key.flatten(1), labels) for images, labels in DataLoader(folder, batch_size=64)
+        (model.encode(images.to(device)).key.flatten(1).cpu(), labels)
+        for images, labels in DataLoader(folder, batch_size=64)
     ]
     key, labels = (torch.cat(of).numpy() for of in zip(*parts, strict=True))
     return key, labels
@@ -41,15 +45,17 @@ def main() -> None:
     )
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--weights", default="knee-kl02", help="bundled name, folder or Hub id")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: %(default)s)")
     args = parser.parse_args()
-    model = load_weights(args.weights).eval()
+    device = choose_device(args.device)
+    model = load_weights(args.weights).eval().to(device)
     prepare, grades = Preparation.of(model), [str(c) for c in model.config.classes]
     train, val = (
         open_radiographs(args.data, s, grades=grades, preparation=prepare) for s in ("train", "val")
     )
     check_disjoint(train=train.patients, val=val.patients)
-    x, y = keys(model, train)
-    x_val, y_val = keys(model, val)
+    x, y = keys(model, train, device)
+    x_val, y_val = keys(model, val, device)
     # C: what validation patients chose most often for knee-kl02 up to 298 labelled patients (with all 1,189 it was 0.01,
     # key_probe.jsonl); choose yours on validation patients
     probe = make_pipeline(

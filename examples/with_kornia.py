@@ -7,6 +7,8 @@ Exchange first: it wants whole knees in their known grey range, and kornia's geo
 kornia augments in eval() too, so neither belongs into the model's forward().
 """
 
+import argparse
+
 import kornia.augmentation as K
 import torch
 from torch import nn
@@ -14,9 +16,12 @@ from torch.utils.data import DataLoader
 
 from kecae_aug import KeyExchangeAugment
 from kecae_aug.data.phantom import PhantomKnees
+from kecae_aug.device import choose_device
 
 torch.manual_seed(0)
-device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+parser = argparse.ArgumentParser()
+parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+device = choose_device(parser.parse_args().device)
 knees = PhantomKnees(n_patients=24, grades=(0, 2), image_size=64)  # images in [-1, 1]
 loader = DataLoader(knees, batch_size=16, shuffle=True, drop_last=True)
 

@@ -7,6 +7,7 @@ LoadImaged gives (width, height) images: without the Transposed, knees lie on th
 which was trained on upright ones, makes little of them.
 """
 
+import argparse
 import tempfile
 from pathlib import Path
 
@@ -23,8 +24,12 @@ from monai.transforms import (
 
 from kecae_aug import KeyExchangeAugment
 from kecae_aug.data.phantom import PhantomKnees
+from kecae_aug.device import choose_device
 
 torch.manual_seed(0)
+parser = argparse.ArgumentParser()
+parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+device = choose_device(parser.parse_args().device)
 folder = PhantomKnees(n_patients=12, grades=(0, 2), image_size=64).write(tempfile.mkdtemp())
 classes = sorted(p.name for p in folder.iterdir())
 items = [
@@ -49,6 +54,7 @@ exchange = KeyExchangeAugment.from_pretrained("phantom", p=0.5, classes=classes)
 
 for step, batch in enumerate(loader):
     files = batch["image"].meta["filename_or_obj"]
+    batch = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
     new = exchange(batch)  # {"image", "label", "patient"}: no patient gives a key to himself
     image = MetaTensor(torch.Tensor(new["image"])).copy_meta_from(batch["image"])  # metadata of the hosts
     new = {**new, "image": image}

@@ -6,13 +6,19 @@
 TorchIO keeps 2D images as (channels, width, height, 1); the exchange wants (batch, channels, height, width).
 """
 
+import argparse
+
 import torch
 import torchio as tio
 
 from kecae_aug import KeyExchangeAugment
 from kecae_aug.data.phantom import PhantomKnees
+from kecae_aug.device import choose_device
 
 torch.manual_seed(0)
+parser = argparse.ArgumentParser()
+parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+device = choose_device(parser.parse_args().device)
 knees = PhantomKnees(n_patients=12, grades=(0, 2), image_size=64)
 subjects = [
     tio.Subject(
@@ -30,10 +36,10 @@ after = tio.RandomAffine(scales=0.05, degrees=(0, 0, 0, 0, -7, 7), translation=(
 for step, batch in enumerate(loader):
     volumes = batch["image"][tio.DATA]
     images = volumes.squeeze(-1).transpose(2, 3)
-    images, labels = exchange(images, batch["label"], patients=batch["patient"])
+    images, labels = exchange(images.to(device), batch["label"], patients=batch["patient"])
     changed = (labels != batch["label"]).sum()
 
-    batch["image"][tio.DATA], batch["label"] = images.transpose(2, 3).unsqueeze(-1), labels
+    batch["image"][tio.DATA], batch["label"] = images.cpu().transpose(2, 3).unsqueeze(-1), labels
     back = [
         tio.Subject(image=tio.ScalarImage(tensor=data, affine=affine), label=int(label))
         for data, affine, label in zip(

@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 from test_bank import Knees
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset
 from torchvision import tv_tensors
 
 from kecae_aug import (
@@ -32,6 +32,7 @@ from kecae_aug import (
     load_weights,
     save_weights,
 )
+from kecae_aug.data import Preparation, RadiographTable, read_image
 from kecae_aug.generate import generate
 
 DOCS = Path(__file__).parents[1] / "docs" / "errors.md"
@@ -156,6 +157,36 @@ def marked(e):
     x = e.x.repeat(1, 3, 1, 1)
     x[:, 1:, :9, :9] = 0
     return x
+
+
+def prepared(**ways):
+    """Knees that say how they were prepared."""
+    knees = Knees()
+    knees.preparation = Preparation(64, **ways)
+    return knees
+
+
+def told(e, batch, word):
+    with pytest.warns(UserWarning, match=word):
+        e.augment(batch)
+
+
+def listed(e, text):
+    """A table of this text beside one image."""
+    Image.new("L", (16, 16), 9).save(e.new("0.png"))
+    e.new("knees.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
+    return RadiographTable(e.new("knees.csv"))
+
+
+def image_file(e, pixels):
+    Image.fromarray(pixels).save(e.new("knee.tif"))
+    return read_image(e.new("knee.tif"))
+
+
+def ranged(value_range):
+    knees = Knees()
+    knees.value_range = value_range
+    return knees
 
 
 STRUCTURE = [
@@ -394,6 +425,12 @@ LABELS = [
         lambda e: e.augment(e.x, e.y, patients=e.y[:, None]),
         "patients: got shape (12, 1)",
     ),
+    Case(
+        "a row without a patient (None, NaN, an empty text)",
+        "a warning, then exchanged: it counts as a patient of its own",
+        lambda e: told(e, (e.x, e.y, [None, *"abcdefghijk"]), "1 of 12 rows have no patient"),
+        None,
+    ),
 ]
 PASS = [
     Case(
@@ -473,6 +510,13 @@ OPTIONS = [
         "ValueError",
         aug(classes=(0, 2, float("nan"))),
         "is a missing value",
+    ),
+    Case("a missing value among classes", "ValueError", aug(classes=["0", "2", None]), "is a missing value"),
+    Case(
+        "one class in two spellings",
+        "ValueError",
+        aug(classes=["0", "2", "2.0"]),
+        "accepted are different names",
     ),
     Case("append=0", "ValueError: give False", aug(append=0), "append=0"),
     Case("append=-1", "ValueError", aug(append=-1), "append=-1"),
@@ -610,6 +654,40 @@ WEIGHTS = [
     ),
 ]
 BANKS = [
+    Case(
+        "a data set of classes that the weights do not know",
+        "BankError",
+        lambda e: LatentBank.build(Knees(), e.model, e.new("b"), classes=("healthy", "ill")),
+        "no row could ever be given",
+    ),
+    Case(
+        "building on after another preparation",
+        "BankError",
+        lambda e: [
+            LatentBank.build(k, e.model, e.new("b")) for k in (prepared(), prepared(fix_inverted=True))
+        ],
+        "preprocessing was",
+    ),
+    Case(
+        "appending a data set of another preparation",
+        "BankError",
+        lambda e: [
+            LatentBank.build(k, e.model, e.new("b"), append=True)
+            for k in (prepared(), prepared(fix_inverted=True))
+        ],
+        "fix_inverted was False, now True",
+    ),
+    Case(
+        "a bank beside a data set of another preparation",
+        "ValueError",
+        lambda e: KeyExchangeDataset(
+            prepared(fix_inverted=True),
+            e.model,
+            4,
+            bank=LatentBank.build(prepared(), e.model, e.new("b")),
+        ),
+        "fix_inverted was False, now True",
+    ),
     Case(
         "a bank of other weights",
         "BankError",
@@ -826,6 +904,64 @@ SETS = [
         lambda e: generate(KeyExchangeDataset(Knees(), e.model, 4), e.new("g")),
         "real=False",
     ),
+    Case(
+        "generating from a data set with a transform",
+        "ValueError",
+        lambda e: generate(
+            KeyExchangeDataset(Knees(), e.model, 4, real=False, transform=lambda x: x), e.new("g")
+        ),
+        "transform=None",
+    ),
+    Case(
+        "parts of other value ranges in one ConcatDataset",
+        "ValueError",
+        lambda e: KeyExchangeDataset(ConcatDataset([ranged((-1, 1)), ranged((0, 1))]), e.model, 4),
+        "bring them to one range",
+    ),
+    Case(
+        "parts of other preparations in one ConcatDataset",
+        "ValueError",
+        lambda e: KeyExchangeDataset(ConcatDataset([prepared(), prepared(contrast=(1, 99))]), e.model, 4),
+        "prepare them alike",
+    ),
+]
+FILES = [
+    Case(
+        "a table in another encoding",
+        "ValueError: save it as CSV UTF-8",
+        lambda e: listed(e, "path,label,patient\ngröße.png,0,1\n".encode("cp1252")),
+        "line 2 is not UTF-8",
+    ),
+    Case(
+        "a table whose columns are called almost so",
+        "ValueError",
+        lambda e: listed(e, "Path,Label,Patient\n0.png,0,1\n"),
+        "for instance columns=",
+    ),
+    Case(
+        "a row without a grade",
+        "ValueError; with `on_bad='skip'` it is listed",
+        lambda e: listed(e, "path,label,patient\n0.png,nan,1\n"),
+        "line 2: empty path, label or patient",
+    ),
+    Case(
+        "an image that a table lists twice",
+        "ValueError",
+        lambda e: listed(e, "path,label,patient\n0.png,0,1\n0.png,2,1\n"),
+        "stands in line 2 already",
+    ),
+    Case(
+        "a TIFF of floats beyond 1",
+        "BadImageError",
+        lambda e: image_file(e, np.full((16, 16), 4095, np.float32)),
+        "accepted are 0 to 1, or integers",
+    ),
+    Case(
+        "a colour photograph in a file",
+        "BadImageError",
+        lambda e: image_file(e, np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)),
+        "a colour image",
+    ),
 ]
 GROUPS = {
     "How it is called": STRUCTURE,
@@ -836,6 +972,7 @@ GROUPS = {
     "Weights": WEIGHTS,
     "Banks, and the data sets they are built from": BANKS,
     "KeyExchangeDataset, KeyExchangeLoader, Gate, generate": SETS,
+    "Files and tables": FILES,
 }
 CASES = [case for group in GROUPS.values() for case in group]
 

@@ -127,6 +127,7 @@ def test_compiled_and_half_variants_are_compared_with_the_baseline(monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_the_script_for_a_gpu_runs_on_a_cpu(tmp_path):
     """All its parts, tiny, from the wheel; only the device is another one."""
     out = tmp_path / "out.jsonl"

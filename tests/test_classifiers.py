@@ -20,6 +20,13 @@ from kecae_bench.classifiers.sspe_vit import jensen_shannon, key_patches
 from kecae_bench.classifiers.views import compartments
 
 NAMES = list(CLASSIFIERS)
+HEAVY = (
+    "vgg11",
+    "densenet201",
+    "siamese_gap",
+    "sspe_vit",
+)  # seconds a step on a CPU: with the slow tests where all are tried
+SOME_SLOW = [pytest.param(name, marks=[pytest.mark.slow] * (name in HEAVY)) for name in NAMES]
 OWN = ["antony", "tiulpin", "siamese_gap", "sspe_vit"]  # written here, not torchvision's
 
 
@@ -142,7 +149,7 @@ def test_attention_adds_a_share_of_each_channel():
 # ---- what goes in and out
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", SOME_SLOW)
 @pytest.mark.parametrize("side", [128, 299])
 def test_images_of_either_size_give_finite_logits_that_depend_on_the_image(name, side):
     with torch.no_grad():
@@ -153,7 +160,7 @@ def test_images_of_either_size_give_finite_logits_that_depend_on_the_image(name,
     assert not torch.equal(out[0], out[1])
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", SOME_SLOW)
 def test_half_precision_and_channels_last_change_the_logits_little(name):
     x = images(2, 64)
     with torch.no_grad():
@@ -165,7 +172,7 @@ def test_half_precision_and_channels_last_change_the_logits_little(name):
     assert (out - wanted).abs().max() < 0.1 * wanted.abs().max() + 0.02
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", SOME_SLOW)
 def test_gradients_reach_every_parameter(name):
     # in eval mode: BatchNorm of a batch takes away what a convolution's bias adds, and with it the bias's gradient
     model, x = network(name), images(4, 64)
@@ -180,7 +187,7 @@ def test_gradients_reach_every_parameter(name):
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name == "sspe_vit")) for name in OWN]
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in HEAVY)) for name in OWN]
 )
 def test_a_few_steps_of_its_recipe_lower_its_loss(name):
     model = fresh(name, classes=2).train()

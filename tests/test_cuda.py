@@ -247,6 +247,7 @@ def trained(out, device, steps, *flags):
     return load_weights(str(made)).state_dict(), log
 
 
+@slow_on_cpus
 def test_a_training_step_is_that_of_the_cpu(device, tmp_path):
     """From one seed the same pairs and the same losses but for rounding, two steps long; the export is on the CPU."""
     (state, log), (_, wanted) = (
@@ -258,6 +259,7 @@ def test_a_training_step_is_that_of_the_cpu(device, tmp_path):
             assert now[name] == pytest.approx(then[name], rel=1e-2), name
 
 
+@slow_on_cpus
 def test_a_run_goes_on_on_another_device(device, tmp_path):
     """CPU, then the device, then the CPU: one run, whose log has every step once."""
     cpu = torch.device("cpu")
@@ -274,6 +276,7 @@ def test_mixed_precision_trains(device, tmp_path):
     assert all(torch.isfinite(tensor).all() for tensor in state.values())
 
 
+@slow_on_cpus
 def test_an_evaluation_is_that_of_the_cpu(device):
     """Networks on the device, figures on the CPU."""
     options = {"strengths": (0.0, 1.0), "with_probes": False, "robustness": False}

@@ -86,7 +86,7 @@ def test_a_share_of_the_pairs_is_judged_as_those_pairs_alone(guide):
 
 def test_the_guide_begins_at_its_step():
     """Before guide_from its weights are 0 and nothing else differs."""
-    config = LossConfig(**{**OFF, "lambda1": 1.0, "feature_match": 0.5, "cycle": 0.2, "guide_from": 10})
+    config = LossConfig(**{**OFF, "lambda1": 1.0, "feature_match": 0.5, "same_grade": 0.2, "guide_from": 10})
     assert config.at(10) == config
     assert asdict(config.at(9)) == {**asdict(config), "lambda1": 0.0, "feature_match": 0.0}
 
@@ -95,7 +95,7 @@ def test_a_guide_that_is_missing_is_asked_for_by_every_term_that_needs_it():
     """The property that the config's check and the training both read."""
     for name in ("lambda1", "lambda1_host", "feature_match"):
         assert LossConfig(**{**OFF, name: 0.1}).needs_guide
-    assert not LossConfig(**{**OFF, "cycle": 1.0, "realism": 1.0}).needs_guide
+    assert not LossConfig(**{**OFF, "same_grade": 1.0, "fisher_key": 1.0}).needs_guide
     assert asdict(LossConfig())["feature_match"] == 0  # off unless asked for
 
 

@@ -9,6 +9,7 @@ import sys
 import tarfile
 import time
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,8 +19,9 @@ from sklearn.linear_model import LogisticRegression
 from test_bank import MODEL, Knees
 from test_cli import kecae
 from torchvision.datasets import ImageFolder
+from torchvision.transforms import v2
 
-from kecae_aug import Gate, KeyExchangeDataset
+from kecae_aug import Gate, KeyExchangeAugment, KeyExchangeDataset, LatentBank
 from kecae_aug.data.phantom import write_phantoms
 from kecae_aug.generate import GenerateError, generate
 from kecae_training.guide import Guide, GuideConfig, save_guide
@@ -164,6 +166,48 @@ def test_a_gate_decides_what_is_written(tmp_path):
     assert len(ImageFolder(tmp_path / "x").samples) == len(kept)
     assert gate.counts["offered"] == 23
     assert f"{len(kept)} of 23 accepted" in gate.report()
+
+
+def test_a_transform_is_refused_since_files_hold_the_knees_own_range(tmp_path):
+    """After Normalize the bytes wrapped around; even a harmless transform would be applied again where they are read."""
+    for change in (v2.Normalize([0.5], [0.25]), lambda x: x * 3, lambda x: (x * 255).to(torch.uint8)):
+        with pytest.raises(ValueError, match=r"has a transform .* give transform=None here"):
+            generate(exchanged(transform=change), tmp_path / "x", say=quiet)
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("residual", [True, False])
+def test_a_gate_judges_knees_of_a_bank_alone(tmp_path, residual):
+    """Without the images, hosts are what the bank holds of them: X with residuals, else X^."""
+    bank = LatentBank.build(Knees(), MODEL, tmp_path / "bank", residual=residual, dtype=torch.float32)
+    data = KeyExchangeDataset(None, MODEL, 6, bank=bank, real=False)
+    generate(data, tmp_path / "x", gate=Gate([], classes=("0", "2"), max_distance=0.9), say=quiet)
+    for line in entries(tmp_path / "x"):
+        host = data.hosts([line["host"]])
+        assert line["distance"] == pytest.approx(
+            float((data[line["index"]][0] - host[0]).abs().mean()), abs=1e-4
+        )
+        if residual:
+            x = KeyExchangeAugment(MODEL)._exchanger.prepared(Knees()[line["host"]][0][None])
+            torch.testing.assert_close(host, (x + 1) / 2, atol=1e-4, rtol=0)
+
+
+def test_a_merge_leaves_the_manifest_that_another_rank_is_writing(tmp_path):
+    """Torn files of killed processes go; the one beside ``manifest.jsonl`` may be another rank's, at this very moment."""
+    out = tmp_path / "x"
+    inner = Path.read_bytes
+
+    def meanwhile(path):
+        (out / ".manifest.jsonl.77.tmp").write_bytes(b"of another rank")
+        (out / "0").mkdir(exist_ok=True)
+        (out / "0" / ".00000003.png.88.tmp").write_bytes(b"torn")
+        return inner(path)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "read_bytes", meanwhile)
+        generate(exchanged(), out, unit=10, say=quiet)
+    assert [p.name for p in out.rglob(".*.tmp")] == [".manifest.jsonl.77.tmp"]
+    assert len(entries(out)) == 23
 
 
 @pytest.mark.slow

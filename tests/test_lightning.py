@@ -222,8 +222,9 @@ def test_by_hand_in_the_modules_own_hook(where):
 
 def test_a_name_stands_for_a_transform_and_anything_else_is_refused():
     """What a YAML file can say; the error says how to make one."""
-    callback = KeyExchangeCallback("phantom", {"p": 0.25, "append": True})
-    assert (callback.augment.p, callback.augment.append) == (0.25, True)
+    callback = KeyExchangeCallback("phantom", {"p": 0.25, "append": True, "amp_dtype": "bf16-mixed"})
+    augment = callback.augment
+    assert (augment.p, augment.append, augment.amp_dtype) == (0.25, True, torch.bfloat16)
     with pytest.raises(TypeError, match="from_pretrained"):
         KeyExchangeCallback(MODEL)
     with pytest.raises(ValueError, match="options="):
@@ -240,6 +241,15 @@ def test_a_step_that_fetches_its_own_batches_is_refused():
 
     with pytest.raises(ValueError, match="fetches its batches itself"):
         trainer(KeyExchangeCallback(KeyExchangeAugment(MODEL))).fit(Own(), loader())
+
+
+@pytest.mark.parametrize("several", [lambda: {"a": loader(), "b": loader()}, lambda: [loader(), loader()]])
+def test_batches_of_several_loaders_are_named(several):
+    """The error says CombinedLoader, not that a dict lacks an image."""
+    lit = Lit()
+    with pytest.raises((TypeError, ValueError), match=r"2 batches.*CombinedLoader"):
+        trainer(KeyExchangeCallback(exchange())).fit(lit, several())
+    assert HOOK not in vars(lit)
 
 
 def test_from_the_yaml_of_a_lightning_cli(tmp_path, monkeypatch):

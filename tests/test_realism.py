@@ -73,6 +73,7 @@ def test_a_strong_blur_is_told_apart(measured):
     assert strong["network"]["low"] > 0.65
 
 
+@pytest.mark.slow
 def test_noise_is_told_apart_by_the_network(hosts):
     """A noise of 0.1 that no eye would miss."""
     real, patients = hosts

@@ -11,12 +11,24 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils.data import DataLoader, TensorDataset, default_collate
+from torchvision.datasets import ImageFolder
+from torchvision.transforms import v2
 
-from kecae_aug import KeyExchangeAugment
+from kecae_aug import KeyExchangeAugment, KeyExchangeLoader
 from kecae_aug.data.phantom import write_phantoms
 
 ROOT = Path(__file__).parents[1]
 LIBRARIES = ("kornia", "monai", "torchio")
+
+
+@pytest.fixture(autouse=True)
+def no_accelerator_stays():
+    """accelerate's state is one a process: other tests shall not find it."""
+    yield
+    if (state := sys.modules.get("accelerate.state")) is not None:
+        state.AcceleratorState._reset_state(reset_partial_state=True)
+        state.GradientState._reset_state()
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +138,77 @@ def test_an_evaluation_of_the_hugging_face_recipe_sees_no_exchanged_label():
     assert len(model.train()(images)["logits"]) == 8
     assert len(model.eval()(images, labels)["logits"]) == 8
     assert not [name for name in model.state_dict() if "augment" in name]
+
+
+def test_a_real_trainers_metrics_are_of_the_given_labels(tmp_path, monkeypatch):
+    """transformers' own Trainer with the recipe: trained on exchanged knees, evaluated on none."""
+    transformers = pytest.importorskip("transformers")
+    monkeypatch.chdir(tmp_path)
+    code = dict(BLOCKS)["Hugging Face Trainer"]
+    names: dict[str, Any] = {"__name__": "guide"}
+    exec(code[: code.index("\narguments = ")], names)
+    seen = []
+    trainer = transformers.Trainer(
+        names["Grader"](names["augment"]),
+        transformers.TrainingArguments(
+            "t", max_steps=2, eval_strategy="steps", eval_steps=1, report_to=[], use_cpu=True
+        ),
+        train_dataset=names["Items"](),
+        eval_dataset=names["Items"](),
+        compute_metrics=lambda given: seen.append(given.label_ids.tolist()) or {},
+    )
+    trainer.train()
+    assert len(names["augment"].params.rows)
+    assert seen == [names["knees"].targets] * 2
+
+
+def test_accelerate_says_what_it_passes_by(recwarn):
+    """prepare() shards DataLoaders only: a wrapped one comes back as it is, exchanges, and says what it lacks; wrapped
+    after prepare() it exchanges the shard."""
+    accelerate = pytest.importorskip("accelerate")
+    accelerator = accelerate.Accelerator(cpu=True)
+    images, labels = torch.rand(8, 1, 64, 64), torch.arange(8) % 2
+    plain = DataLoader(TensorDataset(images, labels), batch_size=4)
+    augment = KeyExchangeAugment.from_pretrained("phantom", p=1.0)
+    for warns, loader in (
+        (True, accelerator.prepare(KeyExchangeLoader(plain, augment))),
+        (False, KeyExchangeLoader(accelerator.prepare(plain), augment)),
+    ):
+        recwarn.clear()
+        for _ in range(2):
+            assert all(
+                torch.equal(y, 1 - wanted) for (_, y), wanted in zip(loader, labels.split(4), strict=True)
+            )
+        said = [w for w in recwarn if "Wrap after preparing" in str(w.message)]
+        assert len(said) == warns
+
+
+def test_torchvisions_reference_loop(tmp_path):
+    """The three lines, where references/classification/train.py has its loader: an ImageFolder, its presets' normalising,
+    log_every's len() and train_one_epoch's steps are as they were."""
+    folder = write_phantoms(tmp_path / "knees", train_patients=6, val_patients=1, image_size=64) / "train"
+    norm = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+    preset = v2.Compose(
+        [v2.PILToTensor(), v2.ToDtype(torch.float, scale=True), v2.Normalize(**norm), v2.ToPureTensor()]
+    )
+    dataset = ImageFolder(str(folder), preset)
+    sampler = torch.utils.data.RandomSampler(dataset)
+    data_loader = DataLoader(dataset, batch_size=4, sampler=sampler, collate_fn=default_collate)
+    device = torch.device("cpu")
+
+    augment = KeyExchangeAugment.from_pretrained("phantom", classes=dataset.classes, **norm)
+    data_loader = KeyExchangeLoader(data_loader, augment, device=device)
+
+    model, steps, changed = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 64 * 64, 2)), 0, 0
+    assert len(data_loader) == len(dataset) // 4
+    assert data_loader.sampler is sampler
+    for image, target in data_loader:
+        image, target = image.to(device), target.to(device)
+        torch.nn.functional.cross_entropy(model(image), target, label_smoothing=0.1).backward()
+        assert augment.params is not None
+        steps, changed = steps + 1, changed + len(augment.params.rows)
+    assert steps == len(data_loader)
+    assert changed > 0
 
 
 @pytest.mark.parametrize("code", COMPANIONS, ids=range(len(COMPANIONS)))

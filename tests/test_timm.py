@@ -1,5 +1,6 @@
 """KeyExchangeMixup as timm's Mixup, with timm's loaders, and the launcher of timm's train.py."""
 
+import inspect
 import os
 import re
 import subprocess
@@ -14,9 +15,9 @@ timm = pytest.importorskip("timm")
 from timm.data import Mixup, create_dataset, create_loader  # noqa: E402
 from timm.loss import SoftTargetCrossEntropy  # noqa: E402
 
-from kecae_aug import KECAE  # noqa: E402
+from kecae_aug import KECAE, load_weights  # noqa: E402
 from kecae_aug.data.phantom import write_phantoms  # noqa: E402
-from kecae_aug.integrations._timm_launcher import main  # noqa: E402
+from kecae_aug.integrations._timm_launcher import exchanging, main  # noqa: E402
 from kecae_aug.integrations.timm import KeyExchangeMixup  # noqa: E402
 
 torch.manual_seed(0)
@@ -39,6 +40,9 @@ def main():
     parser.add_argument("--no-prefetcher", action="store_true")
     parser.add_argument("--scale", type=float, nargs="+", default=[1.0, 1.0])
     parser.add_argument("--reprob", type=float, default=0.0)
+    parser.add_argument("--aa", default=None)
+    parser.add_argument("--vflip", type=float, default=0.0)
+    parser.add_argument("--fail", action="store_true")
     args = parser.parse_args()
     model = create_model("test_resnet", num_classes=2, in_chans=3)
     dataset = create_dataset("", root=args.data_dir, split="train", is_training=True)
@@ -52,7 +56,8 @@ def main():
     common = dict(input_size=(3, 64, 64), batch_size=6, device=device, use_prefetcher=not args.no_prefetcher,
                   persistent_workers=False)
     train = create_loader(dataset, is_training=True, collate_fn=collate_fn, num_workers=1, scale=args.scale,
-                          ratio=(1, 1), re_prob=args.reprob, **common)
+                          ratio=(1, 1), re_prob=args.reprob, hflip=0.0, vflip=args.vflip, color_jitter=0.0,
+                          auto_augment=args.aa, **common)
     val = create_loader(create_dataset("", root=args.data_dir, split="val"), num_workers=1, **common)
     assert type(val).__name__ in ("PrefetchLoader", "DataLoader")
     loss_fn = SoftTargetCrossEntropy() if args.mixup > 0 else LabelSmoothingCrossEntropy()
@@ -66,6 +71,8 @@ def main():
             loss = loss_fn(model(x), y)
             loss.backward()
             optimizer.step()
+            if args.fail:
+                raise KeyboardInterrupt
     with torch.no_grad():
         assert all(y.dtype == torch.int64 for x, y in val)
     print("steps", len(train), "labels", tuple(y.shape), y.dtype, "loss", round(loss.item(), 3))
@@ -137,6 +144,10 @@ def test_one_hot_targets_are_not_flattened():
     one_hot = torch.nn.functional.one_hot(y, 2)
     mixup = KeyExchangeMixup(mixup_alpha=0.0, num_classes=2, weights=MODEL, exchange_prob=1.0, **NORM)
     assert torch.equal(mixup(x, one_hot)[1].argmax(1), 1 - y)
+    if "multi_label" not in inspect.signature(Mixup.__init__).parameters:
+        with pytest.raises(ValueError, match="installed timm"):
+            KeyExchangeMixup(num_classes=2, multi_label=True, weights=MODEL)
+        return
     dense = KeyExchangeMixup(num_classes=2, multi_label=True, weights=MODEL, exchange_prob=1.0, **NORM)
     assert dense(x, one_hot.float())[1].shape == (8, 2)
 
@@ -203,13 +214,12 @@ def test_the_launcher_runs_a_script_of_train_pys_kind(knees, script, prefetcher,
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("--key-exchange-weights", "phantom", "--reprob", "0.2"), "re_prob=0.2"),
         (("--key-exchange-weights", "phantom", "--key-exchange-classes", "a,b"), "classes="),
         (("--key-exchange-weights", "phantm"), "Did you mean 'phantom'"),
     ],
 )
 def test_the_launcher_refuses_by_name(knees, script, arguments, says):
-    """Random erasing before the exchange, classes that the weights do not know, mistyped weights."""
+    """Classes that the weights do not know, mistyped weights."""
     create = timm.data.create_loader
     with pytest.raises(ValueError, match=says):
         main([str(script), *arguments, str(knees)])
@@ -254,6 +264,70 @@ def test_the_launcher_adds_knees(knees, script, capsys):
     told = capsys.readouterr().err
     assert "append=2" in told
     assert re.search(r"exchanged [1-9]\d* of", told)
+
+
+def test_an_interrupted_run_says_what_it_did(knees, script, capsys):
+    """Whoever stops a run wants to know whether it exchanged; the interrupt itself goes on."""
+    with pytest.raises(KeyboardInterrupt):
+        main([str(script), "--key-exchange-weights", "phantom", str(knees), "--fail"])
+    assert re.search(r"exchanged [1-6] of 6 images", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("prefetcher", [(), ("--no-prefetcher",)], ids=["prefetcher", "no prefetcher"])
+def test_rows_are_added_before_timm_mixes(knees, script, prefetcher, capfd):
+    """timm's Mixup asserts even batches; 6 knees and 3 added ones are mixed too, in train.py or by the launcher."""
+    main([str(script), "--key-exchange-weights", "phantom", "--key-exchange-append", "3", "--mixup", "0.2", str(knees),
+          *prefetcher])  # fmt: skip
+    said = capfd.readouterr()
+    assert "labels (9, 2) torch.float32" in said.out
+    assert re.search(r"exchanged [1-9]\d* of 24 images", said.err)
+
+
+@pytest.mark.parametrize("prefetcher", [(), ("--no-prefetcher",)], ids=["prefetcher", "no prefetcher"])
+def test_what_comes_before_the_exchange_is_in_one_warning(knees, script, prefetcher, recwarn):
+    """Crops, flips and --aa by their flags; random erasing only where timm does it before, without its prefetcher."""
+    more = ("--scale", "0.3", "1", "--vflip", "0.5", "--aa", "3a", "--reprob", "0.2")
+    main([str(script), "--key-exchange-weights", "phantom", str(knees), *more, *prefetcher])
+    (said,) = (str(w.message) for w in recwarn if "timm does these" in str(w.message))
+    assert all(flag in said for flag in ("--scale 1 1", "--vflip 0", "--aa 3a"))
+    assert ("--reprob 0" in said) == bool(prefetcher)
+
+
+def test_the_documented_command_warns_of_nothing(knees, script, recwarn):
+    """Whole, upright knees: there is nothing to say, and a warning would be read as one."""
+    main([str(script), "--key-exchange-weights", "phantom", str(knees)])
+    assert not [w for w in recwarn if "exchange" in str(w.message)]
+
+
+def test_the_prefetchers_batches_are_exchanged_as_its_workers_made_them(knees):
+    """Before timm moves and normalises them, so that CUDA is not waited for; the result is timm's own, but for the keys."""
+    dataset = create_dataset("", root=str(knees), split="train", is_training=True)
+    options = {
+        "is_training": True,
+        "no_aug": True,
+        "num_workers": 0,
+        "persistent_workers": False,
+        "device": torch.device("cpu"),
+        **NORM,
+    }
+    given = create_loader(dataset, (3, 64, 64), 8, **options)
+    create = exchanging(create_loader, load_weights("phantom"), {"p": 0.5}, None)
+    ours = create(dataset, (3, 64, 64), 8, **options)
+    ours.augment.register_forward_pre_hook(lambda *_: pytest.fail("called, not planned on the CPU"))
+    planned = []
+    plan = ours.augment._plan
+    ours.augment.__dict__["_plan"] = lambda batch: planned.append(batch[0].dtype) or plan(batch)
+    torch.manual_seed(1)
+    wanted = {x.numpy().tobytes(): int(label) for batch in given for x, label in zip(*batch, strict=True)}
+    x, y = next(iter(ours))
+    kept = [i for i in range(len(x)) if i not in ours.augment.params.rows]
+    assert planned == [torch.uint8]
+    assert 0 < len(kept) < 8
+    assert all(wanted[x[i].numpy().tobytes()] == int(y[i]) for i in kept)
+    assert all(x[i].numpy().tobytes() not in wanted for i in ours.augment.params.rows)
+    assert (ours.exchanged, ours.seen) == (len(ours.augment.params.rows), 8)
+    assert ours.dataset is dataset
+    assert torch.equal(ours.mean, given.mean)
 
 
 @pytest.mark.slow

@@ -234,6 +234,11 @@ def _plan(folder: Path, manifest: dict[str, Any], part: Part, append: bool) -> i
         raise BankError(
             f"bank {str(folder)!r}: is of other data ({what}); take another folder, or append=True to add to it"
         )
+    if what := _datasets.other_preprocessing(parts[0].identity, part.identity or {}):
+        raise BankError(
+            f"bank {str(folder)!r}: its images were prepared differently ({what}); prepare the new ones alike, or build "
+            "another bank"
+        )
     if missing := missing_shards(folder, parts):
         raise BankError(
             f"bank {str(folder)!r}: {len(missing)} shards of an earlier build are not there yet; finish that one first"

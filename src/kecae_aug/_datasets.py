@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from typing import Any, NamedTuple
 
@@ -28,13 +28,20 @@ class Place(NamedTuple):
     row: int
 
 
-def flattened(dataset: Any) -> tuple[list[Any], list[Place]]:
-    """The data sets under Subset and ConcatDataset, and for each row its place in them."""
-    if isinstance(dataset, ConcatDataset) and not _says(dataset):
+def flattened(
+    dataset: Any, says: Callable[[Any], bool] = lambda part: getattr(part, "targets", None) is not None
+) -> tuple[list[Any], list[Place]]:
+    """The data sets under Subset and ConcatDataset, and for each row its place in them.
+
+    Args:
+        dataset: map-style.
+        says: whether a part tells by itself what is asked for, so that what is under it is not looked at.
+    """
+    if isinstance(dataset, ConcatDataset) and not says(dataset):
         leaves: list[Any] = []
         places: list[Place] = []
         for part in dataset.datasets:
-            under, rows = flattened(part)
+            under, rows = flattened(part, says)
             places += [Place(len(leaves) + leaf, row) for leaf, row in rows]
             leaves += under
         return leaves, places
@@ -42,15 +49,10 @@ def flattened(dataset: Any) -> tuple[list[Any], list[Place]]:
         raise TypeError(f"dataset: got {_called(dataset)}, accepted is a map-style Dataset with a length")
     indices = getattr(dataset, "indices", None)
     inner = getattr(dataset, "dataset", None)
-    if inner is not None and indices is not None and len(indices) == len(dataset) and not _says(dataset):
-        leaves, places = flattened(inner)
+    if inner is not None and indices is not None and len(indices) == len(dataset) and not says(dataset):
+        leaves, places = flattened(inner, says)
         return leaves, [places[int(i)] for i in indices]
     return [dataset], [Place(0, row) for row in range(len(dataset))]
-
-
-def _says(dataset: Any) -> bool:
-    """Whether a wrapper has targets of its own, so that what is under it need not be asked."""
-    return getattr(dataset, "targets", None) is not None
 
 
 def leaf_attribute(leaf: Any, name: str) -> Any:
@@ -62,10 +64,15 @@ def leaf_attribute(leaf: Any, name: str) -> Any:
     return leaf_attribute(inner, name)
 
 
+def _listed(column: Any) -> Any:
+    """A column of pandas, numpy or torch by position: ``series[row]`` would look the row up in the index."""
+    return column.tolist() if hasattr(column, "tolist") else column
+
+
 def attribute(dataset: Any, name: str) -> list[Any] | None:
     """A list with an entry a row (``paths``, ...); None where a part has none."""
-    leaves, places = flattened(dataset)
-    values = [leaf_attribute(leaf, name) for leaf in leaves]
+    leaves, places = flattened(dataset, lambda part: getattr(part, name, None) is not None)
+    values = [_listed(leaf_attribute(leaf, name)) for leaf in leaves]
     if any(v is None for v in values):
         return None
     return [values[leaf][row] for leaf, row in places]
@@ -116,7 +123,7 @@ def labels_of(dataset: Any, classes: Sequence[str | int] | None = None) -> tuple
             raise ValueError(
                 f"classes={names}: the parts of the data set have {unknown} too; give all names, or leave classes out"
             )
-    columns = [leaf_attribute(leaf, "targets") for leaf in leaves]
+    columns = [_listed(leaf_attribute(leaf, "targets")) for leaf in leaves]
     for leaf, column in zip(leaves, columns, strict=True):
         if column is not None and len(column) != len(leaf):
             raise ValueError(
@@ -156,12 +163,10 @@ def patient_names(dataset: Any, patients: Sequence[Hashable] | None) -> list[str
     rows have None, and a warning counts them.
     """
     if patients is None:
-        leaves, places = flattened(dataset)
-        columns = [_patients_of(leaf) for leaf in leaves]
-        if all(column is None for column in columns):
+        values = _patients_under(dataset)
+        if values is None:
             _tell_of_patients_in_items(dataset)
             return None
-        values = [None if (column := columns[leaf]) is None else column[row] for leaf, row in places]
     else:
         values = patients.tolist() if hasattr(patients, "tolist") else list(patients)
     if len(values) != len(dataset):
@@ -171,8 +176,17 @@ def patient_names(dataset: Any, patients: Sequence[Hashable] | None) -> list[str
     return ids
 
 
-def _patients_of(leaf: Any) -> Sequence[Any] | None:
-    """The column of a data set, or of what it wraps, that has the patients."""
+def _patients_under(dataset: Any) -> list[Any] | None:
+    """The patient of every row, None for the rows of parts that have none; None where no part has any."""
+    leaves, places = flattened(dataset, lambda part: _own_patients(part) is not None)
+    columns = [_patients_of(leaf) for leaf in leaves]
+    if all(column is None for column in columns):
+        return None
+    return [None if (column := columns[leaf]) is None else column[row] for leaf, row in places]
+
+
+def _own_patients(leaf: Any) -> Sequence[Any] | None:
+    """The column of a data set itself that has the patients."""
     names = ["patients", *(name for name in dir(leaf) if name != "patients" and is_patient_key(name))]
     for name in names:
         values = getattr(leaf, name, None)
@@ -182,19 +196,26 @@ def _patients_of(leaf: Any) -> Sequence[Any] | None:
             and not isinstance(values, str)
             and len(values) == len(leaf)
         ):
-            column: Sequence[Any] = values.tolist() if hasattr(values, "tolist") else values
+            column: Sequence[Any] = _listed(values)
             return column
-    inner = getattr(leaf, "dataset", None)
-    if inner is None:
+    return None
+
+
+def _patients_of(leaf: Any) -> Sequence[Any] | None:
+    """The column of a data set, or of what it wraps, that has the patients."""
+    if (own := _own_patients(leaf)) is not None:
+        return own
+    inner: Any = getattr(leaf, "dataset", None)
+    if not (hasattr(inner, "__len__") and hasattr(inner, "__getitem__")):
         return None
-    if hasattr(inner, "__len__") and len(inner) == len(leaf):
-        return _patients_of(inner)
-    if hasattr(inner, "__len__") and _patients_of(inner) is not None:
-        warnings.warn(
-            f"patients: {_called(leaf)} has none, and which rows of the {_called(inner)} under it (which has) it gives "
-            "is not to be seen; give patients=, or .indices, or two knees of one person may exchange keys",
-            stacklevel=4,
-        )
+    under = _patients_under(inner)
+    if under is None or len(inner) == len(leaf):
+        return under
+    warnings.warn(
+        f"patients: {_called(leaf)} has none, and which rows of the {_called(inner)} under it (which has) it gives "
+        "is not to be seen; give patients=, or .indices, or two knees of one person may exchange keys",
+        stacklevel=4,
+    )
     return None
 
 
@@ -217,7 +238,7 @@ def value_range_of(dataset: Any, given: tuple[float, float] | None) -> tuple[flo
     """
     if dataset is None:
         return given or (0.0, 1.0)
-    leaves, _ = flattened(dataset)
+    leaves, _ = flattened(dataset, lambda part: getattr(part, "value_range", None) is not None)
     ranges = [
         getattr(leaf, "value_range", None) for leaf in leaves
     ]  # of a wrapper its own: it may have changed them
@@ -248,7 +269,16 @@ def identity(dataset: Any) -> dict[str, str]:
         parts |= own if len(leaves) == 1 else {f"part {i} {k}": v for k, v in own.items()}
     if leaves != [dataset]:
         parts["rows"] = hashlib.sha256(json.dumps(places).encode()).hexdigest()
+        parts["items"] = _pixels(dataset)  # a Subset of one's own may change what it gives
     return parts
+
+
+def _pixels(dataset: Any) -> str:
+    """Hash of three images as they are given."""
+    digest = hashlib.sha256()
+    for row in sorted({0, len(dataset) // 2, len(dataset) - 1}) if len(dataset) else ():
+        digest.update(item(dataset, row)[0].contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _own_identity(leaf: Any) -> dict[str, str]:
@@ -256,12 +286,12 @@ def _own_identity(leaf: Any) -> dict[str, str]:
         return {str(k): str(v) for k, v in own().items()}
     if callable(own := getattr(leaf, "fingerprint", None)):
         return {"fingerprint": str(own())}
-    labels = leaf_attribute(leaf, "targets")
-    labels = None if labels is None else [str(v) for v in labels]
-    digest = hashlib.sha256(json.dumps([len(leaf), labels], default=str).encode())
-    for row in sorted({0, len(leaf) // 2, len(leaf) - 1}) if len(leaf) else ():
-        digest.update(item(leaf, row)[0].contiguous().view(-1).numpy().tobytes())
-    return {"labels and images": digest.hexdigest()}
+    labels = _listed(leaf_attribute(leaf, "targets"))
+    text = json.dumps([len(leaf), None if labels is None else [str(v) for v in labels], _pixels(leaf)])
+    facts = {"labels and images": hashlib.sha256(text.encode()).hexdigest()}
+    if is_dataclass(way := leaf_attribute(leaf, "preparation")):  # of what it wraps
+        facts["preprocessing"] = json.dumps(_plain(way))
+    return facts
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
@@ -271,6 +301,20 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
         for key in dict.fromkeys([*old, *new])
         if old.get(key) != new.get(key)
     )
+
+
+def other_preprocessing(old: Mapping[str, str] | None, new: Any) -> str:
+    """What differs in the preprocessing of an :func:`identity`, and of another one or of a data set.
+
+    No file is read. Empty where nothing differs, or one of them has none to compare.
+    """
+    if not isinstance(new, Mapping):
+        ways = [leaf_attribute(leaf, "preparation") for leaf in flattened(new)[0]]
+        new = {
+            f"{i} preprocessing": json.dumps(_plain(way)) for i, way in enumerate(ways) if is_dataclass(way)
+        }
+    first = [[v for k, v in (i or {}).items() if k.endswith("preprocessing")][:1] for i in (old, new)]
+    return differences(*(json.loads(way[0]) for way in first)) if all(first) else ""
 
 
 def _short(value: object) -> str:

@@ -36,6 +36,7 @@ from kecae_aug._bank_files import (
 )
 from kecae_aug._datasets import differences, identity, value_range_of
 from kecae_aug._intensity import Intensity
+from kecae_aug.device import cpu_by_default
 from kecae_aug.model import KECAE
 from kecae_aug.names import class_names, patient_id
 from kecae_aug.weights import weights_sha256
@@ -158,7 +159,8 @@ class LatentBank:
             dtype=dtype, residual=residual, shard_rows=shard_rows, batch_size=batch_size, num_workers=num_workers,
             device=torch.device(device), rank=rank, world_size=world_size, append=append, progress=progress,
         )  # fmt: skip
-        build(Path(folder), dataset, model, config)
+        with cpu_by_default():  # the DataLoader's own draw too
+            build(Path(folder), dataset, model, config)
         try:
             return cls(folder, model)
         except BankError:

@@ -9,10 +9,13 @@ workers, ranks and restarts, and nothing has to be stored.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+import json
 import operator
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
+from dataclasses import asdict
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -148,6 +151,10 @@ class KeyExchangeDataset(Dataset[Any]):
             self.classes = class_names(bank.classes if classes is None else classes)
             self.rows = [self.classes.index(label) for label in bank.labels]
             known = bank.patients if patients is None else patient_ids(patients)
+            if known is not None and len(known) != len(bank):
+                raise ValueError(
+                    f"patients: got {len(known)} ids for a bank of {len(bank)} rows, accepted is one id a row"
+                )
         else:
             self.classes, self.rows = _datasets.labels_of(dataset, classes)
             known = _datasets.patient_names(dataset, patients)
@@ -155,6 +162,12 @@ class KeyExchangeDataset(Dataset[Any]):
             raise ValueError(
                 "bank: its labels are not those of the dataset, row by row; build it from this set"
             )
+        if bank is not None and dataset is not None:
+            old = bank.manifest["parts"][0].get("identity")
+            if what := _datasets.other_preprocessing(old, dataset):
+                raise ValueError(
+                    f"bank: was encoded from images that were prepared differently ({what}); build it from this set"
+                )
         self._patients = known
         self._real = len(self.rows) if real and dataset is not None else 0
         self._members = self._by_class()  # class index -> its rows
@@ -338,6 +351,15 @@ class KeyExchangeDataset(Dataset[Any]):
                 first = _datasets.item(self.dataset, 0)[0]
                 self._form = (tuple(first.shape), first.dtype)
         return self._form
+
+    def _facts(self) -> dict[str, Any]:
+        """What the exchanged knees depend on beside ``repr``, data, bank and weights; for whoever keeps them."""
+        hashed = {"labels": self.targets, "patients": self._patients}
+        return {
+            **{k: hashlib.sha256(json.dumps(v).encode()).hexdigest() for k, v in hashed.items()},
+            "same_patient": self.same_patient,
+            "intensity": asdict(self._intensity),
+        }
 
     def __repr__(self) -> str:
         given = "bank" if self.bank is not None else "images"

@@ -114,7 +114,8 @@ class Gate:
             raise ValueError(
                 f"labels: the gate's judges know {self.classes}, not {unknown}; give their classes by name"
             )
-        wanted = torch.tensor([self.classes.index(label) for label in labels], device=images.device)
+        at = [self.classes.index(label) for label in labels]
+        wanted = torch.tensor(at, dtype=torch.int64, device=images.device)  # of none too
         grey = images.mean(1, keepdim=True) * 2 - 1
         if self.image_size:
             grey = resize(grey, (self.image_size, self.image_size))

@@ -9,7 +9,6 @@ nothing doubled, and any number of processes can share one run.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import os
@@ -161,7 +160,6 @@ class _Run:
 
     def plan(self, facts: dict[str, Any]) -> None:
         """Write down what is made; or see that the plan that is there is this one."""
-        labels = hashlib.sha256(json.dumps(self.dataset.targets).encode()).hexdigest()
         data = self.dataset.dataset
         plan = {
             "kecae_aug_generate": VERSION,
@@ -170,7 +168,7 @@ class _Run:
             "format": self.format,
             "dataset": repr(self.dataset),
             "classes": list(self.dataset.classes),
-            "labels": labels,
+            **self.dataset._facts(),
             **{f"data: {k}": v for k, v in ({} if data is None else _datasets.identity(data)).items()},
             "bank": None if self.dataset.bank is None else self.dataset.bank.fingerprint,
             "weights": self.dataset.weights_sha256,

@@ -9,11 +9,14 @@ used in forked workers). So workers load, and the exchange runs on the device, o
 
 from __future__ import annotations
 
+import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from kecae_aug._batch import mapping_like, parse, sequence_like
 from kecae_aug.transform import KeyExchangeAugment
@@ -62,11 +65,13 @@ class KeyExchangeLoader:
         self.loader, self.augment, self.post, self.prefetch = loader, augment, post, prefetch
         self.device = None if device is None else torch.device(device)
         self._stream: Any = None
+        self._said = False
 
     def __len__(self) -> int:
         return len(self.loader)  # type: ignore[arg-type]
 
     def __iter__(self) -> Iterator[Any]:
+        self._say_if_accelerate_passed_it_by()
         batches = iter(self.loader)
         try:
             if self.prefetch and self.device is not None and self.device.type == "cuda":
@@ -104,6 +109,20 @@ class KeyExchangeLoader:
             several = getattr(part, "datasets", None)  # of ConcatDataset; of StackDataset maybe a dict
             several = list(several.values()) if isinstance(several, Mapping) else several
             parts += several if isinstance(several, (list, tuple)) else ()
+
+    def _say_if_accelerate_passed_it_by(self) -> None:
+        """``Accelerator.prepare`` returns what is no DataLoader as it is, without a word."""
+        state, loaders = sys.modules.get("accelerate.state"), sys.modules.get("accelerate.data_loader")
+        if state is None or loaders is None or self._said or not state.is_initialized():
+            return
+        if isinstance(self.loader, DataLoader) and not isinstance(self.loader, loaders.DataLoaderStateMixin):
+            self._said = True
+            warnings.warn(
+                "KeyExchangeLoader: accelerate is in use and has not prepared the loader inside, so that every process sees "
+                "all images, and batches go to device= only. Wrap after preparing: "
+                "KeyExchangeLoader(accelerator.prepare(loader), augment)",
+                stacklevel=3,
+            )
 
     def _ahead(self, batches: Iterator[Any]) -> Iterator[Any]:
         """One batch ahead on the side stream.

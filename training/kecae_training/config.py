@@ -101,12 +101,7 @@ class LossConfig:
         grade_in_key: of a linear head that reads the grade from hK.
         lambda1_host: of J_SUP on X + X' - X^, the exchange in ``detail="host"``.
         feature_match: of the guide's features of X^ against those of X.
-        gradient: of the finite differences of X^ against those of X.
-        hsic_non_key: of the dependence of hN on the grade (HSIC), beside or in place of the adversary.
         fisher_key: of the class-aware Fisher criterion on hK.
-        cycle: of the exchange swapped back, which must give the host.
-        realism: of a patch discriminator that tells X' from X, through a reversed gradient.
-        proximity: of X' to X^.
         guide_from: step at which the terms of the guide begin. Before it the network learns to reconstruct, at a third of
             the cost of a step; a guide teaches nothing about images that are still a blur.
         guide_share: share of a batch's pairs that the guide looks at; it is the dearest part of a step.
@@ -123,12 +118,7 @@ class LossConfig:
     grade_in_key: float = 0.0
     lambda1_host: float = 0.0
     feature_match: float = 0.0
-    gradient: float = 0.0
-    hsic_non_key: float = 0.0
     fisher_key: float = 0.0
-    cycle: float = 0.0
-    realism: float = 0.0
-    proximity: float = 0.0
     guide_from: int = 0
     guide_share: float = 1.0
     guide_shift: int = 0

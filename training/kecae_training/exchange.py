@@ -11,7 +11,6 @@ from kecae_aug.model import KECAE, KECAEConfig, Latents
 from kecae_training import losses
 from kecae_training.config import LossConfig
 from kecae_training.guide import Guide
-from kecae_training.networks import patch_discriminator
 from kecae_training.views import draw_view
 
 
@@ -24,8 +23,6 @@ class Outputs(NamedTuple):
     same_grade: Tensor | None = None
     key_logits: Tensor | None = None
     non_key_logits: Tensor | None = None
-    swapped_back: Tensor | None = None
-    patches: tuple[Tensor, Tensor] | None = None
 
 
 def adversary(config: KECAEConfig) -> nn.Module:
@@ -58,7 +55,6 @@ class KeyExchange(nn.Module):
         features, classes = int(torch.tensor(model.config.latent_shape).prod()), len(model.config.classes)
         self.key_head = nn.Linear(features, classes) if loss.grade_in_key else None
         self.adversary = adversary(model.config) if loss.grade_free_non_key else None
-        self.patch_discriminator = patch_discriminator() if loss.realism else None
 
     def forward(self, images: Tensor, same_grade: Tensor) -> Outputs:
         """Encode a batch of pairs and decode all of its sums in one pass.
@@ -85,18 +81,7 @@ class KeyExchange(nn.Module):
             decoded[2] if self.loss.same_grade else None,
             self.key_head(key.flatten(1)) if self.key_head is not None else None,
             self.adversary(losses.reverse_gradient(non_key)) if self.adversary is not None else None,
-            self._swap_back(exchanged) if self.loss.cycle else None,
-            self._patches(images, exchanged) if self.patch_discriminator is not None else None,
         )
-
-    def _swap_back(self, exchanged: Tensor) -> Tensor:
-        """X1' carries the key of X_2 and X2' that of X_1: exchanged once more, each is its host again."""
-        key, non_key = self.model.encode(exchanged)
-        return self.model.decode(non_key + key.roll(len(exchanged) // 2, 0))
-
-    def _patches(self, images: Tensor, exchanged: Tensor) -> tuple[Tensor, Tensor]:
-        assert self.patch_discriminator is not None
-        return self.patch_discriminator(images), self.patch_discriminator(losses.reverse_gradient(exchanged))
 
 
 def hybrid_loss(
@@ -117,7 +102,6 @@ def hybrid_loss(
         guide: D of Eq. 5, frozen.
         generator: of the guide's views, on the CPU; the global one if not given.
     """
-    key, non_key = outputs.latents
     reconstruction, exchanged = outputs.reconstruction, outputs.exchanged
     weighted = {"mse": (1.0, losses.j_mse(reconstruction, images))}
     lda = losses.j_lda(outputs.latents, config.lda_eps)
@@ -134,18 +118,8 @@ def hybrid_loss(
     if outputs.non_key_logits is not None:
         term = losses.j_classify(outputs.non_key_logits, labels)
         weighted["grade_free_non_key"] = (config.grade_free_non_key, term)
-    if outputs.swapped_back is not None:
-        weighted["cycle"] = (config.cycle, losses.j_cycle(outputs.swapped_back, images))
-    if outputs.patches is not None:
-        weighted["realism"] = (config.realism, losses.j_realism(*outputs.patches))
-    if config.hsic_non_key:
-        weighted["hsic_non_key"] = (config.hsic_non_key, losses.j_hsic(non_key, labels))
     if config.fisher_key:
-        weighted["fisher_key"] = (config.fisher_key, losses.j_fisher(key, labels))
-    if config.gradient:
-        weighted["gradient"] = (config.gradient, losses.j_gradient(reconstruction, images))
-    if config.proximity:
-        weighted["proximity"] = (config.proximity, losses.j_proximity(exchanged, reconstruction))
+        weighted["fisher_key"] = (config.fisher_key, losses.j_fisher(outputs.latents.key, labels))
     logged["change"] = (exchanged - reconstruction).detach().abs().mean()
     total = torch.stack([weight * term for weight, term in weighted.values() if weight]).sum()
     return {**{k: term.detach() for k, (_, term) in weighted.items()}, **logged, "total": total}

@@ -83,58 +83,6 @@ def j_feature_match(features: Sequence[Tensor], reference: Sequence[Tensor]) -> 
     return 2 * torch.stack(errors).mean()
 
 
-def j_gradient(reconstruction: Tensor, images: Tensor) -> Tensor:
-    """MSE between finite differences of X^ and of X, along both axes: edges weigh more than exposure."""
-    return 2 * (
-        F.mse_loss(reconstruction.diff(dim=-1), images.diff(dim=-1))
-        + F.mse_loss(reconstruction.diff(dim=-2), images.diff(dim=-2))
-    )
-
-
-def j_proximity(exchanged: Tensor, reconstruction: Tensor) -> Tensor:
-    """MSE(X', X^), X^ held fixed: the smallest change that does it. Against a plain guide it favours invisible noise."""
-    return 2 * F.mse_loss(exchanged, reconstruction.detach())
-
-
-def j_cycle(back: Tensor, images: Tensor) -> Tensor:
-    """Swapped back: MSE(D(hN(X1') + hK(X2')), X1), summed over the two images of a pair."""
-    return 2 * F.mse_loss(back, images)
-
-
-def j_realism(real_logits: Tensor, generated_logits: Tensor) -> Tensor:
-    """Binary cross-entropy of a patch discriminator, real against generated, behind ``reverse_gradient`` of the images.
-
-    Args:
-        real_logits: (B, 1, h, w) on X.
-        generated_logits: (B, 1, h, w) on X'.
-    """
-    return F.softplus(-real_logits.float()).mean() + F.softplus(generated_logits.float()).mean()
-
-
-def j_hsic(non_key: Tensor, labels: Tensor) -> Tensor:
-    """Normalised HSIC (CKA) of hN and the grade: 0 where they are independent in the batch, at most 1.
-
-    The adversary's alternative without a player: Gaussian kernel on hN with the median distance as its width, the
-    delta kernel on labels; computed in float32.
-
-    Args:
-        non_key: (B, C, h, w).
-        labels: (B,) int64.
-    """
-    with torch.autocast(non_key.device.type, enabled=False):
-        x = non_key.float().flatten(1)
-        distance = (x[:, None] - x[None]).square().mean(2)
-        width = distance.detach().median().clamp_min(1e-8)
-        k = _centred(torch.exp(-distance / width))
-        same = _centred((labels[:, None] == labels[None]).float())
-        scale = (k.square().sum() * same.square().sum()).sqrt().clamp_min(1e-8)
-        return (k * same).sum() / scale
-
-
-def _centred(kernel: Tensor) -> Tensor:
-    return kernel - kernel.mean(0, keepdim=True) - kernel.mean(1, keepdim=True) + kernel.mean()
-
-
 def j_fisher(key: Tensor, labels: Tensor, eps: float = 1e-3) -> Tensor:
     """Class-aware Fisher criterion on hK: scatter within the grades over scatter between their means.
 

@@ -51,16 +51,6 @@ def resnet(n_classes: int) -> nn.Module:
     return nn.Sequential(*layers, *_head(before, n_classes))
 
 
-def patch_discriminator() -> nn.Module:
-    """Real or generated, for patches of 22 px: (B, 1, S, S) -> (B, 1, h, w) logits. No BatchNorm: it sees both kinds."""
-    layers: list[nn.Module] = []
-    before = 1
-    for channels in (24, 48, 96):
-        layers += [nn.Conv2d(before, channels, 4, 2, 1), nn.LeakyReLU(0.2)]
-        before = channels
-    return nn.Sequential(*layers, nn.Conv2d(before, 1, 1))
-
-
 def densenet(n_classes: int) -> nn.Module:
     """Torchvision's DenseNet with growth 12 and four dense blocks of 4, and a one-channel stem."""
     net = DenseNet(
@@ -138,7 +128,6 @@ __all__ = [
     "Siamese",
     "build",
     "densenet",
-    "patch_discriminator",
     "resnet",
     "siamese",
     "stages",

@@ -125,16 +125,16 @@ def train_row(table: Table, row: Row, seed: int, study: Study, args: argparse.Na
         **line,
         "figures": figures,
         "seconds": round(time.perf_counter() - start, 1),
-        "environment": environment(),
+        "environment": environment(args.device),
     }
 
 
 def open_study(args: argparse.Namespace, table: Table) -> Study:
     if table.kind == PHANTOM:
-        return phantom_study(args.work, args.patients, args.test_patients)
+        return phantom_study(args.work, args.patients, args.test_patients, device=args.device)
     config = parse([*table.flags("base", args.steps), "--data.root", str(args.data)])
     config.guide = list(args.guides.values())  # of all rows: none of them may have seen a held-out patient
-    return folder_study(args.work, config, model_config(config).image_size, args.oracles)
+    return folder_study(args.work, config, model_config(config).image_size, args.oracles, device=args.device)
 
 
 def main(argv: list[str] | None = None) -> None:

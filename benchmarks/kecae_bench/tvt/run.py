@@ -143,7 +143,10 @@ def perform(spec: RunSpec, ground: Ground, protocol: Protocol, store: Store) -> 
         "exchange": batches.report(),
         "seconds": trained.seconds,
         "date": date.today().isoformat(),
-        "environment": {**environment(), "threads": str(torch.get_num_threads())},
+        "environment": {
+            **environment(torch.device(protocol.loop.device)),
+            "threads": str(torch.get_num_threads()),
+        },
     }
     said = (
         Predictions.of(of.files, of.patients, of.labels.numpy(), found)

@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.transforms.v2.functional import resize
 
-from kecae_aug.data.alignment import align
 from kecae_aug.model import KECAE
 
 Floats = npt.NDArray[np.float32]
@@ -95,7 +94,12 @@ class Preparation:
         if self.image_size is not None and x.shape[-2:] != (self.image_size, self.image_size):
             x = resize(x, [self.image_size, self.image_size], antialias=True)
         x = (2 * x - 1).clamp(-1, 1)
-        return align(x).image if self.align else x
+        if not self.align:
+            return x
+        # here, since it measures joints as the phantom's tools do, which a user's loop need not load
+        from kecae_aug.data.alignment import align
+
+        return align(x).image
 
     @classmethod
     def of(cls, model: KECAE) -> Preparation:

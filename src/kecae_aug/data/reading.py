@@ -82,7 +82,7 @@ def _is_dicom(path: Path, head: bytes) -> bool:
     if head[128:] == b"DICM":
         return True
     known = (b"\x89PNG", b"\xff\xd8", b"II*\x00", b"MM\x00*")
-    begins = head[:2] in (b"\x02\x00", b"\x08\x00") or path.suffix.lower() in (".dcm", ".dicom")
+    begins = head[:2] in (b"\x02\x00", b"\x08\x00", b"\x00\x08") or path.suffix.lower() in (".dcm", ".dicom")
     return begins and not head.startswith(known)
 
 
@@ -112,6 +112,9 @@ def _read_pillow(path: Path) -> Grey:
             if (pages := getattr(opened, "n_frames", 1)) != 1:
                 raise BadImageError(f"{pages} pages, accepted is one: save it as a file of its own")
             is_negative = opened.format == "TIFF" and opened.tag_v2.get(262) == 0  # type: ignore[attr-defined]
+            is_cut = ";16" in str(
+                [tile[3] for tile in opened.tile]
+            )  # of 16 bits a channel Pillow keeps the upper 8
             image = ImageOps.exif_transpose(opened)  # decodes: a truncated file fails here, not at its use
     except BadImageError:
         raise
@@ -135,7 +138,13 @@ def _read_pillow(path: Path) -> Grey:
         raise BadImageError(f"wrong mode: {image.mode}, accepted are grey, 16-bit grey and grey RGB")
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
-    _refuse_colour(np.asarray(image.convert("RGB")))
+    pixels = np.asarray(image.convert("RGB"))
+    if is_cut and pixels.max() < 2 ** (max(DEPTHS) - 8):
+        raise BadImageError(
+            f"16 bits a channel of which {max(DEPTHS)} or fewer are used, so that too few levels are left; save it as "
+            "16-bit grey"
+        )
+    _refuse_colour(pixels)
     return np.asarray(image.convert("RGB").convert("L"), dtype=np.float32) / np.float32(255)
 
 
@@ -245,7 +254,7 @@ def _dicom_levels(file: Any) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bo
         padding = (stored >= min(value, limit)) & (stored <= max(value, limit))
     values: Any = apply_modality_lut(stored, file)
     if file.get("VOILUTSequence"):
-        values = apply_voi_lut(np.asarray(values).round().astype(np.int64), file)
+        values = _looked_up(np.asarray(values).round().astype(np.int64), file)
     elif file.get("WindowWidth") is not None and file.get("WindowCenter") is not None:
         try:
             values = apply_voi_lut(values, file, prefer_lut=False)
@@ -254,6 +263,23 @@ def _dicom_levels(file: Any) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bo
                 f"DICOM window that cannot be applied: {error} (first: {file.filename}); it is left out"
             )
     return np.asarray(values, dtype=np.float64), padding
+
+
+def _looked_up(values: npt.NDArray[np.int64], file: Any) -> npt.NDArray[Any]:
+    """Through the first VOI LUT. pydicom's own wraps the index where a table of 8 bits has more than 256 entries."""
+    item = file.VOILUTSequence[0]
+    entries, first, bits = item.LUTDescriptor
+    entries = entries or 2**16
+    if first >= 2**15 and values.min() < 0:  # a signed number that was written as an unsigned one
+        first -= 2**16
+    order = "<" if file.file_meta.TransferSyntaxUID.is_little_endian else ">"
+    raw = (
+        item.LUTData if isinstance(item.LUTData, bytes) else np.asarray(item.LUTData, f"{order}u2").tobytes()
+    )
+    packed = bits == 8 and len(raw) <= entries + 1  # two to a word
+    table = np.frombuffer(raw, "u1" if packed else f"{order}u2")[:entries]
+    found: npt.NDArray[Any] = table[np.clip(values - first, 0, len(table) - 1)]
+    return found
 
 
 def _dicom_grey_of_colours(

@@ -36,8 +36,7 @@ class RadiographTable(Radiographs):
         columns: names of the columns where they are not ``path``, ``label``, ``patient``, ``side`` and
             ``split``; side (L, R, left, right or empty) and split may be absent.
         on_bad: ``"raise"`` refuses a table with bad rows, and raises at the first use of a bad file; ``"skip"`` lists
-        both in
-            ``.skipped``, the rows by their line.
+            both in ``.skipped``, the rows by their line.
 
     Raises:
         FileNotFoundError: no such table.
@@ -134,6 +133,9 @@ def read_table(table: Path, renamed: dict[str, str], needed: list[str]) -> list[
         raise ValueError(f"columns: got {sorted(set(renamed) - set(COLUMNS))}, accepted are {list(COLUMNS)}")
     names = {c: renamed.get(c, c) for c in COLUMNS}
     text = _decoded(table)
+    first, _, rest = text.partition("\n")
+    above = int(first.startswith("sep="))  # Excel's word for its own separator
+    text = rest if above else text
     separator = _separator(text.partition("\n")[0], names.values())
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
     before = csv.field_size_limit(
@@ -161,11 +163,11 @@ def read_table(table: Path, renamed: dict[str, str], needed: list[str]) -> list[
                 line = Line(
                     {c: fields[at[c]].strip() if c in at and at[c] < len(fields) else "" for c in COLUMNS}
                 )
-                line.number = start
+                line.number = start + above
                 lines.append(line)
         return lines
     except csv.Error as error:
-        raise ValueError(f"table={str(table)!r}: line {reader.line_num}: {error}") from error
+        raise ValueError(f"table={str(table)!r}: line {reader.line_num + above}: {error}") from error
     finally:
         csv.field_size_limit(before)
 

@@ -1,8 +1,8 @@
 """Runs timm's ``train.py`` unchanged, with key exchange between its training loader and its loop.
 
 ``train.py`` makes no Mixup unless it is asked to, and with its prefetcher mixes in the workers, before any
-batch is on the device. So the launcher replaces neither: it wraps what ``timm.data.create_loader`` returns for
-training, and where timm would mix while collating, mixes after the exchange instead.
+batch is on the device. So the launcher wraps what ``timm.data.create_loader`` returns for training, and where timm
+would mix while collating, mixes after the exchange instead. ``timm.data.Mixup`` takes odd batches meanwhile.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from torch import Tensor
 
 from kecae_aug.bank import LatentBank
 from kecae_aug.device import PRECISIONS, amp_dtype
-from kecae_aug.integrations.timm import KeyExchangeMixup
+from kecae_aug.integrations.timm import AnyBatchMixup, KeyExchangeMixup
+from kecae_aug.loader import KeyExchangeLoader
 from kecae_aug.model import KECAE
 from kecae_aug.transform import KeyExchangeAugment
 from kecae_aug.weights import load_weights
@@ -36,13 +37,16 @@ timm_data: Any = _data  # timm is annotated in part only
 timm_loader: Any = _loader
 
 
-class ExchangedLoader:
+class ExchangedLoader(KeyExchangeLoader):
     """A timm loader whose batches come exchanged; everything else is the loader's own.
 
+    Of a prefetching loader it takes over the batches of its workers, before they are normalised: on CUDA nothing waits for
+    the device then, as behind timm's own side stream it would, and timm's random erasing follows the exchange.
+
     Args:
-        loader: gives (images, targets).
-        augment: called as ``augment(images, targets)``.
-        device: where batches go first; None leaves them where they are.
+        loader: timm's; its batches are (images, targets).
+        augment: what exchanges, and with KeyExchangeMixup what mixes afterwards.
+        device: where batches go; a prefetching loader has its own. None leaves them where they are.
 
     Attributes:
         seen: real images that went through, of all epochs.
@@ -50,38 +54,46 @@ class ExchangedLoader:
     """
 
     def __init__(self, loader: Any, augment: KeyExchangeAugment | KeyExchangeMixup, device: Any) -> None:
-        self.loader, self.augment, self.device = loader, augment, device
+        self.timm_loader, self.mixup = loader, augment if isinstance(augment, KeyExchangeMixup) else None
         self.seen = self.exchanged = 0
+        prefetching = isinstance(loader, timm_loader.PrefetchLoader)
+        super().__init__(
+            loader.loader if prefetching else loader,
+            augment.exchange if isinstance(augment, KeyExchangeMixup) else augment,
+            device=loader.device if prefetching else device,
+            post=self._normalised if prefetching else None,
+        )
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        exchange = self.augment.exchange if isinstance(self.augment, KeyExchangeMixup) else self.augment
-        for images, targets in self.loader:
-            if self.device is not None:
-                images = images.to(self.device, non_blocking=True)
-                targets = targets.to(self.device, non_blocking=True)
-            new = self.augment(images, targets)
-            self.seen += len(images)
-            if exchange.params is not None:  # on the CPU: nothing is waited for
-                self.exchanged += int((exchange.params.donors >= 0).sum())
-            yield new
+    def _normalised(self, images: Tensor) -> Tensor:
+        """What timm's PrefetchLoader does with the images of its workers."""
+        timms = self.timm_loader
+        images = images.to(timms.img_dtype).sub_(timms.mean).div_(timms.std)
+        if timms.random_erasing is not None:
+            images = timms.random_erasing(images)
+        return images
 
-    def __len__(self) -> int:
-        return len(self.loader)
+    def _exchanged(self, batch: Any) -> Any:
+        self.augment.params = None  # of this batch, or of none
+        images, targets = super()._exchanged(batch)
+        self.seen += len(batch[0])
+        if self.augment.params is not None:  # on the CPU: nothing is waited for
+            self.exchanged += int((self.augment.params.donors >= 0).sum())
+        return (images, targets) if self.mixup is None else self.mixup.mixed(images, targets)
 
     def __getattr__(self, name: str) -> Any:
-        if name == "loader":  # not set yet, while being unpickled
+        if name.startswith("__") or name == "timm_loader":  # not set yet, while being unpickled
             raise AttributeError(name)
-        return getattr(self.loader, name)
+        return getattr(self.timm_loader, name)
 
     @property
     def mixup_enabled(self) -> bool:
         """What train.py reads and sets at ``--mixup-off-epoch``."""
-        return isinstance(self.augment, KeyExchangeMixup) and bool(self.augment.mixup_enabled)
+        return self.mixup is not None and bool(self.mixup.mixup_enabled)
 
     @mixup_enabled.setter
     def mixup_enabled(self, value: bool) -> None:
-        if isinstance(self.augment, KeyExchangeMixup):
-            self.augment.mixup_enabled = value
+        if self.mixup is not None:
+            self.mixup.mixup_enabled = value
 
 
 def exchanging(
@@ -113,9 +125,15 @@ def exchanging(
         mean, std = _normalisation(loader, call.arguments)
         every = {**options, "classes": names, "mean": mean, "std": std}
         augment = _mixup(collate, model, every) if mixing else KeyExchangeAugment(model, **every)
-        prefetched = isinstance(loader, timm_loader.PrefetchLoader)
         print(f"key exchange in the training loader: {augment!r}", file=sys.stderr, flush=True)
-        return ExchangedLoader(loader, augment, None if prefetched else device)
+        if not every.get("same_patient"):
+            print(
+                f"timm's batches have no patients, so two knees of one person may exchange; {PREFIX}same-patient says that "
+                "this is meant",
+                file=sys.stderr,
+                flush=True,
+            )
+        return ExchangedLoader(loader, augment, device)
 
     return create
 
@@ -149,6 +167,7 @@ def run(script: Path, arguments: list[str], ours: argparse.Namespace) -> None:
         "strength": ours.strength,
         "detail": ours.detail,
         "append": ours.append,
+        "same_patient": ours.same_patient,
         "chunk_size": ours.chunk_size,
         "compile": ours.compile,
         "amp_dtype": amp_dtype(ours.precision),
@@ -166,13 +185,17 @@ def run(script: Path, arguments: list[str], ours: argparse.Namespace) -> None:
 
     try:
         with (
-            _instead(create_loader=create_and_note, create_naflex_loader=_no_naflex),
+            _instead(create_loader=create_and_note, create_naflex_loader=_no_naflex, Mixup=AnyBatchMixup),
             _started_as(script, arguments),
         ):
             runpy.run_path(str(script), run_name="__main__")
+    except SystemExit as ended:
+        if ended.code or {"-h", "--help"} & set(arguments):
+            raise
     finally:  # an interrupted run says it too
         seen, exchanged = (sum(getattr(loader, name) for loader in made) for name in ("seen", "exchanged"))
-        print(f"key exchange: exchanged {exchanged} of {seen} images", file=sys.stderr, flush=True)
+        if made:
+            print(f"key exchange: exchanged {exchanged} of {seen} images", file=sys.stderr, flush=True)
     if not made:
         raise SystemExit(
             f"key exchange: {script} made no training loader with timm.data.create_loader, so nothing was exchanged; "
@@ -222,6 +245,12 @@ def _parser() -> argparse.ArgumentParser:
         help="add exchanged knees to each batch instead of replacing rows; with K just so many",
     )
     add(
+        PREFIX + "same-patient",
+        dest="same_patient",
+        action="store_true",
+        help="two knees of one patient may exchange, which timm's batches cannot tell",
+    )
+    add(
         PREFIX + "donors",
         dest="donors",
         default=None,
@@ -249,12 +278,6 @@ def _strength(text: str) -> float | tuple[float, ...]:
 
 def _check(arguments: dict[str, Any]) -> None:
     """Refuse what would come before the exchange and spoil it; warn of what weakens it."""
-    erasing = arguments["re_prob"] > 0 and not arguments["no_aug"]
-    if erasing:
-        raise ValueError(
-            f"re_prob={arguments['re_prob']}: timm erases before the exchange, which needs whole knees; accepted is "
-            "0 (--reprob 0)"
-        )
     if arguments["num_aug_splits"]:
         raise ValueError(
             f"num_aug_splits={arguments['num_aug_splits']}: several versions of an image in one batch cannot be "
@@ -270,9 +293,12 @@ def _check(arguments: dict[str, Any]) -> None:
         ],
         "vertical flips (--vflip 0)": arguments["vflip"],
         f"--aa {arguments['auto_augment']}": arguments["auto_augment"],
-        "colour jitter (--color-jitter 0)": arguments["color_jitter"],
+        "colour jitter (--color-jitter 0)": arguments["color_jitter"]
+        and "3a" in (arguments["auto_augment"] or "3a"),  # other policies switch it off
         "grey conversion (--grayscale-prob 0)": arguments.get("grayscale_prob"),
         "blur (--gaussian-blur-prob 0)": arguments.get("gaussian_blur_prob"),
+        "random erasing, which the prefetcher would do after it (--reprob 0)": arguments["re_prob"]
+        and not arguments["use_prefetcher"],
     }
     if found := [name for name, on in before.items() if on]:
         warnings.warn(

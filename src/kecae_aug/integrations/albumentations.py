@@ -13,7 +13,6 @@ from __future__ import annotations
 import functools
 import os
 import random
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -28,7 +27,7 @@ from kecae_aug._exchanger import Exchanger, needs_own_key
 from kecae_aug._intensity import Intensity
 from kecae_aug._params import strength_range
 from kecae_aug.model import KECAE
-from kecae_aug.names import class_name, class_names, patient_id
+from kecae_aug.names import class_name, class_names, patient_ids, warn_of_missing
 from kecae_aug.weights import load_weights
 
 try:
@@ -39,6 +38,7 @@ except ImportError as error:
     ) from error
 
 Image = NDArray[Any]
+_IMAGES = ("image", "images")
 _ImageOnlyTransform: Any = A.ImageOnlyTransform  # albumentations is annotated in part only
 
 
@@ -47,14 +47,13 @@ class KeyExchange(_ImageOnlyTransform):
 
     Convention:
         image: (H, W), (H, W, 1) or (H, W, 3) with equal channels; uint8, or float32 in [0, 1]. Any size.
-        images: (N, H, W[, C]), further images of the same label: they get the same key as ``image``. ``volume`` and
-        ``volumes``
-            are refused, since they would keep the old key beside the new label.
+        images: further views of the same knee, or these alone: an array of N images, or a list. Each gets the same donor's
+            key, since one label stands for all of them. ``volume`` and ``volumes`` are refused: a KECAE knows radiographs.
         label: an index into ``classes``, or a class name (str); int, numpy integer or str. Comes back as
-            the donor's, in the type of the host's.
+            the donor's, in the type of the host's; names as :func:`kecae_aug.names.class_name` writes them.
         metadata: a list of ``{"image", "label"}`` dicts, with ``"patient"`` where donors must be of another
-            patient than the call's ``patient``. Sizes and dtypes may differ from the host's. An item without a patient
-            counts as one of its own, and a warning says so once.
+            patient than the call's ``patient``. Sizes and dtypes may differ from the host's. Ids are compared by value (9001
+            is "9001"); where some are given, whoever has none counts as a patient of its own, and one warning says so.
         The donor is drawn by ``self.py_random``, among the items of another label (and patient) that the weights
         know. Where there is none, or the weights do not know the host's class, the call passes through.
         Masks, boxes, keypoints and everything else stay as they are; nothing is changed in place.
@@ -114,14 +113,19 @@ class KeyExchange(_ImageOnlyTransform):
         self.classes = list(class_names(known if classes is None else classes))
         if len(set(known) & set(self.classes)) < 2:
             raise ValueError(
-                f"classes={self.classes}: accepted are different names, of which at least two are of these weights' "
-                f"{known}"
+                f"classes={self.classes}: accepted are names of which at least two are of these weights' {known}"
             )
         self._seen_seed: int | None = None
-        self._told_of_missing = False
+        self._said: set[str] = set()
+        self._intensity = Intensity()
 
     def __call__(self, *args: Any, force_apply: bool = False, **data: Any) -> Any:
         """What albumentations calls; the worker's seed is mixed in before anything is drawn."""
+        if volumes := [name for name in ("volume", "volumes") if data.get(name) is not None]:
+            raise ValueError(
+                f"KeyExchange: the call has {volumes}, which would keep the old key beside the new label; a KECAE knows "
+                "radiographs. Give views of the same knee as 'images', or put these through a pipeline of their own"
+            )
         worker = get_worker_info()
         if worker is not None and worker.seed != self._seen_seed:
             self._seen_seed = worker.seed
@@ -130,29 +134,27 @@ class KeyExchange(_ImageOnlyTransform):
 
     @property
     def targets(self) -> dict[str, Callable[..., Any]]:
-        """The image; the label is handled with it."""
-        return {"image": self.apply}
+        """The images; the label is handled with them."""
+        return {"image": self.apply, "images": self.apply_to_images}
 
     def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
         """Draw donor and strength. The donor's image is kept, so that a replay needs no list of donors."""
-        for key in ("image", self.label_key, self.metadata_key):
-            if key not in data:
-                raise ValueError(
-                    f"KeyExchange: the call has {sorted(data)}, needed are 'image', {self.label_key!r} and "
-                    f"{self.metadata_key!r}, a list of {{'image', {self.label_key!r}}} items"
-                )
-        _unit(data["image"], "image")
-        if stacks := [key for key in ("volume", "volumes") if data.get(key) is not None]:
+        there = [key for key in _IMAGES if data.get(key) is not None]
+        if not there or not {self.label_key, self.metadata_key} <= set(data):
             raise ValueError(
-                f"KeyExchange: the call has {stacks} beside 'image', which would keep the old key beside the new label; "
-                "put them through a pipeline of their own"
+                f"KeyExchange: the call has {sorted(data)}, needed are 'image' (or 'images'), {self.label_key!r} and "
+                f"{self.metadata_key!r}, a list of {{'image', {self.label_key!r}}} items"
             )
+        if "image" in there:
+            self._unit(data["image"], "image")
+        for i, image in enumerate(data["images"] if "images" in there else ()):
+            self._unit(image, f"images[{i}]")
         candidates = list(self._candidates(data))
         if not candidates:
             return {"donor": None}
         number, item = self.py_random.choice(candidates)
         strength = self.py_random.uniform(*self._strengths)
-        _unit(item["image"], f"{self.metadata_key}[{number}]['image']")
+        self._unit(item["image"], f"{self.metadata_key}[{number}]['image']")
         label = self._name(item[self.label_key], "")
         return {"donor": number, "donor_image": item["image"], "donor_label": label, "strength": strength}
 
@@ -160,10 +162,10 @@ class KeyExchange(_ImageOnlyTransform):
         """The call's data with image and label replaced; albumentations' own version would split str labels."""
         if params.get("donor") is None:
             return data
-        out = {**data, "image": self.apply(data["image"], **params)}
-        if data.get("images") is not None:  # further images of this label: an array (N, ...), or a list
-            more = [self.apply(image, **params) for image in data["images"]]
-            out["images"] = np.stack(more) if isinstance(data["images"], np.ndarray) and more else more
+        out = dict(data)
+        for name, function in self.targets.items():
+            if data.get(name) is not None:
+                out[name] = function(data[name], **params)
         if params["strength"] >= 0.5:
             out[self.label_key] = self._like(data[self.label_key], params["donor_label"])
         return out
@@ -171,21 +173,30 @@ class KeyExchange(_ImageOnlyTransform):
     @torch.no_grad()
     def apply(self, img: Image, *args: Any, **params: Any) -> Image:
         """X' of the image and the drawn donor, in the image's shape and dtype."""
-        host, donor = _unit(img, "image"), _unit(params["donor_image"], "donor_image")
+        host, donor = self._unit(img, "image"), self._unit(params["donor_image"], "donor_image")
         strengths = torch.tensor([params["strength"]], device="cpu")
         key = self._exchanger.keys(donor)
         own = self._exchanger.keys(host) if needs_own_key(strengths, self.detail) else None
         new = self._exchanger.exchange(host, key, own, strengths, self.detail)[0].permute(1, 2, 0)
-        new = Intensity().from_unit(new, torch.uint8 if img.dtype == np.uint8 else torch.float32)
+        new = self._intensity.from_unit(new, torch.uint8 if img.dtype == np.uint8 else torch.float32)
         return np.ascontiguousarray(new.numpy().reshape(img.shape))
+
+    def apply_to_images(self, images: Any, *args: Any, **params: Any) -> Any:
+        """X' of each, with the same donor; a list stays a list."""
+        new = [self.apply(image, *args, **params) for image in images]
+        return (
+            np.stack(new) if isinstance(images, np.ndarray) and new else type(images)(new) if new else images
+        )
 
     def add_targets(self, additional_targets: dict[str, str]) -> None:
         """Refuse a second image: it would keep its old key beside the new label."""
-        images = [name for name, kind in additional_targets.items() if kind == "image"]
+        images = [
+            name for name, kind in additional_targets.items() if kind in (*_IMAGES, "volume", "volumes")
+        ]
         if images:
             raise ValueError(
-                f"additional_targets={additional_targets}: KeyExchange exchanges 'image' only, and {images} would "
-                "keep the old key; call it on each image in a pipeline of its own"
+                f"additional_targets={additional_targets}: KeyExchange exchanges 'image' and 'images' only, and {images} "
+                "would keep the old key; give views of the same knee as 'images', other knees to a pipeline of their own"
             )
         super().add_targets(additional_targets)
 
@@ -210,7 +221,7 @@ class KeyExchange(_ImageOnlyTransform):
         if not isinstance(items, Sequence) or isinstance(items, str):
             raise TypeError(f"{self.metadata_key}: got {_told(items)}, accepted is a list of dicts")
         host = self._name(data[self.label_key], self.label_key)
-        patient = None if self.same_patient else patient_id(data.get(self.patient_key))
+        patient, *patients = self._patients(data, items)
         for number, item in enumerate(items):
             where = f"{self.metadata_key}[{number}]"
             if not isinstance(item, Mapping) or not {"image", self.label_key} <= set(item):
@@ -218,21 +229,48 @@ class KeyExchange(_ImageOnlyTransform):
                     f"{where}: got {_told(item)}, accepted is a dict with 'image' and {self.label_key!r}"
                 )
             label = self._name(item[self.label_key], f"{where}[{self.label_key!r}]")
-            whose = None if patient is None else patient_id(item.get(self.patient_key))
-            if patient is not None and whose is None and not self._told_of_missing:
-                self._told_of_missing = True
-                warnings.warn(
-                    f"{where}: has no {self.patient_key!r}, so it counts as a patient of its own, and two knees of one "
-                    "person may exchange keys; give every item's",
-                    stacklevel=2,
-                )
-            others = patient is None or whose != patient
+            others = patient is None or patients[number] != patient
             if others and label != host and label in known and host in known:
                 yield number, item
 
+    def _unit(self, image: Any, name: str) -> Tensor:
+        """An image as it came -> (1, C, H, W) float32 in [0, 1]; what is let pass is said once."""
+        if (
+            not isinstance(image, np.ndarray)
+            or image.ndim not in (2, 3)
+            or image.dtype not in (np.uint8, np.float32)
+        ):
+            raise ValueError(
+                f"{name}: got {_told(image)}, accepted is a numpy array (H, W), (H, W, 1) or (H, W, 3), uint8 or "
+                "float32 in [0, 1]; put KeyExchange before Normalize and ToTensorV2"
+            )
+        planes = torch.from_numpy(
+            np.array(image[..., None] if image.ndim == 2 else image)
+        )  # a copy, writable
+        batch = planes.permute(2, 0, 1)[None]
+        try:
+            self._intensity.check(batch)
+        except ValueError as error:
+            raise ValueError(
+                f"{name}: {str(error).removeprefix('images: ')} (KeyExchange takes uint8, or float32 in [0, 1])"
+            ) from None
+        return self._intensity.to_unit(batch)
+
+    def _patients(self, data: Mapping[str, Any], items: Sequence[Any]) -> list[str | None]:
+        """Ids of the host and of every item, None where nobody has one or it plays no part."""
+        given = [part.get(self.patient_key) if isinstance(part, Mapping) else None for part in (data, *items)]
+        if self.same_patient or all(value is None for value in given):
+            return [None] * len(given)
+        ids = patient_ids(given)
+        if None in ids and "missing" not in self._said:
+            self._said.add("missing")
+            warn_of_missing(ids, f"{self.patient_key} of the call and of {self.metadata_key}")
+        return ids
+
     def _name(self, label: Any, where: str) -> str:
-        if isinstance(label, str) and class_name(label) in self.classes:
-            return str(class_name(label))
+        name = class_name(label) if isinstance(label, str) else None
+        if name in self.classes:
+            return str(name)
         if (
             isinstance(label, (int, np.integer))
             and not isinstance(label, bool)
@@ -290,28 +328,6 @@ def _exchanger(weights: Any, revision: str | None, local_files_only: bool) -> Ex
 def _loaded(name: Any, revision: str | None, local_files_only: bool, written: int) -> Exchanger:
     """``written``: when a folder's weights were, so that new ones are read."""
     return Exchanger(load_weights(name, revision=revision, local_files_only=local_files_only))
-
-
-def _unit(image: Any, name: str) -> Tensor:
-    """An image as it came -> (1, C, H, W) float32 in [0, 1]."""
-    if (
-        not isinstance(image, np.ndarray)
-        or image.ndim not in (2, 3)
-        or image.dtype not in (np.uint8, np.float32)
-    ):
-        raise ValueError(
-            f"{name}: got {_told(image)}, accepted is a numpy array (H, W), (H, W, 1) or (H, W, 3), uint8 or "
-            "float32 in [0, 1]; put KeyExchange before Normalize and ToTensorV2"
-        )
-    planes = torch.from_numpy(np.array(image[..., None] if image.ndim == 2 else image))  # a copy, writable
-    batch = planes.permute(2, 0, 1)[None]
-    try:
-        Intensity().check(batch)
-    except ValueError as error:
-        raise ValueError(
-            f"{name}: {str(error).removeprefix('images: ')} (KeyExchange takes uint8, or float32 in [0, 1])"
-        ) from None
-    return Intensity().to_unit(batch)
 
 
 def _told(value: Any) -> str:

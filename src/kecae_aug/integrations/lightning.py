@@ -13,9 +13,10 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from kecae_aug.device import amp_dtype
 from kecae_aug.transform import KeyExchangeAugment
 
 HOOK = "on_after_batch_transfer"
@@ -49,7 +50,8 @@ class KeyExchangeCallback(_Callback):
 
     Args:
         augment: the transform, used as it is (``augment.enabled = False`` switches it off); or a name or folder of weights.
-        options: of the transform, where ``augment`` is a name.
+        options: of the transform, where ``augment`` is a name. Plain values do, as a YAML file holds them: lists for tuples,
+            and ``amp_dtype`` as Lightning's ``"bf16-mixed"`` or ``"16-mixed"``.
 
     Raises:
         TypeError: ``augment`` is something else.
@@ -60,7 +62,10 @@ class KeyExchangeCallback(_Callback):
     def __init__(self, augment: KeyExchangeAugment | str, options: dict[str, Any] | None = None) -> None:
         super().__init__()
         if isinstance(augment, str):
-            augment = KeyExchangeAugment.from_pretrained(augment, **(options or {}))
+            given = dict(options or {})
+            if isinstance(given.get("amp_dtype"), str):
+                given["amp_dtype"] = amp_dtype(given["amp_dtype"])
+            augment = KeyExchangeAugment.from_pretrained(augment, **given)
         elif options:
             raise ValueError(
                 f"options={options}: are of a transform that is made here; give them to the one in augment"
@@ -104,7 +109,7 @@ class KeyExchangeCallback(_Callback):
         def hook(batch: Any, dataloader_idx: int) -> Any:
             batch = own(batch, dataloader_idx)
             done = vars(hook)["kecae_done"]
-            return self.augment(batch) if trainer.training and not done else batch
+            return self._exchanged(batch) if trainer.training and not done else batch
 
         under = vars(owner).get(HOOK)  # an attribute of the instance, if the user or another callback set one
         vars(hook).update(kecae_done=False, kecae_under=under)
@@ -120,6 +125,19 @@ class KeyExchangeCallback(_Callback):
 
         self._undo = undo
 
+    def _exchanged(self, batch: Any) -> Any:
+        try:
+            return self.augment(batch)
+        except (TypeError, ValueError) as error:
+            if not _of_several_loaders(batch):
+                raise
+            names = list(batch) if isinstance(batch, Mapping) else [f"number {i}" for i in range(len(batch))]
+            raise type(error)(
+                f"batch: a {type(batch).__name__} of {len(batch)} batches, {names}, as Lightning's CombinedLoader makes of "
+                "several train dataloaders; KeyExchangeCallback takes those of one. Without the callback, call a "
+                "KeyExchangeAugment on the batch that you mean in your training_step"
+            ) from error
+
     def _restore(self) -> None:
         if self._undo is not None:
             self._undo()
@@ -128,6 +146,14 @@ class KeyExchangeCallback(_Callback):
 
 def _nothing() -> None:
     """Stands for no attribute."""
+
+
+def _of_several_loaders(batch: Any) -> bool:
+    """Whether every part is a batch of its own; None stands for a loader that has ended."""
+    if not isinstance(batch, (Mapping, list, tuple)):
+        return False
+    parts = list(batch.values()) if isinstance(batch, Mapping) else list(batch)
+    return bool(parts) and all(part is None or isinstance(part, (Mapping, list, tuple)) for part in parts)
 
 
 def _overrides_hook(datamodule: Any) -> bool:

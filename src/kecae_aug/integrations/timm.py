@@ -1,13 +1,15 @@
 """Key exchange with timm: :class:`KeyExchangeMixup` in your loop, or a launcher for timm's own ``train.py``.
 
     python -m kecae_aug.integrations.timm train.py --key-exchange-weights knee-kl02 \
-        --data-dir DIR --model resnet18 --num-classes 2 --scale 1 1 --ratio 1 1 --hflip 0   # train.py's own
+        --data-dir DIR --model resnet18 --num-classes 2 --scale 1 1 --ratio 1 1 --hflip 0 \
+        --color-jitter 0   # train.py's own
 
 timm's wheel has no ``train.py``: take it from its repository, at the tag of the installed version.
 """
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -27,7 +29,43 @@ except ImportError as error:
 _Mixup: Any = timm.data.__dict__["Mixup"]  # timm is annotated in part only
 
 
-class KeyExchangeMixup(_Mixup):
+class AnyBatchMixup(_Mixup):
+    """``timm.data.Mixup`` for odd batches and one-hot targets too, as an exchange may leave them, and for both alphas 0."""
+
+    multi_label = False  # older timm has none
+
+    def __call__(self, x: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """As timm's, in place."""
+        return self.mixed(x, target)
+
+    def mixed(self, x: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows mixed in place, the last one of an odd batch with nobody, and their soft targets."""
+        if target.ndim == 2 and not self.multi_label:
+            target = target.argmax(1)  # timm would flatten one-hot rows into B * K labels
+        even = len(x) // 2 * 2
+        mixed, soft = self._mix(x[:even], target[:even])
+        if even == len(x):
+            return mixed, soft
+        return torch.cat([mixed, x[even:]]), torch.cat([soft, self._smooth(target[even:])])
+
+    def _mix(self, x: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        if len(x) == 0 or (self.mixup_alpha <= 0 and self.cutmix_alpha <= 0):
+            return x, self._smooth(target)  # timm asserts that an alpha is above 0
+        mixed: tuple[Tensor, Tensor] = super().__call__(x, target)
+        return mixed
+
+    def _smooth(self, target: Tensor) -> Tensor:
+        """Soft targets of rows that are mixed with nobody, smoothed as timm does."""
+        if self.multi_label:
+            return target * (1 - float(self.label_smoothing)) + 0.5 * float(self.label_smoothing)
+        soft = torch.full(
+            (len(target), self.num_classes), self.label_smoothing / self.num_classes, device=target.device
+        )
+        soft[torch.arange(len(target), device=target.device), target] += 1 - self.label_smoothing
+        return soft
+
+
+class KeyExchangeMixup(AnyBatchMixup):
     """``timm.data.Mixup`` that exchanges keys first: ``x, target = mixup(x, target)``.
 
     Convention:
@@ -81,6 +119,10 @@ class KeyExchangeMixup(_Mixup):
                 raise ValueError(f"{name}={value!r}: not taken here; {_INSTEAD[name]}")
         if mode not in ("batch", "pair", "elem"):
             raise ValueError(f"mode={mode!r}: accepted are 'batch', 'pair' and 'elem'")
+        if multi_label and "multi_label" not in inspect.signature(_Mixup.__init__).parameters:
+            raise ValueError(
+                "multi_label=True: the installed timm flattens dense targets; accepted is a timm whose Mixup has multi_label"
+            )
         mixing = (mixup_alpha, cutmix_alpha, cutmix_minmax, prob, switch_prob, mode, correct_lam)
         super().__init__(*mixing, label_smoothing=label_smoothing, num_classes=num_classes)
         self.multi_label = multi_label  # not an argument of older timm
@@ -102,30 +144,7 @@ class KeyExchangeMixup(_Mixup):
                 f"x: got {x.dtype}, accepted are floats: timm mixes after the images were normalised"
             )
         new_x, target = self.exchange(x, target)
-        if target.ndim == 2 and not self.multi_label:
-            target = target.argmax(1)  # timm would flatten one-hot rows into B * K labels
-        new_x = x.clone() if new_x is x else new_x  # timm mixes in place
-        even = len(new_x) // 2 * 2
-        mixed, soft = self._mix(new_x[:even], target[:even])
-        if even == len(new_x):
-            return mixed, soft
-        return torch.cat([mixed, new_x[even:]]), torch.cat([soft, self._smooth(target[even:])])
-
-    def _mix(self, x: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        if len(x) == 0 or (self.mixup_alpha <= 0 and self.cutmix_alpha <= 0):
-            return x, self._smooth(target)  # timm asserts that an alpha is above 0
-        mixed: tuple[Tensor, Tensor] = super().__call__(x, target)
-        return mixed
-
-    def _smooth(self, target: Tensor) -> Tensor:
-        """Soft targets of rows that are mixed with nobody, smoothed as timm does."""
-        if self.multi_label:
-            return target * (1 - float(self.label_smoothing)) + 0.5 * float(self.label_smoothing)
-        soft = torch.full(
-            (len(target), self.num_classes), self.label_smoothing / self.num_classes, device=target.device
-        )
-        soft[torch.arange(len(target), device=target.device), target] += 1 - self.label_smoothing
-        return soft
+        return self.mixed(x.clone() if new_x is x else new_x, target)  # timm mixes in place
 
     def __repr__(self) -> str:
         return f"KeyExchangeMixup({self.exchange!r}, mixup_alpha={self.mixup_alpha}, cutmix_alpha={self.cutmix_alpha})"
