@@ -1,13 +1,16 @@
-"""A reader in front of the page of a reader study: Debian's Chromium, driven by Playwright."""
+"""A reader in front of the page of a reader study: Debian's Chromium, driven by Playwright.
+
+Tests take the fixtures by `pytest_plugins = ["reader_browser"]`, after they have imported it: PYTEST_DONT_REWRITE.
+"""
 
 import contextlib
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from playwright import sync_api as playwright
+from reader_studies import free_port, start_server, write_study
 
 CHROMIUM = Path("/usr/bin/chromium")
 needed = pytest.mark.skipif(not CHROMIUM.exists(), reason=f"no {CHROMIUM}: apt-get install chromium")
@@ -56,7 +59,7 @@ class Reader:
         self.keys("Enter")
         self.at("Pair 1 of")
 
-    def judge(self, first, last, realism="4", matches="p", remark=""):
+    def rate(self, first, last, realism="4", matches="p", remark=""):
         for n in range(first, last + 1):
             self.at(f"Pair {n} of")
             self.keys(realism, matches, "r")
@@ -82,13 +85,8 @@ def url(path):
 @contextlib.contextmanager
 def served(path, answers, port):
     """`reader-study serve` in a process of its own, which is killed at the end."""
-    code = (
-        "import sys; from pathlib import Path; from kecae_training.reader_study.serve import serve; "
-        "serve(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))"
-    )
-    server = subprocess.Popen([sys.executable, "-c", code, path, answers, str(port)], stdout=subprocess.PIPE)
+    server = start_server(path, answers, port)
     try:
-        assert b"http://" in server.stdout.readline()
         yield f"http://127.0.0.1:{port}/"
     finally:
         server.kill()
@@ -108,3 +106,37 @@ def persistent(driver, profile):
     return driver.chromium.launch_persistent_context(
         profile, executable_path=CHROMIUM, args=ARGS, viewport=SIZE
     )
+
+
+@pytest.fixture(scope="module")
+def driver():
+    with playwright.sync_playwright() as p:
+        yield p
+
+
+@pytest.fixture(scope="module")
+def browser(driver):
+    browser = driver.chromium.launch(executable_path=CHROMIUM, args=ARGS)
+    yield browser
+    browser.close()
+
+
+@pytest.fixture
+def context(browser):
+    context = browser.new_context(viewport=SIZE)
+    context.set_default_timeout(WAIT)
+    yield context
+    context.close()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Two pairs, one real knee, one repeat: four images, three pairs."""
+    path = tmp_path_factory.mktemp("study") / "readers"
+    study, key = write_study(path, pairs=2)
+    return path, study, key
+
+
+@pytest.fixture
+def port():
+    return free_port()

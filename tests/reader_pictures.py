@@ -13,7 +13,6 @@ from kecae_aug.cli import main as kecae_aug
 from kecae_training.reader_study.build import BuildConfig, build
 
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
-TABLET = {"width": 768, "height": 1024}
 
 
 def main() -> None:
@@ -42,12 +41,10 @@ def main() -> None:
         reader.keys("Enter")
         reader.grade(7, 14)
         reader.open2()
-        reader.judge(1, 2)
+        reader.rate(1, 2)
         reader.at("Pair 3 of")
         reader.keys("4", "y")
         reader.page.screenshot(path=IMAGES / "reader-phase2.png")
-        reader.page.set_viewport_size(TABLET)
-        reader.page.screenshot(path=IMAGES / "reader-tablet.png")
         reader.close()
         browser.close()
 

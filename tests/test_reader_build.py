@@ -21,12 +21,12 @@ from kecae_aug.data import Preparation, read_image
 from kecae_aug.model import KECAE
 from kecae_aug.weights import save_weights
 from kecae_training.reader_study import build as build_module
-from kecae_training.reader_study import formats, writing
+from kecae_training.reader_study import folder as folder_module
+from kecae_training.reader_study import formats
 from kecae_training.reader_study.build import BuildConfig, build
 from kecae_training.reader_study.command import main
-from kecae_training.reader_study.draw import TooFewPatientsError, deal, draw_study
-from kecae_training.reader_study.folder import open_folder
-from kecae_training.reader_study.pictures import png
+from kecae_training.reader_study.draw import TooFewPatientsError, draw_study, spread
+from kecae_training.reader_study.folder import encode_png, open_folder
 from kecae_training.validity.provenance import NotHeldOutError
 
 
@@ -50,12 +50,12 @@ def even(counts, of):
 
 
 @given(st.integers(0, 60), st.integers(1, 6), st.integers(1, 8))
-def test_every_prefix_of_a_deal_is_even(n, a, b):
+def test_every_prefix_of_the_pairs_is_even(n, a, b):
     """However many pairs: over arms, over directions, and over both together."""
-    dealt = deal(n, range(a), range(b))
-    assert even(Counter(x for x, _ in dealt), range(a))
-    assert even(Counter(y for _, y in dealt), range(b))
-    assert even(Counter(dealt), [(x, y) for x in range(a) for y in range(b)])
+    pairs = spread(n, range(a), range(b))
+    assert even(Counter(x for x, _ in pairs), range(a))
+    assert even(Counter(y for _, y in pairs), range(b))
+    assert even(Counter(pairs), [(x, y) for x in range(a) for y in range(b)])
 
 
 cohorts = st.lists(st.tuples(st.integers(0, 14), st.integers(0, 2)), min_size=4, max_size=40)
@@ -81,7 +81,7 @@ def test_a_draw_keeps_its_promises(cohort, n, n_arms, real, seed):
         with pytest.raises(TooFewPatientsError):
             draw(possible + 1)
         return
-    shown = [p.host for p in drawn.pairs] + drawn.real
+    shown = [p.host for p in drawn.pairs] + drawn.controls
     donors = [p.donor for p in drawn.pairs]
     assert len({patients[r] for r in shown}) == len(shown) == n + real
     assert len({patients[r] for r in donors}) == n
@@ -90,8 +90,8 @@ def test_a_draw_keeps_its_promises(cohort, n, n_arms, real, seed):
     assert all(a != b for a, b in routes)
     assert even(Counter(p.arm for p in drawn.pairs), arms)
     assert even(Counter(routes), list(permutations(range(3), 2)))
-    assert even(Counter(targets[r] for r in drawn.real), range(3))
-    assert all(targets[r] != c for r, c in zip(drawn.real, drawn.shown, strict=True))
+    assert even(Counter(targets[r] for r in drawn.controls), range(3))
+    assert all(targets[r] != c for r, c in zip(drawn.controls, drawn.claimed, strict=True))
     assert draw(n) == drawn
 
 
@@ -106,11 +106,11 @@ def test_nobody_gives_a_key_to_himself():
 
 
 def test_defaults_and_repeats():
-    """A fifth of the pairs as control, a tenth twice, dealt over arms and control, none three times."""
+    """A fifth of the pairs as control, a tenth twice, spread over arms and control, none three times."""
     patients = [str(i) for i in range(200)]
     targets = [i % 2 for i in range(200)]
     drawn = draw_study(targets, patients, ["0", "2"], ["a", "b"], n=90, repeats=None, seed=3)
-    assert (len(drawn.real), len(drawn.repeats)) == (18, 9)
+    assert (len(drawn.controls), len(drawn.repeats)) == (18, 9)
     kinds = Counter("real" if i >= 90 else drawn.pairs[i].arm for i in drawn.repeats)
     assert set(kinds.values()) == {3}
     assert len(set(drawn.repeats)) == 9
@@ -175,12 +175,12 @@ def test_nothing_but_the_picture_tells(built):
         assert chunks(path.read_bytes()) <= {b"IHDR", b"IDAT", b"IEND"}
         with Image.open(path) as image:
             assert (image.mode, image.size) == ("L", (64, 64))
-    told = "".join(p.read_text(encoding="utf-8") for p in built.folder.glob("study.js*"))
-    told += (built.folder / "phase2.js").read_text()
+    text = "".join(p.read_text(encoding="utf-8") for p in built.folder.glob("study.js*"))
+    text += (built.folder / "phase2.js").read_text()
     for entry in built.key["phase1"].values():
-        assert entry["patient"] not in told
-        assert entry["file"] not in told
-    assert not re.search(r"real\b|host|decoder|swap|repeat|seed\"", told.replace("order_seed", ""))
+        assert entry["patient"] not in text
+        assert entry["file"] not in text
+    assert not re.search(r"real\b|host|decoder|swap|repeat|seed\"", text.replace("order_seed", ""))
     items = [e["item"] for e in built.study["phase1"]]
     assert items == sorted(items)
 
@@ -196,7 +196,7 @@ def chunks(raw):
 
 
 def test_a_repeat_looks_the_same_and_real_knees_go_the_same_way(built, data):
-    """A repeated picture differs by the dither alone; a real one is the prepared knee, enlarged as all are."""
+    """A repeated picture differs by the dither alone; a real one is the preprocessed knee, enlarged as all are."""
     for item, entry in built.key["phase1"].items():
         pixels = np.asarray(Image.open(built.folder / f"images/{item}.png")).astype(int)
         if entry["repeat_of"]:
@@ -211,7 +211,9 @@ def test_dither_keeps_the_grey_value():
     """On average a picture is the image, and no pixel is off by more than its rounding: nothing becomes visible."""
     flat = torch.linspace(-1, 1, 64).expand(1, 64, 64)
     wanted = (flat[0].numpy() + 1) * 127.5
-    drawn = np.stack([np.asarray(Image.open(BytesIO(png(flat, 64, i)))).astype(float) for i in range(100)])
+    drawn = np.stack(
+        [np.asarray(Image.open(BytesIO(encode_png(flat, 64, i)))).astype(float) for i in range(100)]
+    )
     assert np.abs(drawn - wanted).max() < 1.5
     assert np.abs(drawn.mean(0) - wanted)[:, 1:-1].max() < 0.35
     assert np.abs(drawn.mean((0, 1)) - wanted[0]).max() < 0.2  # the ends lose half of their noise
@@ -275,7 +277,7 @@ def test_nothing_is_overwritten_and_nothing_left_behind(monkeypatch, data, tmp_p
 
     before = sorted(p.name for p in tmp_path.iterdir())
     with monkeypatch.context() as patch:
-        patch.setattr(writing, "png", fails)
+        patch.setattr(folder_module, "encode_png", fails)
         with pytest.raises(OSError, match="No space"):
             build_study(patch, data, tmp_path / "new")
     assert sorted(p.name for p in tmp_path.iterdir()) == before

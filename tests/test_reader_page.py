@@ -8,14 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kecae_training.reader_study import formats
+from kecae_training.reader_study.canonical import digest
 
 pytest.importorskip("playwright", reason="playwright is not installed: pip install .[dev]")
 import reader_browser
 from playwright import sync_api as playwright
 from reader_browser import Reader, url
-from reader_folder import write_study
+from reader_studies import write_study
 
-pytest_plugins = ["reader_fixtures"]
+pytest_plugins = ["reader_browser"]
 pytestmark = reader_browser.needed
 
 
@@ -41,14 +42,14 @@ def test_a_study_by_keyboard_from_a_folder_with_the_page_closed_in_between(conte
     reader.keys("2", "Enter")  # changed
     reader.grade(4, 4)
     reader.open2()
-    reader.judge(1, 1, remark="ä ü")
+    reader.rate(1, 1, remark="ä ü")
     reader.at("Pair 2 of")
     reader.keys("Escape")
     reader.see("#paused")
     reader.close()
 
     reader = Reader(context, url(path), "rad-1")
-    reader.judge(2, 3)
+    reader.rate(2, 3)
     reader.finish(tmp_path / "a.json")
     sum_shown = reader.page.locator("#sum").inner_text()
     reader.close()
@@ -145,7 +146,7 @@ def test_hashes_of_the_page_are_those_of_python(hashing, values):
     """To the byte: else honest answers are refused as edited. As text, since the wire would change surrogates."""
     texts = [json.dumps(v) for v in values]
     got = hashing.evaluate("(texts) => Promise.all(texts.map((t) => Hash.digest(JSON.parse(t))))", texts)
-    assert got == [formats.digest(v) for v in values]
+    assert got == [digest(v) for v in values]
 
 
 def test_the_page_hashes_no_float(hashing):

@@ -15,7 +15,7 @@ import reader_browser
 from playwright import sync_api as playwright
 from reader_browser import SIZE, WAIT, Reader, kill_browser, persistent, served, url
 
-pytest_plugins = ["reader_fixtures"]
+pytest_plugins = ["reader_browser"]
 pytestmark = reader_browser.needed
 
 
@@ -76,6 +76,7 @@ def test_full_storage_is_told_and_no_answer_is_passed_over(context, folder, tmp_
     back.close()
 
 
+@pytest.mark.slow
 def test_one_full_place_of_two_is_a_notice_and_the_other_one_keeps(context, folder):
     """localStorage is really filled up to its quota; IndexedDB still has room."""
     path, _, _ = folder
@@ -115,7 +116,7 @@ def test_a_study_from_the_server_which_is_killed_in_between(context, folder, tmp
         reader.grade(4, 4)
         reader.open2()
         reader.see("#saved", "at the server")
-        reader.judge(1, 3, remark="fine")
+        reader.rate(1, 3, remark="fine")
         reader.see("#finish")
         reader.keys("Enter")
         reader.see("#done", "at the server")

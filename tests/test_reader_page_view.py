@@ -10,7 +10,7 @@ pytest.importorskip("playwright", reason="playwright is not installed: pip insta
 import reader_browser
 from reader_browser import Reader, url
 
-pytest_plugins = ["reader_fixtures"]
+pytest_plugins = ["reader_browser"]
 pytestmark = reader_browser.needed
 
 
@@ -166,7 +166,7 @@ NAMELESS = """() => [...document.querySelectorAll('button, input, textarea, dial
   [...(e.labels || [])].some((l) => l.textContent.trim()))).map((e) => e.outerHTML)"""
 
 
-@pytest.mark.parametrize("theme", ["dark", "light"])
+@pytest.mark.parametrize("theme", ["dark", pytest.param("light", marks=pytest.mark.slow)])
 def test_text_has_contrast_and_controls_have_names(context, folder, theme):
     """WCAG AA, 1.4.3 and 4.1.2, on every screen and with both banners."""
     reader = Reader(context, url(folder[0]), f"aa-{theme}")
@@ -202,6 +202,7 @@ def test_text_has_contrast_and_controls_have_names(context, folder, theme):
     reader.close()
 
 
+@pytest.mark.slow
 def test_letter_keys_can_be_switched_off_and_clicked_buttons_do_not_keep_the_keys(context, folder):
     """WCAG 2.1.4; and after a click on a tool, Enter is "next" and the arrows pan, as before the click."""
     reader = Reader(context, url(folder[0]), "letters")

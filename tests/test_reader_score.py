@@ -1,4 +1,4 @@
-"""Scoring a reader study: Table III's own figures, kappas against libraries and textbooks, intervals, what is refused."""
+"""Scoring a reader study: Table III's own figures, what is refused, and a reader who reads the pictures of a build."""
 
 import copy
 import csv
@@ -8,18 +8,15 @@ import re
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 from reader_studies import answer1, answer2, answers_to, build_study, write_knees
-from scipy import stats
 from sklearn.metrics import cohen_kappa_score
-from statsmodels.stats.inter_rater import fleiss_kappa
 
-from kecae_training.reader_study import agreement, collect, formats, plan, score, tables
+from kecae_training.reader_study import formats, tables
+from kecae_training.reader_study.canonical import add_hash
 from kecae_training.reader_study.command import main
-from kecae_training.reader_study.intervals import difference, mean_over_readers, wilson
-from kecae_training.validity.measures import Bootstrap
+from kecae_training.reader_study.ratings import load_answers
+from kecae_training.reader_study.score import score
 
 STUDY = hashlib.sha256(b"study").hexdigest()
 READERS = ("1", "2", "3")
@@ -51,8 +48,9 @@ def a_key(per_label=10, arms=("decoder",), real=0, repeats=0, grades=("0", "2"))
     for item in list(first)[:repeats]:
         first[name(3, item)] = {**first[item], "repeat_of": item}
     return {
-        "format": formats.KEY, "version": 1, "study": STUDY, "title": "Knees & <b>", "created": "2026-01-31", "seed": 0,
-        "weights": [{"name": "knee-kl02", "sha256": "ab" * 32}], "data": "DIR", "allow_seen": False,
+        "format": formats.KEY, "version": formats.VERSION, "study": STUDY, "title": "Knees & <b>",
+        "created": "2026-01-31", "seed": 0, "weights": [{"name": "knee-kl02", "sha256": "ab" * 32}], "data": "DIR",
+        "allow_seen": False,
         "grades": list(grades), "arms": list(arms), "phase1": first, "phase2": second,
     }  # fmt: skip
 
@@ -65,7 +63,7 @@ def answers_of(
     matches, confidence = matches or (lambda i, e: "yes"), confidence or (lambda i, e: 3)
     at = {"milliseconds": milliseconds, "at": "2026-02-01T10:00:00Z"}
     made = {
-        "format": formats.ANSWERS, "version": 1, "study": key["study"], "reader": reader, "software": "page",
+        "format": formats.ANSWERS, "version": formats.VERSION, "study": key["study"], "reader": reader, "software": "page",
         "started": "2026-02-01T09:00:00Z", "finished": "2026-02-01T12:00:00Z", "complete": True,
         "order": {"phase1": list(key["phase1"]), "phase2": list(key["phase2"])},
         "phase1": {i: {"grade": grade(i, e), "confidence": confidence(i, e), **at} for i, e in key["phase1"].items()},
@@ -74,7 +72,7 @@ def answers_of(
             for i, e in key["phase2"].items()
         },
     }  # fmt: skip
-    return formats.sealed(made)
+    return add_hash(made)
 
 
 def wrong_in(key, items):
@@ -131,7 +129,7 @@ def table_iii(per_label):
 @pytest.mark.parametrize("per_label", [100, 50])
 def test_table_iii(per_label):
     """The paper's figures come out of answers that have them, to its last digit: per reader, per label, on average."""
-    found = score.score(*table_iii(per_label))
+    found = score(*table_iii(per_label))
     for reader, (accuracy, srs) in TABLE_III.items():
         got = [found["accuracy"]["exchanged"][p]["readers"][reader]["mean"] for p in ("all", "0", "2")]
         assert got == pytest.approx([sum(accuracy) / 200, accuracy[0] / 100, accuracy[1] / 100])
@@ -139,7 +137,7 @@ def test_table_iii(per_label):
         assert got == pytest.approx([sum(srs) / 2, *srs])
     assert round(100 * found["accuracy"]["exchanged"]["all"]["mean"]["mean"], 2) == 86.33
     assert round(found["realism"]["exchanged"]["all"]["mean"]["mean"], 2) == 4.13
-    kappa = found["agreement"]["exchanged"]
+    kappa = found["inter_reader"]["exchanged"]
     if per_label == 100:
         assert round(kappa["cohen_mean"]["mean"], 2) == round(kappa["fleiss"]["mean"], 2) == 0.78
     text = tables.table_3(found).text()
@@ -171,206 +169,6 @@ def test_kappa_of_table_iii_is_not_of_100_images():
     assert not ((kappas >= 0.775) & (kappas < 0.785)).any()
     assert np.isclose(kappas[kappas < 0.78].max(), 0.773, atol=5e-4)
     assert np.isclose(kappas[kappas > 0.78].min(), 0.786, atol=5e-4)
-
-
-said = st.integers(2, 5).flatmap(
-    lambda k: st.integers(2, 4).flatmap(
-        lambda r: st.lists(
-            st.lists(st.integers(0, k - 1), min_size=r, max_size=r), min_size=3, max_size=25
-        ).map(lambda rows: (k, np.array(rows).T))
-    )
-)
-
-
-def same(ours, theirs):
-    return (np.isnan(ours) and np.isnan(theirs)) or np.isclose(ours, theirs, atol=1e-9)
-
-
-@pytest.mark.filterwarnings("ignore")  # both libraries warn where a kappa is not defined
-@settings(max_examples=30, deadline=None)
-@given(said)
-def test_kappas_are_those_of_the_libraries_in_every_draw(table):
-    """The intervals' draws, not only the figures: each against scikit-learn and statsmodels on the drawn images."""
-    grades, rows = table
-    drawn = Bootstrap([str(i) for i in range(rows.shape[1])], seed=1)
-    plain, squared = (agreement.cohen(rows[0], rows[1], drawn, grades, k) for k in (None, "quadratic"))
-    several = agreement.fleiss(rows, drawn, grades)
-    for draw in (0, 1, 2):
-        times = drawn.weights[draw].astype(int)
-        a, b = np.repeat(rows[0], times), np.repeat(rows[1], times)
-        labels = range(grades)
-        if len({*a, *b}) == 1:  # scikit-learn says nan or 1 by version: not defined
-            assert np.isnan(plain[draw])
-            continue
-        assert same(plain[draw], cohen_kappa_score(a, b, labels=labels))
-        assert same(squared[draw], cohen_kappa_score(a, b, labels=labels, weights="quadratic"))
-        repeated = np.repeat(rows, times, axis=1)
-        if len(np.unique(repeated)) > 1:
-            counts = np.stack([(repeated == k).sum(0) for k in labels], 1)
-            assert same(several[draw], fleiss_kappa(counts))
-
-
-def test_kappas_of_textbooks():
-    """Fleiss, Levin and Paik, Statistical Methods for Rates and Proportions, table 18.1: .676 (two raters, three diagnoses);
-    and ten subjects graded by fourteen raters, the example of Fleiss' kappa that encyclopaedias give: .210."""
-    cells = np.array([[75, 1, 4], [5, 4, 1], [0, 0, 10]])
-    a, b = (np.repeat(index.ravel(), cells.ravel()) for index in np.indices((3, 3)))
-    drawn = Bootstrap([str(i) for i in range(100)])
-    assert round(agreement.cohen(a, b, drawn, 3)[0], 3) == 0.676
-    counts = """0 0 0 0 14/0 2 6 4 2/0 0 3 5 6/0 3 9 2 0/2 2 8 1 1/7 7 0 0 0/3 2 6 3 0/2 5 3 2 2/6 5 2 1 0/0 2 2 3 7"""
-    rows = [np.repeat(range(5), list(map(int, row.split()))) for row in counts.split("/")]
-    assert round(agreement.fleiss(np.array(rows).T, Bootstrap(list("abcdefghij")), 5)[0], 3) == 0.210
-
-
-def test_agreement_has_every_pair_and_a_dash_where_undefined():
-    """Three readers are three pairs, their mean is the mean; two who only ever say one grade have no kappa, and no NaN."""
-    rng = np.random.default_rng(0)
-    rows = rng.integers(0, 2, (3, 40))
-    patients = [str(i) for i in range(40)]
-    found = agreement.agreement(rows, READERS, patients, 2)
-    by_hand = [cohen_kappa_score(rows[i], rows[j]) for i, j in ((0, 1), (0, 2), (1, 2))]
-    assert [f["mean"] for f in found["cohen"].values()] == pytest.approx(by_hand, abs=1e-4)
-    assert found["cohen_mean"]["mean"] == pytest.approx(np.mean(by_hand), abs=1e-4)
-    assert found["cohen_mean"]["low"] < found["cohen_mean"]["mean"] < found["cohen_mean"]["high"]
-    silent = agreement.agreement(np.zeros((2, 5), int), READERS[:2], patients[:5], 2)
-    assert silent["cohen_mean"] == silent["fleiss"] == {"mean": None, "low": None, "high": None}
-    assert silent["same"]["mean"] == 1
-
-
-@given(st.integers(2, 200).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
-def test_one_readers_interval_is_wilsons(counts):
-    """As scipy has it, all right and all wrong included."""
-    right, n = counts
-    found = mean_over_readers((np.arange(n) < right)[None])
-    wanted = stats.binomtest(right, n).proportion_ci(method="wilson")
-    assert (found.low, found.high) == pytest.approx((wanted.low, wanted.high), abs=1e-9)
-
-
-def test_one_hundred_right_of_one_hundred_is_no_certainty():
-    """Three readers who are never wrong: the interval is that of so many images, not a point."""
-    perfect = np.ones((3, 20))
-    found = mean_over_readers(perfect)
-    assert found.mean == found.high == 1
-    assert found.low < 0.9
-    apart = difference(perfect, np.ones((3, 20)))
-    assert apart.low < -0.1 < 0.1 < apart.high
-    assert wilson(0.5, np.inf, 1.96) == (0.5, 0.5)
-
-
-tables_of_scores = st.integers(1, 4).flatmap(
-    lambda r: st.lists(st.lists(st.integers(1, 5), min_size=r, max_size=r), min_size=2, max_size=20).map(
-        lambda rows: np.array(rows, float).T
-    )
-)
-
-
-@settings(deadline=None)
-@given(tables_of_scores)
-def test_intervals_hold_their_mean_whatever_the_order(scores):
-    """Low, mean and high in order and within the scale; readers and images have no order; units do not matter."""
-    found = mean_over_readers(scores, (1, 5))
-    assert 1 - 1e-9 <= found.low <= found.mean + 1e-9
-    assert found.mean - 1e-9 <= found.high <= 5 + 1e-9
-    assert found.mean == pytest.approx(scores.mean())
-    turned = mean_over_readers(scores[::-1, ::-1], (1, 5))
-    shares = mean_over_readers((scores - 1) / 4)
-    for name_ in ("mean", "low", "high"):
-        assert getattr(turned, name_) == pytest.approx(getattr(found, name_))
-        assert 1 + 4 * getattr(shares, name_) == pytest.approx(getattr(found, name_))
-
-
-def simulated(readers, reader_sd, studies, seed=0):
-    """Right answers (R, 100) of studies, and the accuracy of any reader that they estimate."""
-    rng, spread = np.random.default_rng([seed, readers]), reader_sd / stats.norm.pdf(stats.norm.ppf(0.86))
-    truth = stats.norm.cdf(stats.norm.ppf(0.86) / (1 + spread**2) ** 0.5)
-    made = [plan.draw(rng, readers, 100, 0.86, rng.normal(0, spread, readers), 0.5) for _ in range(studies)]
-    return made, truth
-
-
-def held(intervals, truth):
-    return np.mean([low <= truth <= high for low, high in intervals])
-
-
-def ends(values):
-    found = mean_over_readers(values)
-    return found.low, found.high
-
-
-@pytest.mark.parametrize(("readers", "reader_sd"), [(1, 0.0), (3, 0.0), (3, 0.06), (5, 0.06)])
-def test_intervals_hold_the_truth(readers, reader_sd):
-    """In 95 of 100 simulated studies or somewhat more, with images hard for all and readers of other skill."""
-    made, truth = simulated(readers, reader_sd, 1000)
-    assert held(map(ends, made), truth) >= 0.92  # 0.95 - 3 standard errors
-    if readers > 1:  # what the parts are for: answers taken for independent promise too much
-        assert held((wilson(right.mean(), right.size, 1.96) for right in made), truth) < 0.9
-
-
-def subtracted(values):
-    """The interval as kecae_bench/stats.py makes it: what images explain is taken out of the readers' part."""
-    (readers, images), by_reader = values.shape, values.mean(1)
-    of_patients = values.mean(0).var(ddof=1) / images
-    between = by_reader.var(ddof=1)
-    explained = (values - values.mean(0)).var(1, ddof=1).mean() / images * readers / (readers - 1)
-    parts = of_patients**2 / (images - 1) + (between / readers) ** 2 / (readers - 1)
-    freedom = min((of_patients + between / readers) ** 2 / parts, images - 1) if parts else images - 1
-    half = stats.t.ppf(0.975, freedom) * (of_patients + max(0, between - explained) / readers) ** 0.5
-    return values.mean() - half, values.mean() + half
-
-
-@pytest.mark.slow
-def test_coverage_beside_the_subtracted_readers_part():
-    """What intervals.py and docs/reader-study.md say of coverage (`pytest -m slow -s`): 2,000 studies a row."""
-    for readers in (2, 3, 5):
-        for reader_sd in (0, 0.03, 0.06, 0.1):
-            made, truth = simulated(readers, reader_sd, 2000)
-            made = [right.astype(float) for right in made]
-            ours, theirs = (held(map(of, made), truth) for of in (ends, subtracted))
-            print(f"{readers} readers, SD {100 * reader_sd:g} points: {ours:.3f}, subtracted {theirs:.3f}")
-            assert ours > theirs
-            assert ours >= 0.93 or readers == 2 or reader_sd > 0.06
-
-
-def test_differences_turn_their_sign_and_hold_the_truth():
-    """first - second is second - first with its ends exchanged; in simulated studies intervals hold the truth."""
-    rng = np.random.default_rng(0)
-    first, second = rng.integers(0, 2, (3, 30)), rng.integers(0, 2, (3, 12))
-    one, other = difference(first, second), difference(second, first)
-    assert one.mean == pytest.approx(first.mean() - second.mean())
-    assert (one.mean, one.low, one.high) == pytest.approx((-other.mean, -other.high, -other.low))
-    with pytest.raises(ValueError, match="3 and 2 readers"):
-        difference(first, second[:2])
-    found = plan.simulate(plan.Readers(0.86, 0.7, 0.03, 0.95), 60, 3, 20, studies=150, seed=0)
-    for name_ in ("one reader", "readers", "one direction", "two arms", "exchanged - real"):
-        width, share = found[name_]
-        assert share >= 0.9  # 0.95 - 3 standard errors
-        assert 0.05 < width < 0.3
-
-
-def test_planned_kappa_is_reached():
-    """The correlation that `plan` chooses gives the asked kappa and accuracy."""
-    assumed = plan.Readers(0.86, 0.78, 0.0, 0.9)
-    right = plan.draw(np.random.default_rng(0), 2, 200_000, 0.86, np.zeros(2), assumed.shared())
-    label = np.arange(200_000) % 2
-    grade = np.where(right, label, 1 - label)
-    assert right.mean() == pytest.approx(0.86, abs=0.003)
-    assert cohen_kappa_score(*grade) == pytest.approx(0.78, abs=0.01)
-    assert plan.Readers(0.86, 0.5184, 0.0, 0.9).shared() == 0
-
-
-def test_plan_prints_a_table_and_refuses_what_cannot_be(capsys):
-    """Twice the pairs narrow the interval; a kappa below that of independent readers is an error with the reason."""
-    main(["plan", "-n", "40", "160", "--readers", "2", "--studies", "20"])
-    lines = [line.split("|") for line in capsys.readouterr().out.splitlines() if line.startswith("| ")][1:]
-    widths = [float(re.search(r"± ([\d.]+)", line[5])[1]) for line in lines]
-    assert [line[1].strip() for line in lines] == ["40", "160"]
-    assert widths[0] > 1.5 * widths[1]
-    for flags, reason in (
-        ("--kappa .3", "have nothing in common"),
-        ("-n 2", "8 or more"),
-        ("--accuracy 1", "0.5 to 1"),
-    ):
-        with pytest.raises(SystemExit, match=reason):
-            main(["plan", *flags.split()])
 
 
 def saved(folder, *answers):
@@ -406,28 +204,28 @@ def edited(answers):
     return changed
 
 
-def resealed(answers, **changes):
-    return formats.sealed({**copy.deepcopy(answers), **changes})
+def with_changes(answers, **changes):
+    return add_hash({**copy.deepcopy(answers), **changes})
 
 
 def less(answers):
     """One item of phase 2 not answered."""
     rest = dict(list(answers["phase2"].items())[1:])
-    return resealed(answers, phase2=rest, complete=False, finished=None)
+    return with_changes(answers, phase2=rest, complete=False, finished=None)
 
 
 REFUSED = {
     "edited": (lambda a, b: (edited(a), b), "ann.json: edited"),
-    "foreign": (lambda a, b: (a, resealed(b, study="0" * 64)), "bob.json: foreign"),
+    "foreign": (lambda a, b: (a, with_changes(b, study="0" * 64)), "bob.json: foreign"),
     "incomplete": (lambda a, b: (less(a), b), "incomplete"),
-    "said to be complete": (lambda a, b: (resealed(less(a), complete=True), b), "says it is complete"),
+    "said to be complete": (lambda a, b: (with_changes(less(a), complete=True), b), "says it is complete"),
     "the same reader": (
-        lambda a, b: (a, resealed(b, reader="ANN")),
+        lambda a, b: (a, with_changes(b, reader="ANN")),
         "duplicate: reader 'ANN'|duplicate: reader 'ann'",
     ),
-    "copied": (lambda a, b: (a, resealed(a, reader="bob")), "the same answers as"),
+    "copied": (lambda a, b: (a, with_changes(a, reader="bob")), "the same answers as"),
     "copied, other times": (
-        lambda a, b: (a, resealed(a, reader="bob", phase1=later(a["phase1"]))),
+        lambda a, b: (a, with_changes(a, reader="bob", phase1=later(a["phase1"]))),
         "the same answers as",
     ),
     "no answers": (lambda a, b: (a, {"reader": "bob"}), "format is"),
@@ -471,19 +269,19 @@ def test_folders_of_answers(study, tmp_path):
     for answers in (ann, bob):
         (folder / answers["reader"]).mkdir(parents=True)
         (folder / answers["reader"] / "answers.json").write_text(json.dumps(answers))
-    found, _ = collect.load([folder], key)
+    found, _ = load_answers([folder], key)
     assert [a["reader"] for a in found] == ["ann", "bob"]
     (folder / "cleo").mkdir()
     (folder / "cleo" / "answers.jsonl").write_text("")
     with pytest.raises(ValueError, match="'cleo' has not finished"):
-        collect.load([folder], key)
-    found, left_out = collect.load([folder], key, partial=True)
+        load_answers([folder], key)
+    found, left_out = load_answers([folder], key, partial=True)
     assert len(found) == 2
-    assert "cleo" in score.score(key, found, left_out)["partial"]
+    assert "cleo" in score(key, found, left_out)["partial"]
     (tmp_path / "empty").mkdir()
     for path, error in ((tmp_path / "none", FileNotFoundError), (tmp_path / "empty", ValueError)):
         with pytest.raises(error):
-            collect.load([path], key)
+            load_answers([path], key)
 
 
 def test_files_of_a_result(study, tmp_path, capsys):
@@ -494,8 +292,14 @@ def test_files_of_a_result(study, tmp_path, capsys):
     main(command)
     printed = capsys.readouterr().out
     assert (out / "table3.txt").read_text().strip() in printed
+    for name_ in (
+        "Table III. all exchanged knees, 24",
+        "Table III, decoder. arm decoder, 12",
+        "Table III, host.",
+    ):
+        assert name_ in printed
     scores = json.loads((out / "scores.json").read_text())
-    rows = {(r["images"], r["reader"]): r for r in csv.DictReader((out / "table3.csv").open())}
+    rows = {(r["kind"], r["reader"]): r for r in csv.DictReader((out / "table3.csv").open())}
     for kind in ("exchanged", "decoder", "host", "real"):
         row, figure = rows[kind, "average"], scores["accuracy"][kind]["all"]["mean"]
         assert [float(row[f"accuracy{e}"]) for e in ("", "_low", "_high")] == [
@@ -519,7 +323,7 @@ def test_files_of_a_result(study, tmp_path, capsys):
 def test_control_arms_and_repeats(study):
     """Real knees, arms and second looks are each counted where they belong, and nowhere else."""
     key, _, made = study
-    scores = score.score(key, made)
+    scores = score(key, made)
     assert (
         scores["accuracy"]["exchanged"]["all"]["mean"]["images"] == 24
     )  # not the repeats, not the real ones
@@ -540,19 +344,19 @@ def test_control_arms_and_repeats(study):
             assert scores["accuracy"][kind]["all"]["readers"][reader]["mean"] == pytest.approx(
                 value, abs=1e-4
             )
-        arms = scores["arms"]["decoder - host"]["accuracy"]["readers"][reader]["mean"]
+        arms = scores["arm_differences"]["decoder - host"]["accuracy"]["readers"][reader]["mean"]
         assert arms == pytest.approx(share["decoder"] - share["host"], abs=1e-4)
-        control = scores["control"]["accuracy"]["readers"][reader]["mean"]
+        control = scores["exchanged_minus_real"]["accuracy"]["readers"][reader]["mean"]
         assert control == pytest.approx((share["decoder"] + share["host"]) / 2 - share["real"], abs=1e-4)
         looks = [(e["repeat_of"], i) for i, e in key["phase1"].items() if e["repeat_of"]]
         twice = [[answers["phase1"][look[n]]["grade"] for look in looks] for n in (0, 1)]
-        found = scores["oneself"][reader]
+        found = scores["intra_reader"][reader]
         assert found["images"] == 5
-        assert found["same"]["mean"] == pytest.approx(
+        assert found["observed"]["mean"] == pytest.approx(
             np.mean([a == b for a, b in zip(*twice, strict=True)]), abs=1e-4
         )
         assert found["kappa"]["mean"] == pytest.approx(cohen_kappa_score(*twice), abs=1e-4)
-        assert found["apart"]["least"] == 32  # 32 images, and the repeats behind them in the same order
+        assert found["between"]["min"] == 31  # 32 images, and the repeats behind them in the same order
         assert np.sum(scores["confusion"]["exchanged"][reader]) == 24
         assert np.trace(scores["confusion"]["exchanged"][reader]) == pytest.approx(
             24 * (share["decoder"] + share["host"]) / 2
@@ -563,14 +367,14 @@ def test_control_arms_and_repeats(study):
 def test_a_reader_who_looks_at_nothing_shows():
     """Everything 2, sure, fine and as the label says: half right, real knees waved through, realism no better than real."""
     key = a_key(20, real=10)
-    scores = score.score(key, [answers_of(key, "x", lambda i, e: "2", lambda i, e: 5)])
+    scores = score(key, [answers_of(key, "x", lambda i, e: "2", lambda i, e: 5)])
     assert scores["accuracy"]["exchanged"]["all"]["mean"]["mean"] == 0.5
     assert scores["matches"]["real"]["yes"]["mean"]["mean"] == 1
-    assert scores["control"]["realism"]["mean"]["mean"] == 0
+    assert scores["exchanged_minus_real"]["realism"]["mean"]["mean"] == 0
     text = tables.control(scores).text()
     assert "100.0" in text
     assert scores["confidence"]["x"]["auroc"] == 0.5
-    assert scores["agreement"]["exchanged"] == {}  # one reader: a dash, no kappa
+    assert scores["inter_reader"]["exchanged"] == {}  # one reader: a dash, no kappa
     assert tables.table_3(scores).text()
 
 
@@ -579,7 +383,7 @@ def test_five_grades():
     key = a_key(3, real=2, grades=("0", "1", "2", "3", "4"))
     up = {"0": "1", "1": "2", "2": "3", "3": "4", "4": "4"}
     made = [answers_of(key, "a"), answers_of(key, "b", lambda i, e: up[e["label"]], milliseconds=9)]
-    scores = score.score(key, made)
+    scores = score(key, made)
     by = scores["accuracy"]["exchanged"]
     assert by["4"]["readers"]["b"]["mean"] == by["all"]["readers"]["a"]["mean"] == 1
     assert by["0"]["readers"]["b"]["mean"] == 0
@@ -587,7 +391,9 @@ def test_five_grades():
     assert by["to a lower grade"]["mean"]["images"] == 3
     labels = np.repeat(range(5), 3)
     wanted = cohen_kappa_score(labels, np.minimum(labels + 1, 4), weights="quadratic")
-    assert scores["agreement"]["exchanged"]["cohen_quadratic_mean"]["mean"] == pytest.approx(wanted, abs=1e-4)
+    assert scores["inter_reader"]["exchanged"]["cohen_quadratic_mean"]["mean"] == pytest.approx(
+        wanted, abs=1e-4
+    )
     assert scores["confusion"]["exchanged"]["b"] == [
         [3 * (up[str(i)] == str(j)) for j in range(5)] for i in range(5)
     ]
@@ -600,7 +406,7 @@ def test_a_patient_twice_is_refused():
     first, second = list(key["phase1"].values())[:2]
     second["patient"] = first["patient"]
     with pytest.raises(ValueError, match="a patient occurs twice"):
-        score.score(key, [answers_of(key, "a")])
+        score(key, [answers_of(key, "a")])
 
 
 def middle(folder, image):
@@ -639,5 +445,5 @@ def test_a_reader_who_reads_the_files_of_a_built_study(tmp_path, monkeypatch, mi
     assert scores["accuracy"]["exchanged"]["2"]["mean"]["images"] == 10
     assert scores["matches"]["exchanged"]["yes"]["mean"]["mean"] == 1
     assert scores["matches"]["real"]["yes"]["mean"]["mean"] == 0
-    assert scores["oneself"]["robot"]["same"]["mean"] == 1
-    assert scores["oneself"]["robot"]["images"] == 4
+    assert scores["intra_reader"]["robot"]["observed"]["mean"] == 1
+    assert scores["intra_reader"]["robot"]["images"] == 4

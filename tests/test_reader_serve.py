@@ -5,19 +5,26 @@ import json
 import resource
 import shutil
 import signal
-import socket
 import stat
-import subprocess
-import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from reader_studies import answer1, answer2, answers_to, build_study, write_knees
+from reader_studies import (
+    answer1,
+    answer2,
+    answers_to,
+    build_study,
+    free_port,
+    start_server,
+    write_knees,
+)
 
 from kecae_training.reader_study import formats
-from kecae_training.reader_study.canonical import canonical, sealed
+from kecae_training.reader_study import serve as serve_module
+from kecae_training.reader_study.canonical import add_hash, canonical_json
+from kecae_training.reader_study.command import main
 from kecae_training.reader_study.serve import LARGEST, open_server
 
 
@@ -250,7 +257,7 @@ def test_what_is_handed_in_must_be_what_was_saved(client, built):
         (answers_to(built.study, complete=False), 400, "incomplete"),
         (answers_to(built.study, phase1=changed), 409, "1 answers are not what was saved"),
         ("text", 400, "format"),
-        (sealed({}), 400, "format"),
+        (add_hash({}), 400, "format"),
     ):
         found, reply = client.json("POST", "/api/finish", {"reader": "anna", "export": export})
         assert (found, reason in reply["error"]) == (status, True), reply
@@ -259,25 +266,11 @@ def test_what_is_handed_in_must_be_what_was_saved(client, built):
     assert client.json("POST", "/api/finish", {"reader": "ANNA", "export": long})[0] == 200
 
 
-def start(folder, answers):
-    """The server as a process of its own, as a user starts it."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "kecae_training.reader_study.command", "serve", str(folder)]
-    process = subprocess.Popen(
-        [*command, "--answers", str(answers), "--port", str(port)],
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout.readline().startswith(f"http://127.0.0.1:{port}/")
-    return process, port
-
-
 def test_nothing_confirmed_is_lost_when_the_server_is_killed(built, tmp_path):
     """Killed while answers pour in: every confirmed one is there afterwards; what the kill tore off is dropped."""
     answers, confirmed, asked = tmp_path / "answers", {}, []
-    process, port = start(built.folder, answers)
+    port = free_port()
+    process = start_server(built.folder, answers, port)
     client = Client(port, built.study, answers)
 
     def pour():
@@ -302,7 +295,7 @@ def test_nothing_confirmed_is_lost_when_the_server_is_killed(built, tmp_path):
     process.stdout.close()
     with (answers / "anna" / "answers.jsonl").open("ab") as file:
         file.write(b'{"answer":{"at":"2026-01-31T12:0')  # as a power cut tears it
-    process, port = start(built.folder, answers)
+    process = start_server(built.folder, answers, port)
     try:
         client = Client(port, built.study, answers)
         saved = client.state()["phase1"]
@@ -313,6 +306,7 @@ def test_nothing_confirmed_is_lost_when_the_server_is_killed(built, tmp_path):
     finally:
         process.send_signal(signal.SIGINT)
         assert "the answers are in" in process.communicate(timeout=30)[0]
+        assert process.returncode == 0
     lines = (answers / "anna" / "answers.jsonl").read_bytes().splitlines()
     assert all(json.loads(line) for line in lines)
 
@@ -400,7 +394,7 @@ def test_a_second_server_on_the_same_answers_does_no_harm(client, built):
         thread.join()
     lines = (client.answers / "anna" / "answers.jsonl").read_bytes().splitlines()
     assert len(lines) == len(client.first)  # the second, equal one was no change
-    assert all(canonical(json.loads(line)) == line for line in lines)
+    assert all(canonical_json(json.loads(line)) == line for line in lines)
 
 
 def test_answers_to_another_study_are_kept_apart(client, monkeypatch, tmp_path):
@@ -417,3 +411,16 @@ def test_answers_that_cannot_be_written_are_an_error_at_once(built, tmp_path):
     (tmp_path / "answers").write_text("a file where the folder should be")
     with pytest.raises(FileExistsError):
         open_server(built.folder, tmp_path / "answers", 0)
+
+
+def test_the_command_keeps_answers_beside_the_study(built, tmp_path, monkeypatch, capsys):
+    """Never in the folder that readers get; a folder that is no study is one line, as any mistake."""
+    served = []
+    monkeypatch.setattr(serve_module, "serve", lambda *given: served.append(given))
+    main(["serve", str(built.folder)])
+    main(["serve", str(built.folder), "--answers", str(tmp_path / "mine"), "--port", "0"])
+    beside = built.folder.with_name("study-answers")
+    assert served == [(built.folder, beside, 8765), (built.folder, tmp_path / "mine", 0)]
+    monkeypatch.undo()
+    with pytest.raises(SystemExit, match=r"reader-study serve: .*no study\.json"):
+        main(["serve", str(tmp_path)])

@@ -15,20 +15,11 @@ from reader_studies import build_study, write_knees
 from kecae_training.reader_study import formats
 from kecae_training.reader_study.command import main
 
-playwright = pytest.importorskip(
-    "playwright.sync_api", reason="playwright is not installed: pip install .[dev]"
-)
-from reader_browser import ARGS, CHROMIUM, SIZE, Reader, needed  # noqa: E402
+pytest.importorskip("playwright", reason="playwright is not installed: pip install .[dev]")
+from reader_browser import SIZE, Reader, needed
 
+pytest_plugins = ["reader_browser"]
 pytestmark = [pytest.mark.slow, needed]
-
-
-@pytest.fixture
-def browser():
-    with playwright.sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=CHROMIUM, args=ARGS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

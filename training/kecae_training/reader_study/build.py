@@ -1,6 +1,6 @@
 """Build a reader study (Section V-E): a folder for the readers, and apart from it the key that says which image is what.
 
-Real knees go the same way as exchanged ones: prepared and resized as the weights want it, enlarged, rounded, written.
+Real knees go the same way as exchanged ones: preprocessed and resized for the weights, enlarged, rounded, written.
 A real knee that came straight from its file would be sharper than any exchanged one.
 """
 
@@ -10,29 +10,34 @@ import os
 import secrets
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
 
 from kecae_aug.data import Preparation, Radiographs, open_radiographs
 from kecae_aug.device import Precision, amp_dtype, choose_device
 from kecae_aug.model import KECAE
 from kecae_aug.weights import load_weights
-from kecae_training.reader_study import formats
-from kecae_training.reader_study.draw import draw_study
-from kecae_training.reader_study.formats import Key, Study
-from kecae_training.reader_study.items import Phase, make_phases, make_shown
-from kecae_training.reader_study.pictures import Secret
-from kecae_training.reader_study.writing import (
-    page_files,
-    same_times,
+from kecae_training.reader_study.canonical import add_hash, canonical_json, digest
+from kecae_training.reader_study.draw import Draw, Pair, draw_study
+from kecae_training.reader_study.folder import (
+    PHASE2,
+    Secret,
+    read_page,
     write_pictures,
     write_private,
-    write_text,
+    write_texts,
 )
-from kecae_training.validity.exchanged import DETAILS
+from kecae_training.reader_study.formats import KEY, REAL, STUDY, VERSION, Key, Study, check_key, check_study
+from kecae_training.validity.exchanged import DETAILS, Exchanges, Kind
 from kecae_training.validity.provenance import NotHeldOutError, check_weights, training_patients
+
+CHUNK = 16  # pairs that are exchanged at once
 
 
 @dataclass(frozen=True)
@@ -69,7 +74,7 @@ class BuildConfig:
         unknown = [d for d in self.detail if d not in DETAILS]
         if unknown or not self.detail or len(set(self.detail)) < len(self.detail):
             raise ValueError(f"detail={list(self.detail)}: accepted are {list(DETAILS)}, each once")
-        if not self.weights or len({_short(w) for w in self.weights}) < len(self.weights):
+        if not self.weights or len({Path(w).name for w in self.weights}) < len(self.weights):
             raise ValueError(f"weights={list(self.weights)}: one or more of different names; rename folders")
         if not 0 < self.strength <= 5 or abs(self.strength * 100 - round(self.strength * 100)) > 1e-9:
             raise ValueError(f"strength={self.strength}: accepted are whole percent above 0, up to 5 (500 %)")
@@ -118,9 +123,9 @@ def build(
     config.check()
     key_file = out.with_name(f"{out.name}-key.json") if key_file is None else key_file
     _check_places(out, key_file)
-    page = page_files()
+    page = read_page()
     device = choose_device(config.device)
-    models = {_short(name): load_weights(name).to(device) for name in config.weights}
+    models = {Path(name).name: load_weights(name).to(device) for name in config.weights}
     knees = _open(config, models, say)
     arms = {
         (f"{name} {detail}" if len(models) > 1 else detail): (models[name], detail)
@@ -137,20 +142,36 @@ def build(
         repeats=config.repeat,
         seed=config.seed,
     )
-    hidden = Secret(config.seed, secrets.token_bytes(32) if secret is None else secret)
-    first, second = make_phases(
-        make_shown(knees, drawn, arms, config.strength, config.precision), drawn.repeats, hidden
-    )
-    day = created or datetime.now(UTC).date().isoformat()
+    cases = make_cases(knees, drawn, arms, config.strength, config.precision)
+    names = Secret(config.seed, secrets.token_bytes(32) if secret is None else secret)
+    first, second = make_phases(cases, drawn.repeats, names)
     part = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     part.mkdir(parents=True)
     try:
-        hashes = write_pictures(part, first.pictures | second.pictures, config.image_size, hidden)
-        study, late = _study(config, knees.classes, first, second, hashes, hidden, day)
-        write_text(part, page, study, late)
-        same_times(part, day)
-        key = _key(config, knees.classes, list(arms), models, first, second, study)
-        write_private(key_file, formats.canonical(key))
+        hashes = write_pictures(part, first.pictures | second.pictures, config.image_size, names)
+        phase2 = {"items": second.with_hashes(hashes)}
+        study = check_study(
+            add_hash(
+                {
+                    "format": STUDY,
+                    "version": VERSION,
+                    "title": config.title,
+                    "created": created or datetime.now(UTC).date().isoformat(),
+                    "order_seed": names.number("order") % 2**31,
+                    "grades": list(knees.classes),
+                    "phase1": first.with_hashes(hashes),
+                    "phase2": {
+                        "items": [entry["item"] for entry in phase2["items"]],
+                        "file": PHASE2,
+                        "sha256": digest(phase2),
+                    },
+                },
+                "id",
+            )
+        )
+        write_texts(part, page, study, phase2)
+        key = _make_key(config, study, list(arms), models, first, second)
+        write_private(key_file, canonical_json(key))
         try:
             if out.is_dir():
                 out.rmdir()
@@ -161,10 +182,6 @@ def build(
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return Built(study, key, out, key_file)
-
-
-def _short(weights: str) -> str:
-    return Path(weights).name
 
 
 def _check_places(out: Path, key_file: Path) -> None:
@@ -185,15 +202,15 @@ def _check_places(out: Path, key_file: Path) -> None:
 def _open(config: BuildConfig, models: Mapping[str, KECAE], say: Callable[[str], None]) -> Radiographs:
     """The split's knees as the weights read them; refuses patients whom they saw in training."""
     first, *others = models.values()
-    preparation = Preparation.of(first)
+    preprocessing = Preparation.of(first)
     for other in others:
-        if other.config.classes != first.config.classes or Preparation.of(other) != preparation:
+        if other.config.classes != first.config.classes or Preparation.of(other) != preprocessing:
             raise ValueError(
-                "weights: they read different images (classes or preparation), so that their pictures could be told "
-                "apart; build a study for each"
+                "weights: they read different images (classes or preprocessing), which readers could see; build a study "
+                "for each"
             )
     knees = open_radiographs(
-        config.data, config.split, grades=list(first.config.classes), preparation=preparation
+        config.data, config.split, grades=list(first.config.classes), preparation=preprocessing
     )
     for name, model in models.items():
         seen = training_patients(model, config.data)
@@ -207,63 +224,151 @@ def _open(config: BuildConfig, models: Mapping[str, KECAE], say: Callable[[str],
     return knees
 
 
-def _study(
+@dataclass
+class Case:
+    """A pair or a control before it becomes an item of each phase.
+
+    Fields:
+        key: what the key says of its image in phase 1, all but ``repeat_of``.
+        host: grade of ``original``. claimed: grade that phase 2 claims for ``picture``.
+        original, picture: (1, S, S) in [-1, 1].
+    """
+
+    key: dict[str, Any]
+    host: str
+    claimed: str
+    original: Tensor
+    picture: Tensor
+
+
+@dataclass
+class Phase:
+    """Items of a phase: what the readers get, what the key says, and the pictures by their file."""
+
+    shown: list[dict[str, Any]] = field(default_factory=list)
+    key: dict[str, Any] = field(default_factory=dict)
+    pictures: dict[str, Tensor] = field(default_factory=dict)
+
+    def with_hashes(self, hashes: Mapping[str, str]) -> list[dict[str, Any]]:
+        """What the readers get, in the order of the random names, with the hash of each picture or those of both."""
+        found = []
+        for entry in sorted(self.shown, key=lambda entry: str(entry["item"])):
+            of = [hashes[entry[name]] for name in ("image", "original", "exchanged") if name in entry]
+            found.append({**entry, "sha256": of[0] if len(of) == 1 else of})
+        return found
+
+
+def make_cases(
+    knees: Radiographs,
+    drawn: Draw,
+    arms: Mapping[str, tuple[KECAE, str]],
+    strength: float,
+    precision: Precision = "32-true",
+) -> list[Case]:
+    """The pairs, exchanged, and after them the controls.
+
+    Args:
+        knees: preprocessed for the weights.
+        drawn: indices in ``knees``.
+        arms: name -> (weights, detail).
+        strength: of the exchange.
+        precision: of the weights, which run where they are.
+    """
+    grades = [knees.classes[target] for target in knees.targets]
+
+    def facts(arm: str, label: str, host: int, donor: int | None) -> dict[str, Any]:
+        return {
+            "arm": arm,
+            "label": label,
+            "before": None if donor is None else grades[host],
+            "patient": knees.patients[host],
+            "file": knees.files[host],
+            "donor": None if donor is None else knees.files[donor],
+            "strength_percent": None if donor is None else round(strength * 100),
+        }
+
+    cases = []
+    made = _exchange(knees, drawn.pairs, arms, strength, precision)
+    for (arm, host, donor), (original, picture) in zip(drawn.pairs, made, strict=True):
+        label = grades[donor]
+        cases.append(Case(facts(arm, label, host, donor), grades[host], label, original, picture))
+    for index, claimed in zip(tqdm(drawn.controls, "real knees", leave=False), drawn.claimed, strict=True):
+        image, label = knees[index][0], grades[index]
+        cases.append(Case(facts(REAL, label, index, None), label, knees.classes[claimed], image, image))
+    return cases
+
+
+def make_phases(cases: Sequence[Case], repeats: Sequence[int], names: Secret) -> tuple[Phase, Phase]:
+    """Items under random names: every picture, the repeated ones again; and every pair.
+
+    Args:
+        cases: of :func:`make_cases`.
+        repeats: positions in it.
+        names: gives the names.
+    """
+    first, second = Phase(), Phase()
+    items = [names.name(f"phase 1/{i}") for i in range(len(cases))]
+    again = [(i, names.name(f"repeat/{i}")) for i in repeats]
+    for i, item in [*enumerate(items), *again]:
+        file = f"images/{item}.png"
+        first.pictures[file] = cases[i].picture
+        first.shown.append({"item": item, "image": file})
+        first.key[item] = {**cases[i].key, "repeat_of": None if item == items[i] else items[i]}
+    for i, case in enumerate(cases):
+        item = names.name(f"phase 2/{i}")
+        left, right = (f"images2/{names.name(f'{side}/{i}')}.png" for side in ("original", "exchanged"))
+        second.pictures |= {left: case.original, right: case.picture}
+        entry = {"item": item, "original": left, "exchanged": right}
+        second.shown.append({**entry, "before": case.host, "after": case.claimed})
+        second.key[item] = {
+            "arm": case.key["arm"],
+            "label": case.claimed,
+            "before": case.host,
+            "patient": case.key["patient"],
+            "phase1": items[i],
+        }
+    return first, second
+
+
+def _exchange(
+    knees: Radiographs,
+    pairs: Sequence[Pair],
+    arms: Mapping[str, tuple[KECAE, str]],
+    strength: float,
+    precision: Precision,
+) -> list[tuple[Tensor, Tensor]]:
+    """Host and X' of every pair, (1, S, S) each."""
+    made: dict[int, tuple[Tensor, Tensor]] = {}
+    with tqdm(total=len(pairs), desc="exchange", unit="pair", leave=False) as bar:
+        for arm, (model, detail) in arms.items():
+            mine = [i for i, pair in enumerate(pairs) if pair.arm == arm]
+            for at in range(0, len(mine), CHUNK):
+                some = mine[at : at + CHUNK]
+                indices = [pairs[i].host for i in some] + [pairs[i].donor for i in some]
+                images = torch.stack([knees[index][0] for index in indices])
+                partners = torch.arange(len(indices)).roll(len(some))  # of host j the donor, and the reverse
+                exchanged = Exchanges(model, images, partners, precision).of(Kind(detail, strength))
+                made |= {i: (images[j], exchanged[j]) for j, i in enumerate(some)}
+                bar.update(len(some))
+    return [made[i] for i in range(len(pairs))]
+
+
+def _make_key(
     config: BuildConfig,
-    classes: Sequence[str],
-    first: Phase,
-    second: Phase,
-    hashes: Mapping[str, str],
-    hidden: Secret,
-    day: str,
-) -> tuple[Study, dict[str, Any]]:
-    """The study, and the object of phase 2."""
-    early = [{**entry, "sha256": hashes[entry["image"]]} for entry in _by_item(first)]
-    late = [
-        {**entry, "sha256": [hashes[entry["original"]], hashes[entry["exchanged"]]]}
-        for entry in _by_item(second)
-    ]
-    phase2 = {"items": late}
-    study = {
-        "format": formats.STUDY,
-        "version": formats.VERSION,
-        "title": config.title,
-        "created": day,
-        "order_seed": hidden.number("order") % 2**31,
-        "grades": list(classes),
-        "confidence": formats.SCALE,
-        "realism": formats.SCALE,
-        "phase1": early,
-        "phase2": {
-            "items": [e["item"] for e in late],
-            "file": "phase2.js",
-            "sha256": formats.digest(phase2),
-        },
-    }
-    return formats.check_study(formats.sealed(study, "id")), phase2
-
-
-def _by_item(phase: Phase) -> list[dict[str, Any]]:
-    """In the order of the random names, which tells nothing."""
-    return sorted(phase.shown, key=lambda entry: str(entry["item"]))
-
-
-def _key(
-    config: BuildConfig,
-    classes: Sequence[str],
+    study: Study,
     arms: list[str],
     models: Mapping[str, KECAE],
     first: Phase,
     second: Phase,
-    study: Study,
 ) -> Key:
     weights = [
-        {"name": name, "sha256": models[_short(name)].metadata.get("weights", {}).get("sha256")}
+        {"name": name, "sha256": models[Path(name).name].metadata.get("weights", {}).get("sha256")}
         for name in config.weights
     ]
-    return formats.check_key(
+    return check_key(
         {
-            "format": formats.KEY,
-            "version": formats.VERSION,
+            "format": KEY,
+            "version": VERSION,
             "study": study["id"],
             "title": study["title"],
             "created": study["created"],
@@ -271,7 +376,7 @@ def _key(
             "weights": weights,
             "data": str(config.data / (config.split or "")),
             "allow_seen": config.allow_seen,
-            "grades": list(classes),
+            "grades": study["grades"],
             "arms": arms,
             "phase1": first.key,
             "phase2": second.key,

@@ -1,7 +1,7 @@
-"""Canonical JSON and its hash.
+"""Canonical JSON and its hash, as page/hash.js has them: Python and JavaScript must agree to the byte.
 
-The page (JavaScript) and this package must agree on hashes to the byte, so :func:`canonical` is what
-``JSON.stringify`` writes for sorted keys, and holds no floats: durations are whole milliseconds, strengths percent.
+:func:`canonical_json` is what ``JSON.stringify`` writes for sorted keys. It holds no floats: durations are whole
+milliseconds, strengths percent.
 """
 
 from __future__ import annotations
@@ -11,12 +11,14 @@ import json
 import re
 from typing import Any
 
-from kecae_training.reader_study.checking import FormatError, shown
-
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-def canonical(value: Any) -> bytes:
+class FormatError(ValueError):
+    """A file of a reader study that is not what it should be; the message says where and why."""
+
+
+def canonical_json(value: Any) -> bytes:
     """UTF-8 JSON without spaces, keys sorted by code point: the bytes that are hashed.
 
     Args:
@@ -32,50 +34,55 @@ def canonical(value: Any) -> bytes:
 
 
 def digest(value: Any) -> str:
-    """SHA-256 of :func:`canonical`, 64 lower hex digits."""
-    return hashlib.sha256(canonical(value)).hexdigest()
+    """SHA-256 of :func:`canonical_json`, 64 lower hex digits."""
+    return hashlib.sha256(canonical_json(value)).hexdigest()
 
 
-def sealed(value: dict[str, Any], name: str = "sha256") -> dict[str, Any]:
+def add_hash(value: dict[str, Any], name: str = "sha256") -> dict[str, Any]:
     """A copy with the hash of all other fields in the field ``name``."""
     rest = {k: v for k, v in value.items() if k != name}
     return {**rest, name: digest(rest)}
 
 
-def parse(raw: bytes, where: str) -> Any:
+def parse_json(raw: bytes, where: str) -> Any:
     """JSON as these files hold it: no floats, no field twice.
 
     Raises:
         FormatError: names ``where``.
     """
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            raise ValueError("a field stands twice in one object")
+        return found
+
+    def refuse(number: str) -> None:
+        raise ValueError(f"{number} is no integer")
+
     try:
-        return json.loads(raw, object_pairs_hook=_once, parse_float=_no_float, parse_constant=_no_float)
+        return json.loads(raw, object_pairs_hook=unique, parse_float=refuse, parse_constant=refuse)
     except (ValueError, RecursionError) as error:
-        raise FormatError(f"{where}: no JSON of this package: {shown(error)}") from None
+        raise FormatError(f"{where}: no JSON of this package: {abbreviate(error)}") from None
 
 
 def _check_plain(value: Any) -> None:
     if isinstance(value, dict):
         for name, inner in value.items():
             if not isinstance(name, str):
-                raise ValueError(f"canonical: a key {name!r}, accepted are strings")
+                raise ValueError(f"canonical_json: a key {name!r}, accepted are strings")
             _check_plain(inner)
     elif isinstance(value, list):
         for inner in value:
             _check_plain(inner)
     elif not (value is None or isinstance(value, (str, int))):
         raise ValueError(
-            f"canonical: {value!r} ({type(value).__name__}); accepted are integers, strings, booleans, null, "
+            f"canonical_json: {value!r} ({type(value).__name__}); accepted are integers, strings, booleans, null, "
             "lists and objects"
         )
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError("a field stands twice in one object")
-    return found
-
-
-def _no_float(number: str) -> None:
-    raise ValueError(f"{number} is no integer")
+def abbreviate(value: object) -> str:
+    """A value for an error message, cut after 80 characters."""
+    written = str(value) if isinstance(value, Exception) else repr(value)
+    return written if len(written) <= 80 else written[:77] + "..."

@@ -1,4 +1,4 @@
-"""Which knees a study shows: pairs dealt evenly over arms and directions, controls, repeats; no patient twice.
+"""Draw which knees a study shows: pairs spread evenly over arms and directions, controls, repeats; no patient twice.
 
 Section V-E draws 100 pairs at random. Here every patient is a host or a control once at most, so that answers are
 independent, and every arm gets every direction as often as the others.
@@ -24,7 +24,7 @@ TRIES = 20
 
 
 class Pair(NamedTuple):
-    """An exchange: ``arm``, and the rows of ``host`` and ``donor`` in the data set."""
+    """An exchange: ``arm``, and the indices of ``host`` and ``donor`` in the data set."""
 
     arm: str
     host: int
@@ -36,14 +36,14 @@ class Draw:
     """What a study shows.
 
     Fields:
-        pairs: the exchanges. real: rows of the control.
-        shown: for every real knee the class that phase 2 claims for it, another than its own.
-        repeats: positions in ``pairs`` followed by ``real`` that phase 1 shows twice.
+        pairs: the exchanges. controls: indices of the real knees in the data set.
+        claimed: for every control the class index that phase 2 claims for it, another than its own.
+        repeats: positions in ``pairs`` followed by ``controls`` that phase 1 shows twice.
     """
 
     pairs: list[Pair]
-    real: list[int]
-    shown: list[int]
+    controls: list[int]
+    claimed: list[int]
     repeats: list[int]
 
 
@@ -51,7 +51,7 @@ class TooFewPatientsError(ValueError):
     """The data set has not enough patients; the message says how many pairs it has patients for."""
 
 
-def deal(n: int, first: Sequence[A], second: Sequence[B]) -> list[tuple[A, B]]:
+def spread(n: int, first: Sequence[A], second: Sequence[B]) -> list[tuple[A, B]]:
     """``n`` combinations of two lists, every prefix even: in either list, and in all combinations.
 
     Over a block of the least common multiple both lists run round; the next block is shifted by one, so that after all
@@ -76,8 +76,8 @@ def draw_study(
     """Draw a study. The same arguments give the same study.
 
     Args:
-        targets: class index of every row of the data set.
-        patients: patient of every row.
+        targets: class index of every image of the data set.
+        patients: patient of every image.
         classes: names of the grades; a direction is any two different ones.
         arms: names.
         n: pairs in all; arms, directions and their combinations differ by one at most.
@@ -94,78 +94,84 @@ def draw_study(
     """
     if n < 1 or (real is not None and real < 0):
         raise ValueError(f"n={n}, real={real}: accepted are 1 or more pairs, 0 or more real knees")
-    controls, again = _controls(n, real), n // 10 if repeats is None else repeats
-    if not 0 <= again <= n + controls:
+    wanted, again = _count_controls(n, real), n // 10 if repeats is None else repeats
+    if not 0 <= again <= n + wanted:
         raise ValueError(
-            f"repeat={again}: accepted are 0 to {n + controls}, as many as phase 1 has different images"
+            f"repeat={again}: accepted are 0 to {n + wanted}, as many as phase 1 has different images"
         )
-    knees = _Knees(targets, patients, len(classes))
-    found = _attempt(knees, arms, n, controls, seed)
+    cohort = _Cohort(targets, patients, len(classes))
+    found = _draw(cohort, arms, n, wanted, seed)
     if found is None:
         # low is possible, high is not: with more pairs, more patients of each grade are needed
         low, high = 0, n
         while high - low > 1:
             middle = (low + high) // 2
-            fits = _attempt(knees, arms, middle, _controls(middle, real), seed) is not None
+            fits = _draw(cohort, arms, middle, _count_controls(middle, real), seed) is not None
             low, high = (middle, high) if fits else (low, middle)
+        counts = ", ".join(f"{c}: {int(h.sum())}" for c, h in zip(classes, cohort.has, strict=True))
         raise TooFewPatientsError(
-            f"n={n}: too few patients for {n} pairs and {controls} real knees; possible are {low} pairs with "
-            f"{_controls(low, real)} real knees. Patients by grade: {knees.counts(classes)}; each is a host or a control "
+            f"n={n}: too few patients for {n} pairs and {wanted} real knees; possible are {low} pairs with "
+            f"{_count_controls(low, real)} real knees. Patients by grade: {counts}; each is a host or a control "
             "once, and a donor once. Take fewer pairs (-n) or real knees (--real), or a larger split"
         )
-    pairs, controlled = found
+    pairs, controls = found
     rng = np.random.default_rng([abs(seed), 1])
-    others = [[c for c in range(len(classes)) if c != targets[row]] for row in controlled]
-    shown = [int(rng.choice(other)) for other in others]
-    return Draw(pairs, controlled, shown, _repeats(pairs, len(controlled), again, rng))
+    others = [[c for c in range(len(classes)) if c != targets[i]] for i in controls]
+    claimed = [int(rng.choice(other)) for other in others]
+    return Draw(pairs, controls, claimed, _draw_repeats(pairs, len(controls), again, rng))
 
 
-class _Knees:
-    """Patients with the rows of each grade that they have."""
+class _Cohort:
+    """Patients, by number, with the images of each class that they have.
 
-    def __init__(self, targets: Sequence[int], patients: Sequence[str], grades: int) -> None:
-        self.names = sorted(set(patients))
-        number = {name: i for i, name in enumerate(self.names)}
-        self.rows: dict[tuple[int, int], list[int]] = {}
-        for row, (target, patient) in enumerate(zip(targets, patients, strict=True)):
-            self.rows.setdefault((number[patient], target), []).append(row)
-        self.has = np.zeros((grades, len(self.names)), dtype=bool)
-        for patient_number, target in self.rows:
+    Attributes:
+        images: (patient, class index) -> indices in the data set. has: (classes, patients) whether there are any.
+    """
+
+    def __init__(self, targets: Sequence[int], patients: Sequence[str], classes: int) -> None:
+        number = {name: i for i, name in enumerate(sorted(set(patients)))}
+        self.images: dict[tuple[int, int], list[int]] = {}
+        for index, (target, patient) in enumerate(zip(targets, patients, strict=True)):
+            self.images.setdefault((number[patient], target), []).append(index)
+        self.has = np.zeros((classes, len(number)), dtype=bool)
+        for patient_number, target in self.images:
             self.has[target, patient_number] = True
 
-    def counts(self, classes: Sequence[str]) -> str:
-        return ", ".join(f"{c}: {int(h.sum())}" for c, h in zip(classes, self.has, strict=True))
+    def pick(self, patient: np.intp, target: int, rng: np.random.Generator) -> int:
+        """One of the patient's images of the class."""
+        indices = self.images[int(patient), target]
+        return indices[int(rng.integers(len(indices)))]
 
 
-def _controls(n: int, real: int | None) -> int:
+def _count_controls(n: int, real: int | None) -> int:
     return n // 5 if real is None else real
 
 
-def _attempt(
-    knees: _Knees, arms: Sequence[str], n: int, controls: int, seed: int
+def _draw(
+    cohort: _Cohort, arms: Sequence[str], n: int, controls: int, seed: int
 ) -> tuple[list[Pair], list[int]] | None:
     """Pairs and controls, None where the patients do not suffice."""
     rng = np.random.default_rng([abs(seed), 0])
-    grades = len(knees.has)
+    grades = len(cohort.has)
     # Who gets one more is random, but the same whatever n is: so fewer pairs never need other patients.
     arm_order = [arms[i] for i in rng.permutation(len(arms))]
     routes = list(permutations(range(grades), 2))
     routes = [routes[i] for i in rng.permutation(len(routes))]
     control_order = [int(g) for g in rng.permutation(grades)]
-    dealt = deal(n, arm_order, routes)
-    wanted = [route[0] for _, route in dealt] + [control_order[i % grades] for i in range(controls)]
+    cells = spread(n, arm_order, routes)
+    of_hosts = [host for _, (host, _) in cells] + [control_order[i % grades] for i in range(controls)]
+    of_donors = [donor for _, (_, donor) in cells]
     for _ in range(TRIES):
-        hosts = _match(knees.has[wanted], rng)
+        hosts = _match(cohort.has[of_hosts], rng)
         if hosts is None:
             return None  # the largest matching is the same whichever patients are tried first
-        eligible = knees.has[[route[1] for _, route in dealt]]
+        eligible = cohort.has[of_donors]
         eligible[np.arange(n), hosts[:n]] = False
         donors = _match(eligible, rng)
         if donors is not None:
-            rows = [_any(knees, int(p), g, rng) for p, g in zip(hosts, wanted, strict=True)]
-            givers = [_any(knees, int(p), route[1], rng) for p, (_, route) in zip(donors, dealt, strict=True)]
-            pairs = [Pair(arm, rows[i], givers[i]) for i, (arm, _) in enumerate(dealt)]
-            return pairs, rows[n:]
+            shown = [cohort.pick(p, g, rng) for p, g in zip(hosts, of_hosts, strict=True)]
+            givers = [cohort.pick(p, g, rng) for p, g in zip(donors, of_donors, strict=True)]
+            return [Pair(cells[i][0], shown[i], givers[i]) for i in range(n)], shown[n:]
     return None
 
 
@@ -187,13 +193,8 @@ def _match(eligible: NDArray[np.bool_], rng: np.random.Generator) -> NDArray[np.
     return result
 
 
-def _any(knees: _Knees, patient: int, grade: int, rng: np.random.Generator) -> int:
-    rows = knees.rows[patient, grade]
-    return rows[int(rng.integers(len(rows)))]
-
-
-def _repeats(pairs: Sequence[Pair], controls: int, count: int, rng: np.random.Generator) -> list[int]:
-    """Positions of the repeated items, dealt in turn to the arms and the control."""
+def _draw_repeats(pairs: Sequence[Pair], controls: int, count: int, rng: np.random.Generator) -> list[int]:
+    """Positions of the repeated items, in turn from each arm and the control."""
     groups: dict[str, list[int]] = {}
     for position, pair in enumerate(pairs):
         groups.setdefault(pair.arm, []).append(position)

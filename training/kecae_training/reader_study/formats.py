@@ -1,4 +1,4 @@
-"""The files of a reader study: what a study, a key and answers must be; canonical JSON is in canonical.py.
+"""The files of a reader study: the fields of study, key and answers, and what is checked of them.
 
 A hash shows that a file changed after it was written. It is no signature: whoever edits a file can hash it again.
 """
@@ -7,75 +7,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Sequence
+from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, NotRequired, TypedDict, cast
 
-from kecae_training.reader_study.canonical import canonical, digest, parse, sealed
-from kecae_training.reader_study.checking import (
-    FormatError,
-    fields,
-    instant,
-    one_of,
-    pattern,
-    shown,
-    text,
-    whole,
-)
-from kecae_training.reader_study.shapes import (
-    Answer1,
-    Answer2,
-    Answers,
-    Key,
-    KeyItem1,
-    KeyItem2,
-    Order,
-    Phase2,
-    Phase2Item,
-    Study,
-    StudyItem,
-    Weights,
-)
-
-__all__ = [
-    "ANSWERS",
-    "ITEM",
-    "KEY",
-    "MATCHES",
-    "READER",
-    "REAL",
-    "SCALE",
-    "STUDY",
-    "VERSION",
-    "Answer1",
-    "Answer2",
-    "Answers",
-    "FormatError",
-    "Key",
-    "KeyItem1",
-    "KeyItem2",
-    "Order",
-    "Phase2",
-    "Phase2Item",
-    "Scope",
-    "Study",
-    "StudyItem",
-    "Weights",
-    "canonical",
-    "check_answer",
-    "check_answers",
-    "check_key",
-    "check_study",
-    "digest",
-    "parse",
-    "read_answers",
-    "read_key",
-    "read_study",
-    "scope_of",
-    "sealed",
-]
+from kecae_training.reader_study.canonical import FormatError, abbreviate, add_hash, parse_json
 
 STUDY, KEY, ANSWERS = (f"kecae-aug reader {name}" for name in ("study", "study key", "answers"))
-VERSION = 1
+VERSION = 2  # of all three formats; page/record.js and page/app.js name it, too
 REAL = "real"  # the arm of the control, which is never listed among the arms
 SCALE = 5  # of confidence and realism, from 1
 MATCHES = ("yes", "partly", "no")
@@ -83,6 +22,142 @@ READER = re.compile(r"[A-Za-z0-9_-]{1,40}")
 ITEM = re.compile(r"[0-9a-f]{32}")
 _SHA = re.compile(r"[0-9a-f]{64}")
 _LARGEST = 64 * 2**20  # bytes of a file that is read
+_JSON = {list: "a list", dict: "an object"}
+
+
+# The objects of the files
+
+
+class StudyItem(TypedDict):
+    """An image of phase 1: ``item`` 32 hex, ``image`` its file below the study, ``sha256`` of the file."""
+
+    item: str
+    image: str
+    sha256: str
+
+
+class Phase2Item(TypedDict):
+    """A pair of phase 2, in ``phase2.js``: two files and their hashes, the grades of both as they are claimed."""
+
+    item: str
+    original: str
+    exchanged: str
+    before: str
+    after: str
+    sha256: list[str]
+
+
+class Phase2(TypedDict):
+    """Phase 2 as phase 1 may know it: its items, its file and the hash of its canonical object."""
+
+    items: list[str]
+    file: str
+    sha256: str
+
+
+class Study(TypedDict):
+    """``study.json``, what the page shows; ``id`` is the hash of the rest."""
+
+    format: str
+    version: int
+    id: str
+    title: str
+    created: str
+    order_seed: int
+    grades: list[str]
+    phase1: list[StudyItem]
+    phase2: Phase2
+
+
+class KeyItem1(TypedDict):
+    """What an image of phase 1 is: ``label`` the grade it should have, ``before`` the host's (None: real)."""
+
+    arm: str
+    label: str
+    before: str | None
+    patient: str
+    file: str
+    donor: str | None
+    strength_percent: int | None
+    repeat_of: str | None
+
+
+class KeyItem2(TypedDict):
+    """What a pair of phase 2 is: ``label`` the grade shown for the right image; ``phase1`` its item there."""
+
+    arm: str
+    label: str
+    before: str
+    patient: str
+    phase1: str
+
+
+class Weights(TypedDict):
+    """A weights file: as it was named, and its hash where it carries one."""
+
+    name: str
+    sha256: str | None
+
+
+class Key(TypedDict):
+    """The key: which image is what; ``study`` is the id of the study."""
+
+    format: str
+    version: int
+    study: str
+    title: str
+    created: str
+    seed: int
+    weights: list[Weights]
+    data: str
+    allow_seen: bool
+    grades: list[str]
+    arms: list[str]
+    phase1: dict[str, KeyItem1]
+    phase2: dict[str, KeyItem2]
+
+
+class Answer1(TypedDict):
+    """An answer of phase 1: grade, confidence 1 to 5, time taken, when (ISO 8601 UTC)."""
+
+    grade: str
+    confidence: int
+    milliseconds: int
+    at: str
+
+
+class Answer2(TypedDict):
+    """An answer of phase 2: realism 1 to 5, whether the change matches the label, remark, time taken, when."""
+
+    realism: int
+    matches: Literal["yes", "partly", "no"]
+    remark: str
+    milliseconds: int
+    at: str
+
+
+class Order(TypedDict):
+    """The order in which a reader saw the items."""
+
+    phase1: list[str]
+    phase2: list[str]
+
+
+class Answers(TypedDict):
+    """What a reader hands in; ``sha256`` is the hash of the rest."""
+
+    format: str
+    version: int
+    study: str
+    reader: str
+    software: str
+    started: str
+    finished: str | None
+    complete: bool
+    order: Order
+    phase1: dict[str, Answer1]
+    phase2: dict[str, Answer2]
+    sha256: NotRequired[str]
 
 
 class Scope(NamedTuple):
@@ -94,6 +169,9 @@ class Scope(NamedTuple):
     grades: Sequence[str]
 
 
+# Whole files
+
+
 def read_study(path: str | Path) -> Study:
     """A study by its folder or its ``study.json``.
 
@@ -102,7 +180,7 @@ def read_study(path: str | Path) -> Study:
     """
     path = Path(path)
     path = path / "study.json" if path.is_dir() else path
-    return check_study(parse(_read(path), str(path)), str(path))
+    return check_study(_read(path), str(path))
 
 
 def read_key(path: str | Path) -> Key:
@@ -111,7 +189,7 @@ def read_key(path: str | Path) -> Key:
     Raises:
         FileNotFoundError, FormatError: with the reason.
     """
-    return check_key(parse(_read(Path(path)), str(path)), str(path))
+    return check_key(_read(Path(path)), str(path))
 
 
 def read_answers(path: str | Path, key: Key, *, partial: bool = False) -> Answers:
@@ -127,7 +205,7 @@ def read_answers(path: str | Path, key: Key, *, partial: bool = False) -> Answer
         FormatError: edited, of another study, incomplete, with items missing or unknown, values out of range.
     """
     scope = Scope(key["study"], key["phase1"].keys(), key["phase2"].keys(), key["grades"])
-    return check_answers(parse(_read(Path(path)), str(path)), scope, partial=partial, where=str(path))
+    return check_answers(_read(Path(path)), scope, partial=partial, where=str(path))
 
 
 def scope_of(study: Study) -> Scope:
@@ -139,28 +217,23 @@ def scope_of(study: Study) -> Scope:
 
 def check_study(value: Any, where: str = "study") -> Study:
     """The value, if it is a study whose id is its hash; else FormatError."""
-    _head(value, STUDY, Study, where)
-    if value["id"] != digest({k: v for k, v in value.items() if k != "id"}):
+    _check_head(value, STUDY, Study, where)
+    if value != add_hash(value, "id"):
         raise FormatError(f"{where}: edited: its id is not the hash of its content; take the original folder")
-    _grades(value["grades"], where)
-    text(value["title"], f"{where}: title")
-    whole(value["order_seed"], 0, 2**31 - 1, f"{where}: order_seed")
-    for name in ("confidence", "realism"):
-        whole(value[name], SCALE, SCALE, f"{where}: {name}")
+    _check_grades(value["grades"], where)
+    _check_text(value["title"], f"{where}: title")
+    _check_integer(value["order_seed"], 0, 2**31 - 1, f"{where}: order_seed")
     for entry in value["phase1"]:
-        fields(entry, StudyItem, f"{where}: phase1")
-        pattern(entry["item"], ITEM, f"{where}: phase1: item")
-        one_of(entry["image"], (f"images/{entry['item']}.png",), f"{where}: phase1: image")
-        pattern(entry["sha256"], _SHA, f"{where}: phase1: sha256")
-    second = fields(value["phase2"], Phase2, f"{where}: phase2")
-    one_of(second["file"], ("phase2.js",), f"{where}: phase2: file")
-    pattern(second["sha256"], _SHA, f"{where}: phase2: sha256")
+        check_fields(entry, StudyItem, f"{where}: phase1")
+        _check_pattern(entry["item"], ITEM, f"{where}: phase1: item")
+        _check_choice(entry["image"], (f"images/{entry['item']}.png",), f"{where}: phase1: image")
+        _check_pattern(entry["sha256"], _SHA, f"{where}: phase1: sha256")
+    second = check_fields(value["phase2"], Phase2, f"{where}: phase2")
+    _check_choice(second["file"], ("phase2.js",), f"{where}: phase2: file")
+    _check_pattern(second["sha256"], _SHA, f"{where}: phase2: sha256")
     for item in second["items"]:
-        pattern(item, ITEM, f"{where}: phase2: items")
-    for name, items in (
-        ("phase1", [e["item"] for e in value["phase1"]]),
-        ("phase2", second["items"]),
-    ):
+        _check_pattern(item, ITEM, f"{where}: phase2: items")
+    for name, items in (("phase1", [e["item"] for e in value["phase1"]]), ("phase2", second["items"])):
         if not items or len(set(items)) < len(items):
             raise FormatError(f"{where}: {name}: accepted are one or more items, each once")
     return cast(Study, value)
@@ -168,22 +241,22 @@ def check_study(value: Any, where: str = "study") -> Study:
 
 def check_key(value: Any, where: str = "key") -> Key:
     """The value, if it is a key; else FormatError."""
-    _head(value, KEY, Key, where)
-    _grades(value["grades"], where)
-    pattern(value["study"], _SHA, f"{where}: study")
+    _check_head(value, KEY, Key, where)
+    _check_grades(value["grades"], where)
+    _check_pattern(value["study"], _SHA, f"{where}: study")
     if not value["arms"] or REAL in value["arms"]:
         raise FormatError(f"{where}: arms={value['arms']}: accepted are one or more names, without {REAL!r}")
     grades, arms, first = value["grades"], [*value["arms"], REAL], value["phase1"]
     for name, shape in (("phase1", KeyItem1), ("phase2", KeyItem2)):
         for item, entry in value[name].items():
             place = f"{where}: {name} {item}"
-            pattern(item, ITEM, place)
-            fields(entry, shape, place)
-            one_of(entry["arm"], arms, f"{place}: arm")
-            one_of(entry["label"], grades, f"{place}: label")
-            text(entry["patient"], f"{place}: patient")
+            _check_pattern(item, ITEM, place)
+            check_fields(entry, shape, place)
+            _check_choice(entry["arm"], arms, f"{place}: arm")
+            _check_choice(entry["label"], grades, f"{place}: label")
+            _check_text(entry["patient"], f"{place}: patient")
             if name == "phase2" or entry["arm"] != REAL:
-                one_of(entry["before"], grades, f"{place}: before")
+                _check_choice(entry["before"], grades, f"{place}: before")
             elsewhere = entry["phase1"] if name == "phase2" else entry["repeat_of"]
             if not (str(elsewhere) in first or (elsewhere is None and name == "phase1")):
                 raise FormatError(f"{place}: points to {elsewhere!r}, which is no item of phase 1")
@@ -197,34 +270,34 @@ def check_answer(phase: int, value: Any, grades: Sequence[str], where: str) -> N
         FormatError: a field missing, unknown or out of range.
     """
     if phase == 1:
-        fields(value, Answer1, where)
-        one_of(value["grade"], grades, f"{where}: grade")
-        whole(value["confidence"], 1, SCALE, f"{where}: confidence")
+        check_fields(value, Answer1, where)
+        _check_choice(value["grade"], grades, f"{where}: grade")
+        _check_integer(value["confidence"], 1, SCALE, f"{where}: confidence")
     else:
-        fields(value, Answer2, where)
-        whole(value["realism"], 1, SCALE, f"{where}: realism")
-        one_of(value["matches"], MATCHES, f"{where}: matches")
+        check_fields(value, Answer2, where)
+        _check_integer(value["realism"], 1, SCALE, f"{where}: realism")
+        _check_choice(value["matches"], MATCHES, f"{where}: matches")
         if not isinstance(value["remark"], str):
-            raise FormatError(f"{where}: remark={shown(value['remark'])}: accepted is text")
-    whole(value["milliseconds"], 0, 2**53 - 1, f"{where}: milliseconds")
-    instant(value["at"], f"{where}: at")
+            raise FormatError(f"{where}: remark={abbreviate(value['remark'])}: accepted is text")
+    _check_integer(value["milliseconds"], 0, 2**53 - 1, f"{where}: milliseconds")
+    _check_time(value["at"], f"{where}: at")
 
 
 def check_answers(value: Any, scope: Scope, *, partial: bool = False, where: str = "answers") -> Answers:
     """The value, if it is answers to the study of ``scope``; the reasons are those of :func:`read_answers`."""
-    _head(value, ANSWERS, Answers, where)
-    if value.get("sha256") != digest({k: v for k, v in value.items() if k != "sha256"}):
+    _check_head(value, ANSWERS, Answers, where)
+    if value != add_hash(value):
         raise FormatError(
             f"{where}: edited: its sha256 is not the hash of its content; ask the reader for the exported file"
         )
     if value["study"] != scope.study:
         raise FormatError(
-            f"{where}: foreign: answers study {shown(value['study'])}, the key is of {scope.study!r}"
+            f"{where}: foreign: answers study {abbreviate(value['study'])}, the key is of {scope.study!r}"
         )
-    pattern(value["reader"], READER, f"{where}: reader")
-    text(value["software"], f"{where}: software")
-    instant(value["started"], f"{where}: started")
-    fields(value["order"], Order, f"{where}: order")
+    _check_pattern(value["reader"], READER, f"{where}: reader")
+    _check_text(value["software"], f"{where}: software")
+    _check_time(value["started"], f"{where}: started")
+    check_fields(value["order"], Order, f"{where}: order")
     counts = []
     for phase, items in ((1, scope.phase1), (2, scope.phase2)):
         name, known = f"phase{phase}", set(items)
@@ -245,29 +318,81 @@ def check_answers(value: Any, scope: Scope, *, partial: bool = False, where: str
     if not value["complete"] and not partial:
         raise FormatError(f"{where}: incomplete ({missing or 'not finished'}); let the reader finish it")
     if value["finished"] is not None:
-        instant(value["finished"], f"{where}: finished")
+        _check_time(value["finished"], f"{where}: finished")
     return cast(Answers, value)
 
 
-def _head(value: Any, name: str, shape: type, where: str) -> None:
-    if not isinstance(value, dict) or value.get("format") != name:
-        found = value.get("format") if isinstance(value, dict) else type(value).__name__
-        raise FormatError(f"{where}: format is {shown(found)}, accepted is {name!r}")
-    if value.get("version") != VERSION or isinstance(value["version"], bool):
-        raise FormatError(
-            f"{where}: version is {shown(value.get('version'))}, accepted is {VERSION}: written by another "
-            "version of kecae-aug"
-        )
-    fields(value, shape, where)
-
-
-def _grades(grades: Any, where: str) -> None:
-    names = isinstance(grades, list) and all(isinstance(g, str) and g for g in grades)
-    if not names or not len(set(grades)) == len(grades) >= 2:
-        raise FormatError(f"{where}: grades={shown(grades)}: accepted are two or more different names")
-
-
-def _read(path: Path) -> bytes:
+def _read(path: Path) -> Any:
     if path.stat().st_size > _LARGEST:
         raise FormatError(f"{path}: larger than {_LARGEST // 2**20} MiB; no file of a reader study is")
-    return path.read_bytes()
+    return parse_json(path.read_bytes(), str(path))
+
+
+# Single values: each check says where, what was found and what is accepted
+
+
+def check_fields(value: Any, shape: type, where: str) -> dict[str, Any]:
+    """The value, if it is an object with exactly the fields of a TypedDict, its containers being containers."""
+    if not isinstance(value, dict):
+        raise FormatError(f"{where}: {abbreviate(value)}: accepted is an object")
+    wanted = set(shape.__annotations__)
+    missing, unknown = sorted(wanted - set(value)), sorted(set(value) - wanted)
+    if missing or unknown:
+        raise FormatError(
+            f"{where}: fields missing: {missing}, unknown: {unknown}; another version, or edited"
+        )
+    for name, kind in shape.__annotations__.items():
+        written = str(getattr(kind, "__forward_arg__", kind))
+        container = list if written.startswith("list[") else dict if written.startswith("dict[") else None
+        if container is not None and not isinstance(value[name], container):
+            raise FormatError(f"{where}: {name}={abbreviate(value[name])}: accepted is {_JSON[container]}")
+        if written == "bool" and not isinstance(value[name], bool):
+            raise FormatError(f"{where}: {name}={abbreviate(value[name])}: accepted are true and false")
+    return value
+
+
+def _check_head(value: Any, name: str, shape: type, where: str) -> None:
+    if not isinstance(value, dict) or value.get("format") != name:
+        found = value.get("format") if isinstance(value, dict) else type(value).__name__
+        raise FormatError(f"{where}: format is {abbreviate(found)}, accepted is {name!r}")
+    if value.get("version") != VERSION or isinstance(value["version"], bool):
+        raise FormatError(
+            f"{where}: version is {abbreviate(value.get('version'))}, accepted is {VERSION}: written by another "
+            "version of kecae-aug"
+        )
+    check_fields(value, shape, where)
+
+
+def _check_grades(grades: Any, where: str) -> None:
+    names = isinstance(grades, list) and all(isinstance(g, str) and g for g in grades)
+    if not names or not len(set(grades)) == len(grades) >= 2:
+        raise FormatError(f"{where}: grades={abbreviate(grades)}: accepted are two or more different names")
+
+
+def _check_integer(value: Any, low: int, high: int, where: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise FormatError(f"{where}={abbreviate(value)}: accepted are integers from {low} to {high}")
+
+
+def _check_choice(value: Any, accepted: Sequence[str], where: str) -> None:
+    if not isinstance(value, str) or value not in accepted:
+        raise FormatError(f"{where}={abbreviate(value)}: accepted are {', '.join(map(repr, accepted))}")
+
+
+def _check_text(value: Any, where: str) -> None:
+    if not isinstance(value, str) or not value:
+        raise FormatError(f"{where}={abbreviate(value)}: accepted is text that is not empty")
+
+
+def _check_pattern(value: Any, accepted: re.Pattern[str], where: str) -> None:
+    if not isinstance(value, str) or not accepted.fullmatch(value):
+        raise FormatError(f"{where}={abbreviate(value)}: accepted is {accepted.pattern}")
+
+
+def _check_time(value: Any, where: str) -> None:
+    try:
+        offset = datetime.fromisoformat(value).utcoffset()
+    except (TypeError, ValueError):
+        offset = None
+    if offset != timedelta(0):
+        raise FormatError(f"{where}={abbreviate(value)}: accepted is a time such as 2026-01-31T12:00:00Z")

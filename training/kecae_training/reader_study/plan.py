@@ -1,18 +1,16 @@
-"""How many pairs and readers for which interval? Simulated studies, scored as `score` does.
+"""Simulate studies to see how many pairs and readers give which interval; scored as `score` does.
 
     kecae-aug reader-study plan -n 50 100 200 --readers 1 3 5 --accuracy .86 --kappa .78
 
-A study is drawn as follows. Each image is hard or easy for all readers, and each reader reads it with an error of their
-own: a reader is right where ``skill + difficulty of the image + own error > 0``, all normal. How much is the
-image's is set by the kappa that two readers' grades shall reach: at the paper's 86 % right, readers whose errors had
-nothing in common would reach .52, so its .78 says that they err on the same images (images that do not look like
-their label), and another reader of the same image then tells less that is new. Skill differs between readers by
-``reader_sd``.
+Each image is hard or easy for all readers, and each reader reads it with an error of their own: a reader is right where
+``skill + difficulty of the image + own error > 0``, all normal. The kappa that two readers' grades shall reach sets how
+much is the image's: at the paper's 86 % right, readers with independent errors would reach .52, so its .78 means that
+they err on the same images (images that do not look like their label), and another reader of the same image then adds
+less. Skill differs between readers by ``reader_sd``.
 """
 
 from __future__ import annotations
 
-import argparse
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,9 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.stats import multivariate_normal, norm
+from tqdm import tqdm
 
-from kecae_training.reader_study.agreement import cohen
-from kecae_training.reader_study.intervals import Estimate, difference, mean_over_readers
+from kecae_training.reader_study.intervals import Estimate, cohen, difference, mean_over_readers
 from kecae_training.validity.measures import Bootstrap, summary
 from kecae_training.validity.tables import markdown
 
@@ -35,9 +33,9 @@ class Readers:
     """What is assumed of readers and images.
 
     Attributes:
-        accuracy: share of exchanged knees that a reader drawn at random grades as their label says; 0.5 to 1.
+        accuracy: fraction of exchanged knees that a reader drawn at random grades as their label says; 0.5 to 1.
         kappa: Cohen's, between the grades of two readers as skilled as that, of two grades equally often.
-        reader_sd: standard deviation of accuracy between readers, as a share.
+        reader_sd: standard deviation of accuracy between readers, as a fraction.
         real_accuracy: the same of real knees.
     """
 
@@ -55,15 +53,15 @@ class Readers:
         least = (2 * self.accuracy - 1) ** 2
         if not least <= self.kappa < 1:
             raise ValueError(
-                f"--kappa {self.kappa}: readers who are right in {self.accuracy:.0%} reach {least:.2f} where their errors "
-                f"have nothing in common; accepted is {least:.2f} to 1, exclusive"
+                f"--kappa {self.kappa}: readers who are right in {self.accuracy:.0%} reach {least:.2f} where their "
+                f"errors are independent; accepted is {least:.2f} to 1, exclusive"
             )
         if not 0 <= self.reader_sd <= 0.2:
             raise ValueError(
                 f"--reader-sd {self.reader_sd}: accepted is 0 to 0.2 (0.03 are 3 points of accuracy)"
             )
 
-    def shared(self) -> float:
+    def correlation(self) -> float:
         """Correlation of two readers' scores of one image that gives the kappa."""
         wrong = 1 - self.accuracy
         both = wrong - (1 - self.kappa) / 4  # both wrong: kappa = 1 - 2 P(one of them is wrong)
@@ -77,7 +75,7 @@ class Readers:
         return float(brentq(excess, 0, 1 - 1e-9, xtol=1e-6))
 
 
-def draw(
+def draw_right(
     rng: np.random.Generator,
     readers: int,
     images: int,
@@ -93,12 +91,12 @@ def draw(
         images: N.
         accuracy: of readers on average.
         spread: (R,) how much each reader's skill is above the mean, on the scale of the scores.
-        rho: share of a score's variance that belongs to the image.
+        rho: fraction of a score's variance that belongs to the image.
     """
     hard = rng.normal(0, rho**0.5, images)
     own = rng.normal(0, (1 - rho) ** 0.5, (readers, images))
-    found: Right = norm.ppf(accuracy) + spread[:, None] + hard + own > 0
-    return found
+    right: Right = norm.ppf(accuracy) + spread[:, None] + hard + own > 0
+    return right
 
 
 def simulate(
@@ -115,10 +113,10 @@ def simulate(
         seed: of all draws.
 
     Returns:
-        By figure of :data:`FIGURES`: (mean half-width, share of studies whose interval holds the truth); the second is NaN
-        for kappa, whose truth differs with the readers drawn.
+        By figure of :data:`FIGURES`: (mean half-width, fraction of studies whose interval holds the truth); the second is
+        NaN for kappa, whose truth differs with the readers drawn.
     """
-    rng, rho = np.random.default_rng([seed, images, readers]), assumed.shared()
+    rng, rho = np.random.default_rng([seed, images, readers]), assumed.correlation()
     skill = assumed.reader_sd / float(norm.pdf(norm.ppf(assumed.accuracy)))
     # accuracy is the mean over readers, who are drawn around a middle that is a little better than it
     middle, real_middle = (
@@ -130,27 +128,28 @@ def simulate(
     widths: dict[str, list[float]] = {name: [] for name in FIGURES}
     held: dict[str, list[bool]] = {name: [] for name in FIGURES}
 
-    def note(name: str, found: Estimate, truth: float) -> None:
+    def record(name: str, found: Estimate, truth: float) -> None:
         widths[name].append((found.high - found.low) / 2)
         held[name].append(found.low <= truth <= found.high)
 
     for _ in range(studies):
         spread = rng.normal(0, skill, readers)
-        right = draw(rng, readers, images, middle, spread, rho)
-        of_real = draw(rng, readers, real, real_middle, spread, rho)
-        own = float(
-            norm.cdf(norm.ppf(middle) + spread[0])
-        )  # of one reader's interval the truth is that reader's
-        note("one reader", mean_over_readers(right[:1]), own)
-        note("readers", mean_over_readers(right), assumed.accuracy)
-        note("one direction", mean_over_readers(right[:, label == 0]), assumed.accuracy)
+        right = draw_right(rng, readers, images, middle, spread, rho)
+        of_real = draw_right(rng, readers, real, real_middle, spread, rho)
+        # of one reader's interval the truth is that reader's
+        own = float(norm.cdf(norm.ppf(middle) + spread[0]))
+        record("one reader", mean_over_readers(right[:1]), own)
+        record("readers", mean_over_readers(right), assumed.accuracy)
+        record("one direction", mean_over_readers(right[:, label == 0]), assumed.accuracy)
         arm = np.arange(images) // 2 % 2
-        note("two arms", difference(right[:, arm == 0], right[:, arm == 1]), 0.0)
+        record("two arms", difference(right[:, arm == 0], right[:, arm == 1]), 0.0)
         if real > 1:
-            note("exchanged - real", difference(right, of_real), assumed.accuracy - assumed.real_accuracy)
+            record("exchanged - real", difference(right, of_real), assumed.accuracy - assumed.real_accuracy)
         if drawn is not None:
-            said = np.where(right, label, 1 - label).astype(np.int64)
-            pairs = [cohen(said[i], said[j], drawn, 2) for i, j in itertools.combinations(range(readers), 2)]
+            given = np.where(right, label, 1 - label).astype(np.int64)
+            pairs = [
+                cohen(given[i], given[j], drawn, 2) for i, j in itertools.combinations(range(readers), 2)
+            ]
             ends = summary(np.mean(pairs, axis=0))
             widths["kappa"].append((ends["high"] - ends["low"]) / 2)
     return {
@@ -167,7 +166,7 @@ FIGURES = {  # name of a figure: head of its column
     "readers": "mean over readers",
     "one direction": "one direction (half the pairs)",
     "two arms": "difference of two arms (half each)",
-    "exchanged - real": "exchanged less real",
+    "exchanged - real": "exchanged minus real",
     "kappa": "kappa, mean of pairs",
 }
 
@@ -175,9 +174,22 @@ FIGURES = {  # name of a figure: head of its column
 def table(
     assumed: Readers, pairs: Sequence[int], readers: Sequence[int], real: int | None, studies: int, seed: int
 ) -> str:
-    """A Markdown table with a row for each number of pairs and of readers."""
-    from tqdm import tqdm
+    """A Markdown table with a row for each number of pairs and of readers.
 
+    Args:
+        assumed: of readers and images.
+        pairs: numbers of exchanged knees.
+        readers: numbers of readers.
+        real: real knees; None takes a fifth of the pairs.
+        studies: simulated a row.
+        seed: of all draws.
+
+    Raises:
+        ValueError: a number outside what is accepted.
+    """
+    for name, given, least in (("pairs", pairs, 8), ("readers", readers, 1), ("studies", [studies], 10)):
+        if min(given) < least:
+            raise ValueError(f"--{name} {list(given)}: accepted is {least} or more")
     rows = []
     for n, r in tqdm(list(itertools.product(pairs, readers)), unit="row", disable=None):
         controls = n // 5 if real is None else real
@@ -193,58 +205,3 @@ def _cell(name: str, width: float, held: float) -> str:
     if name == "kappa":
         return f"± {width:.2f}"
     return f"± {100 * width:.1f} ({held:.0%})"
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """Print the table.
-
-    Raises:
-        ValueError: a number outside what is accepted.
-    """
-    parser = argparse.ArgumentParser(
-        prog="kecae-aug reader-study plan",
-        description="Half-widths of the 95 % intervals that a study would give, in points of accuracy (kappa: as it is), "
-        "and in brackets how many of the simulated studies' intervals held the truth.",
-    )
-    add = parser.add_argument
-    add("-n", "--pairs", type=int, nargs="+", default=[100], help="exchanged knees (default: %(default)s)")
-    add("--readers", type=int, nargs="+", default=[3], help="default: %(default)s")
-    add(
-        "--accuracy",
-        type=float,
-        default=0.86,
-        help="expected of readers on X' (default: the paper's, %(default)s)",
-    )
-    add(
-        "--kappa",
-        type=float,
-        default=0.78,
-        help="expected between two readers (default: the paper's, %(default)s)",
-    )
-    add(
-        "--reader-sd",
-        type=float,
-        default=0.03,
-        help="of accuracy between readers, assumed (default: %(default)s)",
-    )
-    add("--real", type=int, default=None, help="real knees as control (default: a fifth of the pairs)")
-    add(
-        "--real-accuracy",
-        type=float,
-        default=0.9,
-        help="expected of real knees, assumed (default: %(default)s)",
-    )
-    add("--studies", type=int, default=1000, help="simulated a row (default: %(default)s)")
-    add("--seed", type=int, default=0)
-    options = parser.parse_args(argv)
-    for name, least in (("pairs", 8), ("readers", 1)):
-        if min(getattr(options, name)) < least:
-            raise ValueError(f"--{name} {getattr(options, name)}: accepted is {least} or more")
-    if options.studies < 10:
-        raise ValueError(f"--studies {options.studies}: accepted is 10 or more")
-    assumed = Readers(options.accuracy, options.kappa, options.reader_sd, options.real_accuracy)
-    print(
-        f"Assumed: accuracy {assumed.accuracy:.0%} (real knees {assumed.real_accuracy:.0%}), kappa {assumed.kappa}, readers "
-        f"differ by {100 * assumed.reader_sd:g} points (SD). {options.studies} simulated studies a row, seed {options.seed}."
-    )
-    print(table(assumed, options.pairs, options.readers, options.real, options.studies, options.seed))

@@ -20,17 +20,21 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from kecae_training.reader_study import formats
-from kecae_training.reader_study.checking import FormatError
-from kecae_training.reader_study.folder import PHASE2, TYPES, Folder, open_folder
+from kecae_training.reader_study.canonical import FormatError, parse_json
+from kecae_training.reader_study.folder import PHASE2, Folder, open_folder
 from kecae_training.reader_study.store import AnswerStore, RefusedError
 
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 LARGEST = 64 * 1024  # bytes of an answer
-ITEM_SHARE = (
-    2 * LARGEST
-)  # bytes that an item may take of a finished study: its answer, its place in the order
+ITEM_LARGEST = 2 * LARGEST  # bytes of an item in a finished study: its answer, its place in the order
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".json": "application/json",
+    ".png": "image/png",
+}
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -97,17 +101,12 @@ def open_server(
 def serve(folder: Path, answers: Path, port: int = 8765) -> None:
     """Serve until interrupted, and print where; see :func:`open_server`."""
     with open_server(folder, answers, port) as server:
-        _say(
-            f"http://127.0.0.1:{server.server_port}/  (answers go to {answers}; Ctrl-C ends, nothing is lost)"
-        )
+        address = f"http://127.0.0.1:{server.server_port}/"
+        print(f"{address}  (answers go to {answers}; Ctrl-C ends, nothing is lost)", flush=True)
         try:
             server.serve_forever()
         except KeyboardInterrupt:
-            _say(f"stopped; the answers are in {answers}")
-
-
-def _say(line: str) -> None:
-    print(line, flush=True)  # at once, also into a pipe
+            print(f"stopped; the answers are in {answers}", flush=True)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -117,16 +116,16 @@ class _Handler(BaseHTTPRequestHandler):
     timeout = 60  # seconds without a byte
 
     def do_GET(self) -> None:
-        self._answered(self._get)
+        self._answer(self._get)
 
     def do_POST(self) -> None:
-        self._answered(self._post)
+        self._answer(self._post)
 
     def log_message(self, format: str, *args: Any) -> None:
         """Nothing: a line for every image helps nobody, and names readers."""
 
-    def _answered(self, work: Callable[[], None]) -> None:
-        """Do it; whatever is refused or fails is told as JSON."""
+    def _answer(self, work: Callable[[], None]) -> None:
+        """Do it; whatever is refused or fails is answered as JSON."""
         try:
             self._check_host()
             work()
@@ -175,7 +174,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._json(200, {"saved": count})
         elif self.path == "/api/finish":
             items = len(store.scope.phase1) + len(store.scope.phase2)
-            given = self._body(LARGEST + items * ITEM_SHARE, ("reader", "export"))
+            given = self._body(LARGEST + items * ITEM_LARGEST, ("reader", "export"))
             count = store.finish(given["reader"], given["export"])
             self._json(200, {"saved": count, "sha256": given["export"]["sha256"]})
         else:
@@ -197,7 +196,7 @@ class _Handler(BaseHTTPRequestHandler):
             raise RefusedError(400, "the request ended early")
         self.close_connection = False
         try:
-            value = formats.parse(raw, "request")
+            value = parse_json(raw, "request")
         except FormatError as error:
             raise RefusedError(400, str(error)) from None
         if not isinstance(value, dict) or set(value) != set(names):

@@ -18,9 +18,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from kecae_training.reader_study import formats
-from kecae_training.reader_study.checking import FormatError
-from kecae_training.reader_study.formats import Study
+from kecae_training.reader_study.canonical import FormatError, canonical_json, parse_json
+from kecae_training.reader_study.formats import READER, Study, check_answer, check_answers, scope_of
 
 if sys.platform == "win32":  # one process at a time there; elsewhere two servers may share a folder
     fcntl = None
@@ -75,7 +74,7 @@ class AnswerStore:
     """
 
     def __init__(self, folder: Path, study: Study, warn: Callable[[str], None]) -> None:
-        self.folder, self.study, self.scope = folder, study, formats.scope_of(study)
+        self.folder, self.study, self.scope = folder, study, scope_of(study)
         folder.mkdir(parents=True, exist_ok=True)
         self._check_study()
         self._lock, self._warn, self._warned = threading.RLock(), warn, set[str]()
@@ -102,7 +101,7 @@ class AnswerStore:
         if not isinstance(item, str) or item not in (self.scope.phase1 if phase == 1 else self.scope.phase2):
             raise RefusedError(400, f"item={item!r}: not of phase {phase} of this study")
         try:
-            formats.check_answer(phase, answer, self.study["grades"], "answer")
+            check_answer(phase, answer, self.study["grades"], "answer")
         except FormatError as error:
             raise RefusedError(400, str(error)) from None
         with self._locked():
@@ -145,12 +144,12 @@ class AnswerStore:
         """
         place = self._place(reader)
         try:
-            answers = formats.check_answers(export, self.scope, where="export")
+            answers = check_answers(export, self.scope, where="export")
         except FormatError as error:
             raise RefusedError(400, str(error)) from None
         if answers["reader"].lower() != reader.lower():
             raise RefusedError(400, f"export: of reader {answers['reader']!r}, handed in by {reader!r}")
-        raw, target = formats.canonical(export), place / "answers.json"
+        raw, target = canonical_json(export), place / "answers.json"
         with self._locked():
             state = self._read(place)
             if state.finished:
@@ -179,7 +178,7 @@ class AnswerStore:
             )
 
     def _place(self, reader: Any) -> Path:
-        if not isinstance(reader, str) or not formats.READER.fullmatch(reader):
+        if not isinstance(reader, str) or not READER.fullmatch(reader):
             raise RefusedError(400, f"reader={reader!r}: accepted are 1 to 40 letters, digits, '-' and '_'")
         return self.folder / reader.lower()
 
@@ -201,7 +200,7 @@ class AnswerStore:
             )
         for number, line in enumerate(lines, 1):
             try:
-                self._take(state, formats.parse(line, f"{path}, line {number}"))
+                self._take(state, parse_json(line, f"{path}, line {number}"))
             except (FormatError, KeyError, TypeError) as error:
                 self._warn_once(f"{path}, line {number}: left out, cannot be read ({error})")
         return state
@@ -214,7 +213,7 @@ class AnswerStore:
         phase, item, answer = line["phase"], line["item"], line["answer"]
         if item not in (self.scope.phase1 if phase == 1 else self.scope.phase2):
             raise FormatError(f"item {item!r} is of another study")
-        formats.check_answer(phase, answer, self.study["grades"], "answer")
+        check_answer(phase, answer, self.study["grades"], "answer")
         state.started = state.started or answer["at"]
         state.answers(phase)[item] = answer
 
@@ -228,7 +227,7 @@ class AnswerStore:
             end = path.read_bytes().rfind(b"\n") + 1  # what follows was torn
             try:
                 file.truncate(end)
-                _write_all(file.fileno(), formats.canonical(line) + b"\n")
+                _write_all(file.fileno(), canonical_json(line) + b"\n")
                 os.fsync(file.fileno())
             except OSError:
                 with contextlib.suppress(OSError):

@@ -250,8 +250,7 @@
 
   async function boot() {
     if (!study) return fatal("study.js is missing: take the whole folder, as it was built.");
-    const { format, version, confidence, realism } = study;
-    if (format !== "kecae-aug reader study" || version !== 1 || confidence !== 5 || realism !== 5) {
+    if (study.format !== "kecae-aug reader study" || study.version !== 2) {
       return fatal("It was made by another version of kecae-aug than this page.");
     }
     if (!globalThis.crypto?.subtle) {

@@ -1,4 +1,4 @@
-// Canonical JSON and its SHA-256, as kecae_training.reader_study.formats writes them: keys sorted by code point, no
+// Canonical JSON and its SHA-256, as kecae_training.reader_study.canonical writes them: keys sorted by code point, no
 // spaces, no floats. Python and this file must agree to the byte, or honest answers are refused as edited.
 "use strict";
 

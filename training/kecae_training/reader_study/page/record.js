@@ -5,12 +5,12 @@
 
 const RecordOf = (() => {
   const FORMAT = "kecae-aug reader answers";
-  const SOFTWARE = "kecae-aug reader-study page 1";
+  const SOFTWARE = "kecae-aug reader-study page 2";
   const READER = /^[a-z0-9_-]{1,40}$/;
 
   const now = () => new Date().toISOString();
 
-  // Readers are told apart without regard to case, since their files are.
+  // Names of readers are compared without regard to case, since their files are.
   function readerName(typed) {
     const name = typed.trim().toLowerCase();
     return READER.test(name) ? name : null;
@@ -61,7 +61,7 @@ const RecordOf = (() => {
   async function exported(study, record, order) {
     const all = complete(study, record) && record.finished !== null;
     const out = {
-      format: FORMAT, version: 1, study: study.id, reader: record.reader, software: SOFTWARE,
+      format: FORMAT, version: 2, study: study.id, reader: record.reader, software: SOFTWARE,
       started: record.started, finished: all ? record.finished : null, complete: all, order,
       phase1: record.phase1, phase2: record.phase2,
     };
@@ -70,7 +70,7 @@ const RecordOf = (() => {
 
   // A record from an exported file; Error with the reason if it is not this study's or was edited.
   async function imported(study, file) {
-    if (!file || file.format !== FORMAT || file.version !== 1) throw new Error("This is not a file of answers.");
+    if (!file || file.format !== FORMAT || file.version !== 2) throw new Error("This is not a file of answers.");
     if (file.study !== study.id) throw new Error("These answers belong to another study.");
     if ((await Hash.digestWithout(file, "sha256")) !== file.sha256) {
       throw new Error("This file was changed after it was written.");

@@ -19,7 +19,7 @@ const Viewer = (() => {
     const pointers = new Map();
 
     function draw() {
-      const reach = (view.zoom - 1) / 2; // beyond this the image would leave its frame; in shares of the frame
+      const reach = (view.zoom - 1) / 2; // beyond this the image would leave its frame; in fractions of the frame
       view.x = clamp(view.x, [-reach, reach]);
       view.y = clamp(view.y, [-reach, reach]);
       stage.style.setProperty("--zoom", view.zoom);
@@ -36,7 +36,7 @@ const Viewer = (() => {
         (view.invert ? " \u00b7 inverted" : "");
     }
 
-    // Zoom by a factor; the point (px, py), in shares of the frame from its middle, stays where it is, or moves by
+    // Zoom by a factor; the point (px, py), in fractions of the frame from its middle, stays where it is, or moves by
     // (dx, dy). In one step: what is cut to the frame's reach between two steps is lost.
     function zoom(factor, px = 0, py = 0, dx = 0, dy = 0) {
       const next = clamp(view.zoom * factor, ZOOM), ratio = next / view.zoom;
