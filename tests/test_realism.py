@@ -33,8 +33,8 @@ def extractor():
     return guide.freeze()
 
 
-def briefly(real, other, seed):
-    return by_network(real, other, seed, steps=120)
+def briefly(real, other, seed, **options):
+    return by_network(real, other, seed, steps=120, **options)
 
 
 @pytest.fixture(scope="module")
