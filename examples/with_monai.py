@@ -23,8 +23,8 @@ from monai.transforms import (
 )
 
 from kecae_aug import KeyExchangeAugment
-from kecae_aug.data.phantom import PhantomKnees
 from kecae_aug.device import choose_device
+from kecae_aug.phantom import PhantomKnees
 
 torch.manual_seed(0)
 parser = argparse.ArgumentParser()

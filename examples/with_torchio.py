@@ -12,8 +12,8 @@ import torch
 import torchio as tio
 
 from kecae_aug import KeyExchangeAugment
-from kecae_aug.data.phantom import PhantomKnees
 from kecae_aug.device import choose_device
+from kecae_aug.phantom import PhantomKnees
 
 torch.manual_seed(0)
 parser = argparse.ArgumentParser()

@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from kecae_aug.data.phantom import KneeKey, PhantomKnees, render
-from kecae_aug.model import KECAE, Latents
-from kecae_training.validity.measures import Knees
-from kecae_training.validity.phantom_truth import Truths
+from kecae_aug.engine.model import KECAE, Latents
+from kecae_aug.phantom import KneeKey, PhantomKnees, render
+from kecae_training.evaluate.measures import Knees
+from kecae_training.evaluate.phantom_truth import Truths
 
 
 class Bar(nn.Module):

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kecae_aug.data.alignment import COLUMN, ROW, align, undo
-from kecae_aug.data.phantom import KneeTruth, render, sample_truth
+from kecae_aug.phantom import KneeTruth, render, sample_truth
 
 few = settings(max_examples=8, deadline=None)
 SIZE = 96

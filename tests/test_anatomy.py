@@ -9,12 +9,12 @@ from evaluation_models import Copy, Nothing, Oracle, phantoms
 
 from kecae_aug.data import Preparation
 from kecae_aug.data.alignment import align, place
-from kecae_aug.data.phantom import write_phantoms
-from kecae_aug.pairing import random_donors
-from kecae_training.validity.anatomy import anatomy, follows_strength, read, widths
-from kecae_training.validity.exchanged import Exchanges, Kind
-from kecae_training.validity.measures import Bootstrap, directions, open_knees, summarise
-from kecae_training.validity.phantom_truth import open_truths, phantom_anatomy
+from kecae_aug.donors import random_donors
+from kecae_aug.phantom import write_phantoms
+from kecae_training.evaluate.anatomy import anatomy, follows_strength, read, widths
+from kecae_training.evaluate.exchanged import Exchanges, Kind
+from kecae_training.evaluate.measures import Bootstrap, directions, open_knees, summarise
+from kecae_training.evaluate.phantom_truth import open_truths, phantom_anatomy
 
 
 def figures_of(model_of, n_patients=8):
@@ -78,7 +78,7 @@ def test_rank_correlation_with_strength():
 def test_the_truth_of_a_folder_of_phantoms(tmp_path):
     """Drawn and prepared like its files, for right knees too; other folders have none, a torn file is an error."""
     write_phantoms(tmp_path / "p", train_patients=1, val_patients=4, image_size=64, seed=2)
-    from kecae_aug.model import KECAE
+    from kecae_aug.engine.model import KECAE
 
     model = KECAE.from_preset("tiny")
     model.metadata = {"preparation": {"mirror_right": True}}

@@ -13,7 +13,7 @@ from torch.utils.data import ConcatDataset, Dataset, Subset
 
 from kecae_aug import KECAE, KeyExchangeAugment, KeyExchangeDataset, LatentBank, load_weights
 from kecae_aug.bank import BankError
-from kecae_aug.weights import hashes, weights_sha256
+from kecae_aug.weights.io import hashes, weights_sha256
 
 torch.manual_seed(0)
 MODEL = KECAE.from_preset("tiny").eval()

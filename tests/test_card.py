@@ -7,10 +7,10 @@ from importlib.resources import files
 import pytest
 from evaluation_models import Bar, Swap, knees
 
-from kecae_aug.weights import bundled_weights
-from kecae_training.card import main
-from kecae_training.evaluate import evaluate
-from kecae_training.validity.evaluation import Entrant
+from kecae_aug.weights.io import bundled_weights
+from kecae_training.evaluate.__main__ import evaluate
+from kecae_training.evaluate.card import main
+from kecae_training.evaluate.evaluation import Entrant
 
 JUDGE = {"network": "vgg", "patients": 9, "shared_with_weights": 3, "shared_with_guide": None}
 

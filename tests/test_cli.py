@@ -14,9 +14,9 @@ from PIL import Image
 
 from kecae_aug.cli import main
 from kecae_aug.data import Preparation
-from kecae_aug.data.phantom import write_phantoms
-from kecae_aug.weights import load_weights
-from kecae_training.guide import Guide, GuideConfig, save_guide
+from kecae_aug.phantom import write_phantoms
+from kecae_aug.weights.io import load_weights
+from kecae_training.discriminator import Guide, GuideConfig, save_guide
 
 
 def kecae(*args: object, ok: bool = True) -> str:

@@ -18,10 +18,10 @@ from test_training import Tensors, config
 from torch.utils.data import DataLoader
 
 from kecae_aug import KECAE, KeyExchangeAugment, KeyExchangeDataset, KeyExchangeLoader, LatentBank
-from kecae_aug.weights import load_weights
-from kecae_training.evaluate import evaluate
+from kecae_aug.weights.io import load_weights
+from kecae_training.evaluate.__main__ import evaluate
+from kecae_training.evaluate.evaluation import Entrant
 from kecae_training.train import train
-from kecae_training.validity.evaluation import Entrant
 
 torch.manual_seed(0)
 MODEL = KECAE.from_preset("tiny").eval()

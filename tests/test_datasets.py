@@ -10,13 +10,20 @@ from test_bank import MODEL, Knees
 from torch.utils.data import ConcatDataset, Dataset, Subset, random_split
 
 from kecae_aug import KECAE, KeyExchangeAugment, KeyExchangeDataset, LatentBank, load_weights, save_weights
-from kecae_aug._datasets import attribute, differences, identity, labels_of, patient_names, value_range_of
 from kecae_aug.bank import BankError
 from kecae_aug.cli import main
 from kecae_aug.data import Preparation, RadiographFolder
-from kecae_aug.data.phantom import PhantomKnees, write_phantoms
+from kecae_aug.data.attributes import (
+    attribute,
+    differences,
+    identity,
+    labels_of,
+    patient_names,
+    value_range_of,
+)
 from kecae_aug.generate import GenerateError, generate
-from kecae_aug.weights import hashes, weights_sha256
+from kecae_aug.phantom import PhantomKnees, write_phantoms
+from kecae_aug.weights.io import hashes, weights_sha256
 
 
 class Site(Dataset):

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from kecae_aug.demo import ARMS, DemoConfig, _interval, run_demo
-from kecae_aug.report import verdict
+from kecae_aug.phantom.demo import ARMS, DemoConfig, _interval, run_demo
+from kecae_aug.phantom.report import verdict
 
 SMALL = DemoConfig(train_patients=4, test_patients=10, steps=2, batch_size=8, seeds=2)
 

@@ -10,22 +10,22 @@ import pytest
 import torch
 from evaluation_models import knees
 
-from kecae_aug.data.phantom import write_phantoms
-from kecae_aug.model import KECAE
+from kecae_aug.engine.model import KECAE
+from kecae_aug.phantom import write_phantoms
 from kecae_training import short
 from kecae_training.config import LossConfig
-from kecae_training.evaluate import evaluate
-from kecae_training.exchange import KeyExchange, hybrid_loss
-from kecae_training.guide import Guide, GuideConfig, predict, train_guide
+from kecae_training.discriminator import Guide, GuideConfig, predict, train_guide
+from kecae_training.evaluate import realism
+from kecae_training.evaluate.__main__ import evaluate
+from kecae_training.evaluate.evaluation import Entrant, Training
+from kecae_training.evaluate.identity import Album, shrink
+from kecae_training.evaluate.oracles import Bench
+from kecae_training.evaluate.realism import penultimate
+from kecae_training.evaluate.two_sample import by_network
 from kecae_training.images import to_bytes
 from kecae_training.reader_study import build as building
-from kecae_training.study import Images, Study
-from kecae_training.validity import realism
-from kecae_training.validity.evaluation import Entrant, Training
-from kecae_training.validity.identity import Album, shrink
-from kecae_training.validity.judging import Bench
-from kecae_training.validity.realism import penultimate
-from kecae_training.validity.two_sample import by_network
+from kecae_training.search.study import Images, Study
+from kecae_training.step import KeyExchange, hybrid_loss
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,7 @@ from PIL import Image
 from test_reading import save_dicom
 
 from kecae_aug.data import BadImageError, read_image, reading
-from kecae_aug.data.phantom import PhantomKnees
+from kecae_aug.phantom import PhantomKnees
 
 KNEE = (PhantomKnees(1, image_size=96)[0][0][0].numpy().astype(np.float64) + 1) / 2  # (96, 96) in [0, 1]
 TWELVE = np.rint(KNEE * 4095).astype(np.uint16)

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from kecae_aug import cli
+from kecae_aug.engine.model import KECAE
 from kecae_aug.errors import reporting, users_fault
-from kecae_aug.model import KECAE
-from kecae_aug.weights import load_weights
+from kecae_aug.weights.io import load_weights
 from kecae_training import train as train_module
-from kecae_training.guide import GuideConfig, in_fold
+from kecae_training.discriminator import GuideConfig, in_fold
 
 
 def caught(call):
@@ -98,7 +98,7 @@ def test_the_commands_themselves(monkeypatch, tmp_path, capsys):
     def broken(name, **_):
         torch.optim.Adam([torch.zeros(1)], lr=-1)
 
-    monkeypatch.setattr("kecae_aug.weights.load_weights", broken)
+    monkeypatch.setattr("kecae_aug.weights.io.load_weights", broken)
     with pytest.raises(ValueError, match="Invalid learning rate"):
         cli.main(["info", "phantom"])
     monkeypatch.setattr(train_module, "train", lambda config: broken(""))
@@ -114,4 +114,4 @@ def test_as_a_module_it_is_ours_too(monkeypatch):
     wrong = ["--data", "nowhere", "--out", "x", "--adversarial_steps", "0"]
     monkeypatch.setattr(sys, "argv", ["guide", *wrong])
     with pytest.raises(SystemExit, match="kecae-aug guide: adversarial_steps=0"):
-        runpy.run_module("kecae_training.guide", run_name="__main__", alter_sys=True)
+        runpy.run_module("kecae_training.discriminator", run_name="__main__", alter_sys=True)

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from kecae_aug.data import Preparation
-from kecae_aug.data.phantom import write_phantoms
-from kecae_aug.weights import load_weights
-from kecae_training.evaluate import main, open_entrants
-from kecae_training.guide import Guide, GuideConfig, in_fold, save_guide
-from kecae_training.validity.bars import Bar
-from kecae_training.validity.provenance import (
+from kecae_aug.phantom import write_phantoms
+from kecae_aug.weights.io import load_weights
+from kecae_training.discriminator import Guide, GuideConfig, in_fold, save_guide
+from kecae_training.evaluate.__main__ import main, open_entrants
+from kecae_training.evaluate.criteria import Bar
+from kecae_training.evaluate.provenance import (
     NotHeldOutError,
     check_judges,
     check_weights,
@@ -183,8 +183,8 @@ def test_lists_of_judges_that_are_no_json(folder):
 
 def test_patients_of_the_weights_are_those_of_their_fold(folder):
     """Known only where the folder holds as many images as the weights were trained on."""
-    from kecae_aug.model import KECAE
-    from kecae_training.guide import in_fold
+    from kecae_aug.engine.model import KECAE
+    from kecae_training.discriminator import in_fold
 
     model = KECAE.from_preset("tiny")
     names = [p.stem[:-1] for p in sorted((folder / "data" / "train").rglob("*.png"))]

@@ -5,12 +5,12 @@ from dataclasses import asdict, fields, replace
 import pytest
 import torch
 
-from kecae_aug.model import KECAE, KECAEConfig, Latents
+from kecae_aug.engine.model import KECAE, KECAEConfig, Latents
 from kecae_training.augment import augment
 from kecae_training.config import LossConfig
-from kecae_training.exchange import KeyExchange, adversary, hybrid_loss
-from kecae_training.guide import Guide, GuideConfig
+from kecae_training.discriminator import Guide, GuideConfig
 from kecae_training.losses import reverse_gradient, same_grade_permutation
+from kecae_training.step import KeyExchange, adversary, hybrid_loss
 from kecae_training.views import View, draw_view
 
 VIEWS = (

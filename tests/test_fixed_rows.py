@@ -99,8 +99,8 @@ GREY = X.expand(-1, 3, -1, -1).clone()
 def test_sets_banks_and_files_under_another_default_device(tmp_path):
     """What draws, indexes and prepares on the CPU says so: bank, data set, alignment, albumentations, the loader."""
     from kecae_aug.data import Preparation, RadiographFolder
-    from kecae_aug.data.phantom import write_phantoms
     from kecae_aug.generate import generate
+    from kecae_aug.phantom import write_phantoms
 
     whole = Preparation(64, mirror_right=True, fix_inverted=True, contrast=(1, 99), align=True)
     torch.set_default_device("meta")

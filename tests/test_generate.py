@@ -26,9 +26,9 @@ from torchvision.transforms import v2
 
 from kecae_aug import KECAE, Gate, KeyExchangeAugment, KeyExchangeDataset, LatentBank, load_weights
 from kecae_aug.data import Preparation, RadiographFolder
-from kecae_aug.data.phantom import write_phantoms
 from kecae_aug.generate import GenerateError, generate
-from kecae_training.guide import Guide, GuideConfig, save_guide
+from kecae_aug.phantom import write_phantoms
+from kecae_training.discriminator import Guide, GuideConfig, save_guide
 
 
 @pytest.fixture(scope="module")

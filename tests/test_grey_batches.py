@@ -11,7 +11,7 @@ from test_transform import MODEL
 from torchvision.transforms import v2
 
 from kecae_aug import KeyExchangeAugment, KeyExchangeDataset
-from kecae_aug.data.phantom import PhantomKnees
+from kecae_aug.phantom import PhantomKnees
 
 KNEES = PhantomKnees(6, image_size=64)
 X = torch.stack([(KNEES[i][0] + 1) / 2 for i in range(12)])

@@ -10,12 +10,11 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 
 from kecae_aug import Gate
-from kecae_aug._files import save_tensors
 from kecae_aug.data import Preparation
+from kecae_aug.files import save_tensors
 from kecae_training.adversarial import l2_attack, radius_at
 from kecae_training.augment import augment
-from kecae_training.flags import listed
-from kecae_training.guide import (
+from kecae_training.discriminator import (
     Guide,
     GuideConfig,
     in_fold,
@@ -25,6 +24,7 @@ from kecae_training.guide import (
     save_guide,
     train_guide,
 )
+from kecae_training.flags import listed
 from kecae_training.networks import NETWORKS
 
 CONFIG = GuideConfig(network="resnet", image_size=64, grades=("0", "2", "3"), epochs=25, batch_size=24)

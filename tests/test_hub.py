@@ -11,8 +11,8 @@ from hub_server import Repo, serve
 from huggingface_hub import ModelCard
 
 from kecae_aug import KECAE, KeyExchangeAugment, load_weights, save_weights
-from kecae_aug.hub import PushError, push_weights, save_with_card
-from kecae_aug.weights import WeightsError, weights_sha256
+from kecae_aug.weights.hub import PushError, push_weights, save_with_card
+from kecae_aug.weights.io import WeightsError, weights_sha256
 
 torch.manual_seed(0)
 MODEL = KECAE.from_preset("tiny").eval()

@@ -5,11 +5,11 @@ import pytest
 import torch
 from evaluation_models import Swap, knees, phantoms
 
-from kecae_aug.data.phantom import joint_region
-from kecae_aug.data.ruler import JointSpace
-from kecae_training.validity.anatomy import read
-from kecae_training.validity.exchanged import Exchanges
-from kecae_training.validity.identity import (
+from kecae_aug.phantom import joint_region
+from kecae_aug.phantom.jsw import JointSpace
+from kecae_training.evaluate.anatomy import read
+from kecae_training.evaluate.exchanged import Exchanges
+from kecae_training.evaluate.identity import (
     Album,
     follows,
     identity,
@@ -18,7 +18,7 @@ from kecae_training.validity.identity import (
     psnr_outside,
     shrink,
 )
-from kecae_training.validity.measures import Bootstrap, Knees, summarise
+from kecae_training.evaluate.measures import Bootstrap, Knees, summarise
 
 
 def test_the_band_holds_what_a_key_may_change():

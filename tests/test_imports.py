@@ -10,7 +10,7 @@ def test_the_core_loads_the_engine_alone():
 import sys
 import kecae_aug, kecae_aug.integrations
 libraries = {"albumentations": "albumentations", "timm": "timm", "lightning": "lightning"}
-others = {"kecae_aug.data.phantom", "kecae_aug.data.ruler", "huggingface_hub", "kecae_training", "scipy", "sklearn"}
+others = {"kecae_aug.phantom", "kecae_aug.phantom.jsw", "huggingface_hub", "kecae_training", "scipy", "sklearn"}
 assert not (others | set(libraries)) & set(sys.modules), (others | set(libraries)) & set(sys.modules)
 sys.modules["pytorch_lightning"] = None
 for module, library in libraries.items():

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from kecae_aug._exchanger import Exchanger
-from kecae_aug.inference import FastKECAE
-from kecae_aug.model import KECAE, KECAEConfig
+from kecae_aug.engine.exchange import Exchanger
+from kecae_aug.engine.inference import FastKECAE
+from kecae_aug.engine.model import KECAE, KECAEConfig
 
 
 def used(config: KECAEConfig) -> KECAE:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
-from kecae_aug.data.phantom import write_phantoms
+from kecae_aug.phantom import write_phantoms
 from kecae_bench import key_probe
 from kecae_bench.key_probe import Probes, fit_probe
 from kecae_bench.stats import auroc

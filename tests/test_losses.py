@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kecae_aug.model import KECAE, Latents
+from kecae_aug.engine.model import KECAE, Latents
 from kecae_training import losses
 
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from kecae_aug.model import KECAE, PRESETS, Decoder, Encoder, KECAEConfig, PointConvTranspose2d
+from kecae_aug.engine.model import KECAE, PRESETS, Decoder, Encoder, KECAEConfig, PointConvTranspose2d
 
 
 def count(module: nn.Module) -> int:

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kecae_aug.pairing import pair_at, permute, random_donors
+from kecae_aug.donors import pair_at, permute, random_donors
 
 batches = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 5), st.booleans()), max_size=40)
 

@@ -13,9 +13,9 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 from kecae_aug import KeyExchangeDataset, LatentBank
-from kecae_aug._datasets import identity, labels_of, patient_names, value_range_of
 from kecae_aug.data import Preparation, RadiographFolder
-from kecae_aug.data.phantom import PhantomKnees
+from kecae_aug.data.attributes import identity, labels_of, patient_names, value_range_of
+from kecae_aug.phantom import PhantomKnees
 
 
 class Site(Dataset):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from kecae_aug.data.phantom import (
+from kecae_aug.phantom import (
     KneeKey,
     KneeNuisance,
     KneeTruth,

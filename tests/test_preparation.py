@@ -12,9 +12,9 @@ from hypothesis.extra.numpy import arrays
 
 from kecae_aug.data import Preparation, RadiographFolder, inversion_score, is_inverted, read_image
 from kecae_aug.data.alignment import align
-from kecae_aug.data.phantom import render, sample_truth
-from kecae_aug.model import KECAE, PRESETS
-from kecae_aug.weights import load_weights, save_weights
+from kecae_aug.engine.model import KECAE, PRESETS
+from kecae_aug.phantom import render, sample_truth
+from kecae_aug.weights.io import load_weights, save_weights
 
 quick = settings(deadline=None, max_examples=50)
 images = arrays(

@@ -3,8 +3,8 @@
 import numpy as np
 import torch
 
-from kecae_training.validity.measures import Bootstrap, Knees, summarise
-from kecae_training.validity.probes import probes
+from kecae_training.evaluate.measures import Bootstrap, Knees, summarise
+from kecae_training.evaluate.probes import probes
 
 
 def test_grade_side_and_patient_are_found_where_they_are():

@@ -18,8 +18,9 @@ from PIL import Image
 from reader_studies import build_study, write_knees
 
 from kecae_aug.data import Preparation, read_image
-from kecae_aug.model import KECAE
-from kecae_aug.weights import save_weights
+from kecae_aug.engine.model import KECAE
+from kecae_aug.weights.io import save_weights
+from kecae_training.evaluate.provenance import NotHeldOutError
 from kecae_training.reader_study import build as build_module
 from kecae_training.reader_study import folder as folder_module
 from kecae_training.reader_study import formats
@@ -27,7 +28,6 @@ from kecae_training.reader_study.build import BuildConfig, build
 from kecae_training.reader_study.command import main
 from kecae_training.reader_study.draw import TooFewPatientsError, draw_study, spread
 from kecae_training.reader_study.folder import encode_png, open_folder
-from kecae_training.validity.provenance import NotHeldOutError
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ from scipy import stats
 from sklearn.metrics import cohen_kappa_score
 from statsmodels.stats.inter_rater import fleiss_kappa
 
+from kecae_training.evaluate.measures import Bootstrap
 from kecae_training.reader_study import plan
 from kecae_training.reader_study.command import main
 from kecae_training.reader_study.intervals import (
@@ -21,7 +22,6 @@ from kecae_training.reader_study.intervals import (
     mean_over_readers,
     wilson,
 )
-from kecae_training.validity.measures import Bootstrap
 
 grade_tables = st.integers(2, 5).flatmap(
     lambda k: st.integers(2, 4).flatmap(

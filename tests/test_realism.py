@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from kecae_aug.data.phantom import PhantomKnees
-from kecae_training.guide import Guide, GuideConfig
-from kecae_training.validity.frd import radiomic_features, standardised
-from kecae_training.validity.realism import frechet, kernel, log_frechet, penultimate, realism
-from kecae_training.validity.robustness import blur, eight_bits
-from kecae_training.validity.two_sample import accuracy, by_features, by_network, halves
+from kecae_aug.phantom import PhantomKnees
+from kecae_training.discriminator import Guide, GuideConfig
+from kecae_training.evaluate.frd import radiomic_features, standardised
+from kecae_training.evaluate.realism import frechet, kernel, log_frechet, penultimate, realism
+from kecae_training.evaluate.robustness import blur, eight_bits
+from kecae_training.evaluate.two_sample import accuracy, by_features, by_network, halves
 
 SIDE = 64
 
@@ -42,7 +42,7 @@ def measured(hosts, extractor):
     real, patients = hosts
     others = {"same": real, "slight": blur(real, 0.6), "strong": blur(real, 3)}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("kecae_training.validity.realism.by_network", briefly)
+        patch.setattr("kecae_training.evaluate.realism.by_network", briefly)
         return realism(real, blur(real, 1.5), others, extractor, patients)
 
 
@@ -186,8 +186,8 @@ def test_radiomics_without_the_extra_names_it(monkeypatch):
 def test_radiomic_distance_grows_with_blur(hosts, extractor, monkeypatch):
     """FRD of the real halves is the floor; of blurred ones it is above it, and growing."""
     pytest.importorskip("radiomics")
-    monkeypatch.setattr("kecae_training.validity.realism.DIVISIONS", 2)
-    monkeypatch.setattr("kecae_training.validity.realism.by_network", briefly)
+    monkeypatch.setattr("kecae_training.evaluate.realism.DIVISIONS", 2)
+    monkeypatch.setattr("kecae_training.evaluate.realism.by_network", briefly)
     real, patients = hosts[0][:12], hosts[1][:12]
     result = realism(real, blur(real, 1), {"strong": blur(real, 3)}, extractor, patients, radiomics=True)
     floor, slight, strong = (result["distances"][k]["frd"] for k in ("real", "reconstruction", "strong"))

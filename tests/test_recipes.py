@@ -16,7 +16,7 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 from kecae_aug import KeyExchangeAugment, KeyExchangeLoader
-from kecae_aug.data.phantom import write_phantoms
+from kecae_aug.phantom import write_phantoms
 
 ROOT = Path(__file__).parents[1]
 LIBRARIES = ("kornia", "monai", "torchio")

@@ -5,8 +5,8 @@ import torch
 from evaluation_models import Bar
 from torch import nn
 
-from kecae_training.validity.judging import Bench
-from kecae_training.validity.robustness import DEGRADATIONS, after_degradation, blur, eight_bits, jpeg, shift
+from kecae_training.evaluate.oracles import Bench
+from kecae_training.evaluate.robustness import DEGRADATIONS, after_degradation, blur, eight_bits, jpeg, shift
 
 
 def smooth(n=6):

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kecae_aug.data.phantom import KneeKey, KneeTruth, render, sample_truth
-from kecae_aug.data.ruler import joint_space_width, measure
+from kecae_aug.phantom import KneeKey, KneeTruth, render, sample_truth
+from kecae_aug.phantom.jsw import joint_space_width, measure
 
 seeds = st.integers(0, 2**31 - 1)
 few = settings(max_examples=10, deadline=None)

@@ -9,18 +9,18 @@ import pytest
 import torch
 
 from kecae_aug.data import Preparation, RadiographFolder
-from kecae_aug.data.phantom import write_phantoms
-from kecae_aug.model import KECAE, Latents
+from kecae_aug.engine.model import KECAE, Latents
+from kecae_aug.phantom import write_phantoms
 from kecae_training import search as module
 from kecae_training import short
 from kecae_training.config import parse
-from kecae_training.guide import Guide, GuideConfig, save_guide, train_guide
+from kecae_training.discriminator import Guide, GuideConfig, save_guide, train_guide
 from kecae_training.images import to_float
-from kecae_training.search import SearchConfig, main, objectives, search
-from kecae_training.search_report import pareto
-from kecae_training.short import DivergedError, against_truth, beside_defaults, figures, host_share
-from kecae_training.study import folder_study, phantom_study
-from kecae_training.trials import alone
+from kecae_training.search.__main__ import SearchConfig, main, objectives, search
+from kecae_training.search.report import pareto
+from kecae_training.search.short import DivergedError, against_truth, beside_defaults, figures, host_share
+from kecae_training.search.study import folder_study, phantom_study
+from kecae_training.search.trials import alone
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from kecae_aug import load_weights
-from kecae_aug.data.phantom import PhantomKnees
+from kecae_aug.phantom import PhantomKnees
 from kecae_bench.tvt.added import Tools
 from kecae_bench.tvt.arms import ARMS, USED, ExchangeOptions
 from kecae_bench.tvt.augmentation import Augmentation

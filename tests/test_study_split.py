@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kecae_aug import KECAE, load_weights
-from kecae_aug.data.phantom import write_phantoms
-from kecae_aug.weights import save_weights
+from kecae_aug.phantom import write_phantoms
+from kecae_aug.weights.io import save_weights
 from kecae_bench.tvt.ground import export, open_grounds
 from kecae_bench.tvt.knees import Knees
 from kecae_bench.tvt.plan import RunSpec
@@ -33,7 +33,7 @@ from kecae_bench.tvt.split import (
     new_patients,
     unseen_split,
 )
-from kecae_training.guide import in_fold
+from kecae_training.discriminator import in_fold
 
 
 def knees(patients, labels) -> Knees:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from kecae_aug import load_weights
-from kecae_aug.data.phantom import PhantomKnees, write_phantoms
+from kecae_aug.phantom import PhantomKnees, write_phantoms
 from kecae_bench.classifiers import CLASSIFIERS
 from kecae_bench.stats import METRICS, measure
 from kecae_bench.tvt import __main__ as t_vs_tprime

@@ -16,13 +16,13 @@ from lightning_fabric import Fabric
 from safetensors.torch import load_file
 
 from kecae_aug.data import Preparation
-from kecae_aug.model import KECAE
-from kecae_aug.weights import load_weights
+from kecae_aug.engine.model import KECAE
+from kecae_aug.weights.io import load_weights
 from kecae_training.config import LossConfig, OptimConfig, parse
-from kecae_training.exchange import KeyExchange
-from kecae_training.guide import Guide, GuideConfig, save_guide
+from kecae_training.discriminator import Guide, GuideConfig, save_guide
 from kecae_training.images import to_bytes
 from kecae_training.pairs import PairSampler
+from kecae_training.step import KeyExchange
 from kecae_training.train import draw_guide, learning_rate, main, train
 from kecae_training.warmup import warm_up_keys
 

@@ -15,11 +15,11 @@ from safetensors.torch import load_file, save_file
 from kecae_aug import KeyExchangeDataset, LatentBank
 from kecae_aug.bank import BankError
 from kecae_aug.cli import main
-from kecae_aug.data.phantom import PhantomKnees
+from kecae_aug.engine.model import KECAE, KECAEConfig
 from kecae_aug.generate import generate
-from kecae_aug.hub import save_with_card
-from kecae_aug.model import KECAE, KECAEConfig
-from kecae_aug.weights import WeightsError, bundled_weights, load_weights, save_weights, weights_sha256
+from kecae_aug.phantom import PhantomKnees
+from kecae_aug.weights.hub import save_with_card
+from kecae_aug.weights.io import WeightsError, bundled_weights, load_weights, save_weights, weights_sha256
 
 SHAPE = KECAEConfig(image_size=16, width=2, latent_channels=4)
 

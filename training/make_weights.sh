@@ -37,7 +37,7 @@ cite="P. Chen, Knee Osteoarthritis Severity Grading Dataset, Mendeley Data 2018,
 made from the Osteoarthritis Initiative"
 case ${1:-} in
 phantom)
-    out=$2 data=$2/phantoms name=phantom license=mit source="drawn by kecae_aug.data.phantom, seed 1"
+    out=$2 data=$2/phantoms name=phantom license=mit source="drawn by kecae_aug.phantom, seed 1"
     about="Exchanges KL-0 and KL-2 keys of phantom knees: for the demo and for tests, not for radiographs."
     classifier=(--image_size 64 --grades '["0","2"]' --epochs 10)
     [ -d "$data" ] || kecae-aug phantoms --out "$data" --train-patients 3000 --val-patients 200 --image-size 64 --seed 1

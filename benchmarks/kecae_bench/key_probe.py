@@ -31,7 +31,7 @@ from sklearn.base import clone
 from tqdm import tqdm
 
 from kecae_aug import KECAE
-from kecae_aug.inference import FastKECAE
+from kecae_aug.engine.inference import FastKECAE
 from kecae_bench.classifiers import CLASSIFIERS
 from kecae_bench.machine import CPU, to_device
 from kecae_bench.record import RESULTS, read_lines, record
@@ -44,8 +44,8 @@ from kecae_bench.tvt.plan import PAIR, RunSpec
 from kecae_bench.tvt.run import count_outside, id_of, identity
 from kecae_bench.tvt.split import fraction_of
 from kecae_bench.tvt.store import Line, Predictions, Store
+from kecae_training.evaluate.probes import classifier
 from kecae_training.images import to_float
-from kecae_training.validity.probes import classifier
 
 CS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 SHOWN = ("accuracy", "auroc", "ece")

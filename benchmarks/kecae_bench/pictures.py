@@ -7,11 +7,11 @@ docs/images/exchange.png: two rows of the demo's contact sheet. docs/images/phan
 
 import torch
 
-from kecae_aug.data.phantom import PhantomKnees
-from kecae_aug.data.phantom.truth import GRADES
-from kecae_aug.demo import SEEN_SEED, DemoConfig, Knees, exchange_test, sheet_columns
+from kecae_aug.phantom import PhantomKnees
+from kecae_aug.phantom.demo import SEEN_SEED, DemoConfig, Knees, exchange_test, sheet_columns
+from kecae_aug.phantom.truth import GRADES
 from kecae_aug.sheet import contact_sheet
-from kecae_aug.weights import load_weights
+from kecae_aug.weights.io import load_weights
 from kecae_bench.record import PROJECT
 
 IMAGES = PROJECT / "docs" / "images"

@@ -2,11 +2,11 @@
 
 from kecae_aug.bank import LatentBank
 from kecae_aug.dataset import KeyExchangeDataset
+from kecae_aug.engine.model import KECAE, Latents
 from kecae_aug.gate import Gate
 from kecae_aug.loader import KeyExchangeLoader
-from kecae_aug.model import KECAE, Latents
 from kecae_aug.transform import KeyExchangeAugment
-from kecae_aug.weights import load_weights, save_weights
+from kecae_aug.weights.io import load_weights, save_weights
 
 __version__ = "0.1.0"
 

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
-from kecae_aug import _datasets
-from kecae_aug._exchanger import Exchanger
-from kecae_aug._files import replacing, save_tensors
-from kecae_aug._intensity import Intensity
+from kecae_aug.data import attributes
 from kecae_aug.data.splits import PatientOverlapError, check_disjoint
 from kecae_aug.device import cpu_by_default
-from kecae_aug.model import KECAE
+from kecae_aug.engine.exchange import Exchanger
+from kecae_aug.engine.intensity import Intensity
+from kecae_aug.engine.model import KECAE
+from kecae_aug.files import replacing, save_tensors
 
 FORMAT = "kecae-aug-bank"
 VERSION = 1
@@ -40,7 +40,7 @@ class Part:
         rows_a_shard: rows of every shard but the last.
         labels: class name of every row.
         patients: id of every row, None for one without; or None where the set has none.
-        identity: what the rows depend on (:func:`kecae_aug._datasets.identity`); None in banks of before.
+        identity: what the rows depend on (:func:`kecae_aug.data.attributes.identity`); None in banks of before.
     """
 
     data: str
@@ -139,7 +139,7 @@ def build(folder: Path, dataset: Any, model: KECAE, config: BuildConfig) -> None
     if len(dataset) == 0:
         raise ValueError("dataset: is empty; a bank needs at least one image")
     exchanger = Exchanger(model)
-    names, targets = _datasets.labels_of(dataset, config.classes)
+    names, targets = attributes.labels_of(dataset, config.classes)
     part = _part(dataset, names, targets, config)
     if not set(part.labels) & set(exchanger.config.classes):
         raise BankError(
@@ -197,10 +197,10 @@ def refuse_patients(where: str, patients: Sequence[str | None] | None, excluded:
 
 
 def _part(dataset: Any, names: tuple[str, ...], targets: list[int], config: BuildConfig) -> Part:
-    patients = _datasets.patient_names(
+    patients = attributes.patient_names(
         dataset, config.patients, warn=False
     )  # the bank warns when it is opened
-    identity = _datasets.identity(dataset)
+    identity = attributes.identity(dataset)
     data = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     return Part(data, config.shard_rows, [names[t] for t in targets], patients, identity)
 
@@ -242,7 +242,7 @@ def _plan(folder: Path, manifest: dict[str, Any], part: Part, append: bool) -> i
         raise BankError(
             f"bank {str(folder)!r}: is of other data ({what}); take another folder, or append=True to add to it"
         )
-    if what := _datasets.other_preprocessing(parts[0].identity, part.identity or {}):
+    if what := attributes.other_preprocessing(parts[0].identity, part.identity or {}):
         raise BankError(
             f"bank {str(folder)!r}: its images were prepared differently ({what}); prepare the new ones alike, or build "
             "another bank"
@@ -259,7 +259,7 @@ def differing(parts: Sequence[Part], part: Part) -> str:
     """What tells a part from the nearest of those that are there."""
     new = _facts(part)
     old = min(map(_facts, parts), key=lambda facts: sum(facts.get(k) != v for k, v in new.items()))
-    return _datasets.differences(old, new) or "other shard_rows"
+    return attributes.differences(old, new) or "other shard_rows"
 
 
 def _facts(part: Part) -> dict[str, str]:
@@ -293,7 +293,7 @@ def _batches(dataset: Any, rows: range, config: BuildConfig) -> Iterator[Tensor]
 
 
 def _images(items: list[Any]) -> Tensor:
-    return _datasets.stacked([_datasets.split_item(row, i)[0] for i, row in enumerate(items)])
+    return attributes.stacked([attributes.split_item(row, i)[0] for i, row in enumerate(items)])
 
 
 def _stored(values: Tensor, dtype: torch.dtype) -> Tensor:

@@ -35,12 +35,12 @@ from kecae_aug._bank_files import (
     refuse_patients,
     shard_path,
 )
-from kecae_aug._datasets import differences, identity, value_range_of
-from kecae_aug._intensity import Intensity
+from kecae_aug.data.attributes import differences, identity, value_range_of
 from kecae_aug.device import cpu_by_default
-from kecae_aug.model import KECAE
+from kecae_aug.engine.intensity import Intensity
+from kecae_aug.engine.model import KECAE
 from kecae_aug.names import by_value, class_name, class_names, patient_id, patient_ids, warn_of_missing
-from kecae_aug.weights import hashes
+from kecae_aug.weights.io import hashes
 
 __all__ = ["BankError", "LatentBank"]
 
@@ -58,7 +58,7 @@ class LatentBank:
         patients: patient id of every row, None for one without (a patient of its own, of which a warning tells); or None
             where the set has none.
         classes: class names of the set.
-        weights_sha256: of the weights, see :func:`kecae_aug.weights.weights_sha256`.
+        weights_sha256: of the weights, see :func:`kecae_aug.weights.io.weights_sha256`.
         intensity: how the grey values of its images were scaled.
         fingerprint: hex digest of weights, data (its files, preprocessing and classes) and options; a bank that is
             appended to has another one.
@@ -183,7 +183,7 @@ class LatentBank:
         """Refuse to serve other weights than those it was encoded with.
 
         Args:
-            sha256: of :func:`kecae_aug.weights.weights_sha256`.
+            sha256: of :func:`kecae_aug.weights.io.weights_sha256`.
             also: other hashes of the same weights, that older banks hold.
         """
         if self.weights_sha256 in also:

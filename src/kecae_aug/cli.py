@@ -15,11 +15,11 @@ from typing import Any
 from kecae_aug.errors import reporting
 
 TRAINING = {
-    "guide": "kecae_training.guide",
+    "guide": "kecae_training.discriminator",
     "train": "kecae_training.train",
-    "search": "kecae_training.search",
-    "evaluate": "kecae_training.evaluate",
-    "card": "kecae_training.card",
+    "search": "kecae_training.search.__main__",
+    "evaluate": "kecae_training.evaluate.__main__",
+    "card": "kecae_training.evaluate.card",
     "reader-study": "kecae_training.reader_study.command",
 }
 
@@ -172,7 +172,7 @@ def _generate(options: argparse.Namespace) -> None:
     from kecae_aug.device import amp_dtype, choose_device
     from kecae_aug.gate import Gate
     from kecae_aug.generate import generate
-    from kecae_aug.weights import load_weights
+    from kecae_aug.weights.io import load_weights
 
     if len(options.strength) > 2:
         raise ValueError(f"--strength {options.strength}: accepted are a number, or LOW and HIGH")
@@ -258,7 +258,7 @@ def _judge(folder: Path, classes: tuple[str, ...], preparation: Any, mirror_over
 
 
 def _demo(options: argparse.Namespace) -> None:
-    from kecae_aug.demo import DemoConfig, run_demo
+    from kecae_aug.phantom.demo import DemoConfig, run_demo
 
     given = {
         k: getattr(options, k)
@@ -276,7 +276,7 @@ def _exchange(options: argparse.Namespace) -> None:
     from kecae_aug.data import Preparation, read_image
     from kecae_aug.device import autocast, choose_device
     from kecae_aug.sheet import contact_sheet
-    from kecae_aug.weights import load_weights
+    from kecae_aug.weights.io import load_weights
 
     if options.out.exists():
         raise FileExistsError(f"--out {options.out} exists already; nothing is overwritten")
@@ -313,7 +313,7 @@ def _exchange(options: argparse.Namespace) -> None:
 
 def _given_sides(text: str) -> list[str]:
     """``--sides``: L or R (left, right) of host and donor, or one for both, in any case."""
-    from kecae_aug.data.radiographs import SIDES
+    from kecae_aug.data.folder import SIDES
 
     words = [word for word in re.split(r"[\s,;/]+", text.strip().upper()) if word]
     if len(words) == 1 and set(words[0]) <= {"L", "R"}:
@@ -332,14 +332,14 @@ def _given_sides(text: str) -> list[str]:
 
 def _named_side(path: Path) -> str | None:
     """The side in a name of the documented pattern, None where it says none or is another name."""
-    from kecae_aug.data.radiographs import PATTERN, SIDES
+    from kecae_aug.data.folder import PATTERN, SIDES
 
     match = re.fullmatch(PATTERN, path.stem)
     return SIDES[match["side"] or ""] if match else None
 
 
 def _phantoms(options: argparse.Namespace) -> None:
-    from kecae_aug.data.phantom import write_phantoms
+    from kecae_aug.phantom import write_phantoms
 
     folder = write_phantoms(
         options.out,
@@ -353,7 +353,7 @@ def _phantoms(options: argparse.Namespace) -> None:
 
 
 def _info(options: argparse.Namespace) -> None:
-    from kecae_aug.weights import bundled_weights, load_weights
+    from kecae_aug.weights.io import bundled_weights, load_weights
 
     if options.weights is None:
         print("bundled weights:", ", ".join(bundled_weights()))

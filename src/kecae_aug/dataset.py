@@ -22,14 +22,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from kecae_aug import _datasets
-from kecae_aug._exchanger import Exchanger, mixed, needs_own_key, resize, taken
-from kecae_aug._intensity import Intensity
-from kecae_aug._params import strength_range
 from kecae_aug.bank import LatentBank
-from kecae_aug.model import KECAE
+from kecae_aug.data import attributes
+from kecae_aug.donors import pair_at, unit_draw
+from kecae_aug.engine.exchange import Exchanger, mixed, needs_own_key, resize, taken
+from kecae_aug.engine.intensity import Intensity
+from kecae_aug.engine.model import KECAE
+from kecae_aug.engine.params import strength_range
 from kecae_aug.names import by_value, class_names
-from kecae_aug.pairing import pair_at, unit_draw
 
 
 class Provenance(NamedTuple):
@@ -92,7 +92,7 @@ class KeyExchangeDataset(Dataset[Any]):
             the new label of knee k does not depend on the epoch.
         classes: class names.
         rows: class index of every row of T (or of the bank), which hosts and donors are.
-        weights_sha256: hash of the weights, see :func:`kecae_aug.weights.weights_sha256`.
+        weights_sha256: hash of the weights, see :func:`kecae_aug.weights.io.weights_sha256`.
     """
 
     def __init__(
@@ -130,7 +130,7 @@ class KeyExchangeDataset(Dataset[Any]):
         if dataset is None and bank is not None and value_range is None:
             self._intensity = bank.intensity
         else:
-            self._intensity = Intensity.of(_datasets.value_range_of(dataset, value_range))
+            self._intensity = Intensity.of(attributes.value_range_of(dataset, value_range))
         self._exchanger = Exchanger(model, amp_dtype)
         self.weights_sha256: str = self._exchanger.sha256
         self.device = torch.device(device)
@@ -157,10 +157,10 @@ class KeyExchangeDataset(Dataset[Any]):
                     f"classes={self.classes}: the bank has rows of {unknown} too; give all of its names"
                 )
             self.rows = [self.classes.index(label) for label in bank.labels]
-            known = bank.patients if patients is None else _datasets.patient_names(bank, patients)
+            known = bank.patients if patients is None else attributes.patient_names(bank, patients)
         else:
-            self.classes, self.rows = _datasets.labels_of(dataset, classes)
-            known = _datasets.patient_names(dataset, patients)
+            self.classes, self.rows = attributes.labels_of(dataset, classes)
+            known = attributes.patient_names(dataset, patients)
             known = bank.patients if known is None and bank is not None else known
         if bank is not None and bank.labels != [self.classes[t] for t in self.rows]:
             raise ValueError(
@@ -168,7 +168,7 @@ class KeyExchangeDataset(Dataset[Any]):
             )
         if bank is not None and dataset is not None:
             old = bank.manifest["parts"][0].get("identity")
-            if what := _datasets.other_preprocessing(old, dataset):
+            if what := attributes.other_preprocessing(old, dataset):
                 raise ValueError(
                     f"bank: was encoded from images that were prepared differently ({what}); build it from this set"
                 )
@@ -247,7 +247,7 @@ class KeyExchangeDataset(Dataset[Any]):
     def _item(self, index: int, made: dict[int, Tensor]) -> Any:
         origin = self.origin(index)
         real = index < self._real
-        image: Any = _datasets.item(self.dataset, index)[0] if real else made[index - self._real]
+        image: Any = attributes.item(self.dataset, index)[0] if real else made[index - self._real]
         image = image if self.transform is None else self.transform(image)
         return (image, self.targets[index], origin) if self.provenance else (image, self.targets[index])
 
@@ -325,8 +325,8 @@ class KeyExchangeDataset(Dataset[Any]):
             host, donor = (torch.tensor(side, device="cpu") for side in (hosts, donors))
             return list(self._from_bank(host, donor, strengths, self.detail == "host"))
         rows = sorted({*hosts, *donors})
-        images = [_datasets.item(self.dataset, row)[0] for row in rows]
-        batch = _datasets.stacked(images)
+        images = [attributes.item(self.dataset, row)[0] for row in rows]
+        batch = attributes.stacked(images)
         self._intensity.check(batch)
         unit = self._intensity.to_unit(batch.to(self.device))
         host, donor = (torch.tensor([rows.index(r) for r in side], device="cpu") for side in (hosts, donors))
@@ -343,7 +343,7 @@ class KeyExchangeDataset(Dataset[Any]):
     def hosts(self, rows: Sequence[int]) -> Tensor:
         """(k, C, H, W) images of rows of T in its scale; of a bank alone what it holds of them: X^, or X with residuals."""
         if self.dataset is not None:
-            batch = _datasets.stacked([_datasets.item(self.dataset, row)[0] for row in rows])
+            batch = attributes.stacked([attributes.item(self.dataset, row)[0] for row in rows])
             self._intensity.check(batch)
             return batch
         assert self.bank is not None
@@ -370,7 +370,7 @@ class KeyExchangeDataset(Dataset[Any]):
                 size = self._exchanger.config.image_size
                 self._form: tuple[tuple[int, ...], torch.dtype] = ((1, size, size), torch.float32)
             else:
-                first = _datasets.item(self.dataset, 0)[0]
+                first = attributes.item(self.dataset, 0)[0]
                 self._form = (tuple(first.shape), first.dtype)
         return self._form
 

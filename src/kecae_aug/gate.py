@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from kecae_aug._exchanger import resize
+from kecae_aug.engine.exchange import resize
 from kecae_aug.names import class_name, class_names
 
 Judge = Callable[[Tensor], Tensor]

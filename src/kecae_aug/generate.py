@@ -23,10 +23,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from kecae_aug import _datasets
-from kecae_aug._files import remove_abandoned, replacing
-from kecae_aug._intensity import Intensity
+from kecae_aug.data import attributes
 from kecae_aug.dataset import KeyExchangeDataset, Provenance
+from kecae_aug.engine.intensity import Intensity
+from kecae_aug.files import remove_abandoned, replacing
 from kecae_aug.gate import Gate
 
 PLAN = "generate.json"
@@ -52,7 +52,7 @@ class Entry:
         judges: probability of the new label by each judge of the gate.
         distance: mean absolute difference to the host, of the full grey range; None without a gate. Of a bank
             alone without residuals, to what the weights make of the host (X^).
-        weights: hash of the weights, see :func:`kecae_aug.weights.weights_sha256`.
+        weights: hash of the weights, see :func:`kecae_aug.weights.io.weights_sha256`.
     """
 
     index: int
@@ -163,8 +163,8 @@ class _Run:
         self.unit, self.batch_size = unit, batch_size
         self.units = -(-dataset.n_pairs // unit)
         data = dataset.dataset
-        self.paths = None if data is None else _datasets.attribute(data, "paths")
-        self.roots = [] if data is None else _datasets.roots_of(data)
+        self.paths = None if data is None else attributes.attribute(data, "paths")
+        self.roots = [] if data is None else attributes.roots_of(data)
 
     def plan(self, facts: dict[str, Any]) -> None:
         """Write down what is made; or see that the plan that is there is this one."""
@@ -175,7 +175,7 @@ class _Run:
             "unit": self.unit,
             "format": self.format,
             **self.dataset.facts(),
-            **{f"data: {k}": v for k, v in ({} if data is None else _datasets.identity(data)).items()},
+            **{f"data: {k}": v for k, v in ({} if data is None else attributes.identity(data)).items()},
             "bank": None if self.dataset.bank is None else self.dataset.bank.fingerprint,
             "weights": self.dataset.weights_sha256,
             "gate": None if self.gate is None else repr(self.gate),
@@ -185,7 +185,7 @@ class _Run:
         if path.is_file():
             there = json.loads(path.read_text(encoding="utf-8"))
             wanted = json.loads(json.dumps(plan))
-            if shown := _datasets.differences(there, wanted):
+            if shown := attributes.differences(there, wanted):
                 raise GenerateError(
                     f"out={str(self.out)!r}: holds another run: {shown}. Take another folder, or the same arguments to "
                     "go on"

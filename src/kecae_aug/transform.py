@@ -14,7 +14,8 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from kecae_aug._batch import (
+from kecae_aug.donors import patient_numbers, random_donors
+from kecae_aug.engine.batch import (
     Batch,
     Ids,
     chosen,
@@ -26,13 +27,12 @@ from kecae_aug._batch import (
     sent,
     to_cpu,
 )
-from kecae_aug._exchanger import Exchanger, needs_own_key
-from kecae_aug._intensity import Intensity
-from kecae_aug._params import ExchangeParams, rank_generator, strength_range
-from kecae_aug.model import KECAE
+from kecae_aug.engine.exchange import Exchanger, needs_own_key
+from kecae_aug.engine.intensity import Intensity
+from kecae_aug.engine.model import KECAE
+from kecae_aug.engine.params import ExchangeParams, rank_generator, strength_range
 from kecae_aug.names import class_names, patient_id, warn_of_missing, warn_of_zeros
-from kecae_aug.pairing import patient_numbers, random_donors
-from kecae_aug.weights import load_weights
+from kecae_aug.weights.io import load_weights
 
 IDLE = 20  # batches without an exchange, for a warning
 

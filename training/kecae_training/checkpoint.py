@@ -23,9 +23,9 @@ from torch import Tensor, nn
 from torchvision.utils import make_grid, save_image
 
 import kecae_aug
-from kecae_aug._files import replacing
-from kecae_aug.model import KECAE
-from kecae_aug.weights import save_weights
+from kecae_aug.engine.model import KECAE
+from kecae_aug.files import replacing
+from kecae_aug.weights.io import save_weights
 from kecae_training.config import TrainConfig
 
 

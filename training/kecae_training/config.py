@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from kecae_aug.device import DEVICES, PRECISIONS, Precision, amp_dtype, choose_device
-from kecae_aug.model import PRESETS
+from kecae_aug.engine.model import PRESETS
 from kecae_aug.names import class_names
 from kecae_training.flags import listed
 

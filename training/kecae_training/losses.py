@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kecae_aug.model import Latents
+from kecae_aug.engine.model import Latents
 
 
 def j_mse(reconstruction: Tensor, images: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
-from kecae_aug.pairing import pair_at
+from kecae_aug.donors import pair_at
 
 
 class PairSampler:

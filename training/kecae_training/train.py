@@ -27,19 +27,19 @@ from tqdm import tqdm
 
 from kecae_aug.data import Preparation, Radiographs, open_radiographs
 from kecae_aug.device import cpu_by_default
+from kecae_aug.donors import unit_draw
+from kecae_aug.engine.model import KECAE, PRESETS, KECAEConfig
 from kecae_aug.errors import reporting
-from kecae_aug.model import KECAE, PRESETS, KECAEConfig
-from kecae_aug.pairing import unit_draw
-from kecae_aug.weights import load_weights
+from kecae_aug.weights.io import load_weights
 from kecae_training.augment import augment
 from kecae_training.checkpoint import RunFolder, fingerprint
 from kecae_training.config import TrainConfig, parse
-from kecae_training.exchange import KeyExchange, Outputs, hybrid_loss
-from kecae_training.guide import Guide, in_fold, load_guide
+from kecae_training.discriminator import Guide, in_fold, load_guide
 from kecae_training.images import to_float, to_uint8
 from kecae_training.losses import same_grade_permutation
 from kecae_training.pairs import PairSampler
 from kecae_training.prefetch import pinned, prefetched
+from kecae_training.step import KeyExchange, Outputs, hybrid_loss
 from kecae_training.warmup import Remembered, warm_up_keys
 
 WARMUP = 100  # steps, for the cosine schedule

@@ -16,9 +16,9 @@ from torch import Tensor
 from tqdm import trange
 
 from kecae_training.augment import augment
-from kecae_training.exchange import KeyExchange
 from kecae_training.images import to_float
 from kecae_training.prefetch import pinned, prefetched
+from kecae_training.step import KeyExchange
 
 Remembered = dict[str, list[dict[str, Tensor]]]
 BATCH = 64

@@ -7,7 +7,7 @@
     python -m kecae_bench.ablation --list
 
 Studies and their rows: rows.yaml. One JSON line a run in benchmarks/results/ablation-STUDY.jsonl; what is there is not
-run again, and a run that was cut off goes on from its checkpoint. Figures: kecae_training.short.figures.
+run again, and a run that was cut off goes on from its checkpoint. Figures: kecae_training.search.short.figures.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from kecae_bench.machine import add_device
 from kecae_bench.record import CODE, PROJECT, RESULTS, append_line, find_commit, read_lines
 from kecae_training.checkpoint import environment
 from kecae_training.config import Precision, parse
-from kecae_training.short import DivergedError, beside_defaults, run
-from kecae_training.study import ROBUST, Study, folder_study, phantom_study
+from kecae_training.search.short import DivergedError, beside_defaults, run
+from kecae_training.search.study import ROBUST, Study, folder_study, phantom_study
 from kecae_training.train import model_config
 
 ROWS = Path(__file__).with_name("rows.yaml")

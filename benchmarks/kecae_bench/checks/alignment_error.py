@@ -19,8 +19,8 @@ from torch import Tensor
 
 from kecae_aug.data import Preparation, RadiographFolder
 from kecae_aug.data.alignment import COLUMN, ROW, _sample, align, undo
-from kecae_aug.data.phantom import PhantomKnees
-from kecae_aug.data.phantom.truth import GRADES
+from kecae_aug.phantom import PhantomKnees
+from kecae_aug.phantom.truth import GRADES
 from kecae_bench.record import record
 
 TURN, RIGHT, DOWN = 4.0, 0.03, -0.025  # degrees, and fractions of the side: the known motion

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torchvision.models import resnet18
 
 from kecae_aug import KECAE, KeyExchangeAugment, KeyExchangeLoader
-from kecae_aug.model import PRESETS
+from kecae_aug.engine.model import PRESETS
 from kecae_bench.machine import add_device, synchronize
 from kecae_bench.record import record
 

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from kecae_aug.data.phantom import KneeTruth, PhantomKnees, render
-from kecae_aug.data.phantom.truth import GRADES
-from kecae_aug.data.ruler import joint_space_width
+from kecae_aug.phantom import KneeTruth, PhantomKnees, render
+from kecae_aug.phantom.jsw import joint_space_width
+from kecae_aug.phantom.truth import GRADES
 from kecae_bench.record import record
 
 

@@ -28,8 +28,8 @@ from torch.utils.data import TensorDataset
 from torchvision.models import resnet18
 
 from kecae_aug import KECAE, KeyExchangeAugment, LatentBank
-from kecae_aug.inference import FastKECAE
-from kecae_aug.model import PRESETS, PointConvTranspose2d
+from kecae_aug.engine.inference import FastKECAE
+from kecae_aug.engine.model import PRESETS, PointConvTranspose2d
 from kecae_bench.machine import CPU, add_device, synchronize
 from kecae_bench.record import record
 

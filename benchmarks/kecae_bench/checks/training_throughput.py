@@ -22,12 +22,12 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
-from kecae_aug.model import KECAE, PRESETS, PointConvTranspose2d
+from kecae_aug.engine.model import KECAE, PRESETS, PointConvTranspose2d
 from kecae_bench.machine import add_device, add_precision, autocast, synchronize
 from kecae_bench.record import record
 from kecae_training.config import LossConfig, parse
-from kecae_training.exchange import KeyExchange, hybrid_loss
-from kecae_training.guide import Guide, GuideConfig
+from kecae_training.discriminator import Guide, GuideConfig
+from kecae_training.step import KeyExchange, hybrid_loss
 
 
 class Variant:

@@ -15,7 +15,7 @@ from kecae_aug.data.table import write_table
 from kecae_bench.tvt.knees import Knees, read_folder
 from kecae_bench.tvt.seen import Seen, by_oracle, by_weights
 from kecae_bench.tvt.split import Split, fixed_split, fraction_of, k_fold_split, new_patients, unseen_split
-from kecae_training.guide import Guide, load_guide
+from kecae_training.discriminator import Guide, load_guide
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from kecae_aug.data import Preparation, check_disjoint, open_radiographs
-from kecae_aug.data.radiographs import Row
+from kecae_aug.data.folder import Row
 from kecae_aug.data.source import has_split
 from kecae_bench.machine import CPU, to_device
 from kecae_training.checkpoint import fingerprint

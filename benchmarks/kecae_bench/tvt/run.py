@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from kecae_aug.weights import weights_sha256
+from kecae_aug.weights.io import weights_sha256
 from kecae_bench.classifiers import CLASSIFIERS, Recipe, build, training_loss
 from kecae_bench.machine import of_device
 from kecae_bench.record import CODE, find_commit

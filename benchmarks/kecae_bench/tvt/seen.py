@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kecae_aug.data.radiographs import PATTERN
-from kecae_aug.model import KECAE
-from kecae_training.guide import Guide
-from kecae_training.validity.provenance import training_patients
+from kecae_aug.data.folder import PATTERN
+from kecae_aug.engine.model import KECAE
+from kecae_training.discriminator import Guide
+from kecae_training.evaluate.provenance import training_patients
 
 
 @dataclass(frozen=True)

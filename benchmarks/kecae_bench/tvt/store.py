@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kecae_aug._files import replacing
+from kecae_aug.files import replacing
 from kecae_bench.record import append_line, read_lines
 
 Line = dict[str, Any]

@@ -3,7 +3,7 @@
     aligned, matrix, found = align(image)            # before encoding
     image = undo(changed, matrix, original=image)    # after decoding
 
-The ruler (:mod:`kecae_aug.data.ruler`) finds the joint line; the image is turned and moved, never scaled: a joint-space
+The ruler (:mod:`kecae_aug.phantom.jsw`) finds the joint line; the image is turned and moved, never scaled: a joint-space
 width is the grade, and the bones' width cannot be told from the osteophytes at their margins.
 """
 
@@ -18,8 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kecae_aug.data.phantom.shape import WINDOW
-from kecae_aug.data.ruler import _centre, measure
+from kecae_aug.phantom.jsw import _centre, measure
+from kecae_aug.phantom.shape import WINDOW
 
 ROW, COLUMN = (
     0.58,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from kecae_aug.data.radiographs import RadiographFolder, Radiographs
+from kecae_aug.data.folder import RadiographFolder, Radiographs
 from kecae_aug.data.table import RadiographTable, read_table
 
 

@@ -13,8 +13,8 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from kecae_aug.data.preparation import Preparation
-from kecae_aug.data.radiographs import SIDES, Radiographs, Row
+from kecae_aug.data.folder import SIDES, Radiographs, Row
+from kecae_aug.data.preprocessing import Preparation
 from kecae_aug.data.reading import listed
 from kecae_aug.data.splits import check_disjoint
 from kecae_aug.names import class_name, patient_id

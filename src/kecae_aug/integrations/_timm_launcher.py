@@ -23,11 +23,11 @@ from torch import Tensor
 
 from kecae_aug.bank import LatentBank
 from kecae_aug.device import PRECISIONS, amp_dtype
+from kecae_aug.engine.model import KECAE
 from kecae_aug.integrations.timm import AnyBatchMixup, KeyExchangeMixup
 from kecae_aug.loader import KeyExchangeLoader
-from kecae_aug.model import KECAE
 from kecae_aug.transform import KeyExchangeAugment
-from kecae_aug.weights import load_weights
+from kecae_aug.weights.io import load_weights
 
 USAGE = (
     "python -m kecae_aug.integrations.timm TRAIN.PY --key-exchange-weights NAME [...] [TRAIN.PY's arguments]"

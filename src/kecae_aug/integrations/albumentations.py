@@ -23,12 +23,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
-from kecae_aug._exchanger import Exchanger, needs_own_key
-from kecae_aug._intensity import Intensity
-from kecae_aug._params import strength_range
-from kecae_aug.model import KECAE
+from kecae_aug.engine.exchange import Exchanger, needs_own_key
+from kecae_aug.engine.intensity import Intensity
+from kecae_aug.engine.model import KECAE
+from kecae_aug.engine.params import strength_range
 from kecae_aug.names import class_name, class_names, patient_ids, warn_of_missing
-from kecae_aug.weights import load_weights
+from kecae_aug.weights.io import load_weights
 
 try:
     import albumentations as A

@@ -17,9 +17,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from kecae_aug.model import KECAE
+from kecae_aug.engine.model import KECAE
 from kecae_aug.transform import KeyExchangeAugment
-from kecae_aug.weights import load_weights
+from kecae_aug.weights.io import load_weights
 
 try:
     import timm.data

@@ -21,8 +21,10 @@ from tqdm import tqdm
 
 from kecae_aug.data import Preparation, Radiographs, open_radiographs
 from kecae_aug.device import Precision, amp_dtype, choose_device
-from kecae_aug.model import KECAE
-from kecae_aug.weights import load_weights
+from kecae_aug.engine.model import KECAE
+from kecae_aug.weights.io import load_weights
+from kecae_training.evaluate.exchanged import DETAILS, Exchanges, Kind
+from kecae_training.evaluate.provenance import NotHeldOutError, check_weights, training_patients
 from kecae_training.reader_study.canonical import add_hash, canonical_json, digest
 from kecae_training.reader_study.draw import Draw, Pair, draw_study
 from kecae_training.reader_study.folder import (
@@ -34,8 +36,6 @@ from kecae_training.reader_study.folder import (
     write_texts,
 )
 from kecae_training.reader_study.formats import KEY, REAL, STUDY, VERSION, Key, Study, check_key, check_study
-from kecae_training.validity.exchanged import DETAILS, Exchanges, Kind
-from kecae_training.validity.provenance import NotHeldOutError, check_weights, training_patients
 
 CHUNK = 16  # pairs that are exchanged at once
 

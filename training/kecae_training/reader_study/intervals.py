@@ -16,7 +16,7 @@ independent images as would have that variance; otherwise 20 right of 20 would h
 reader's fraction it is Wilson's interval itself. Parts are added as squares of the distances to the mean (Newcombe 1998,
 Zou and Donner 2008), which is how differences get theirs.
 
-**Kappas.** Their intervals come from patients drawn with replacement (:class:`kecae_training.validity.measures.Bootstrap`).
+**Kappas.** Their intervals come from patients drawn with replacement (:class:`kecae_training.evaluate.measures.Bootstrap`).
 scikit-learn and statsmodels take no matrix of weights, so the formulas stand here, on weighted counts; tests compare figures
 and draws with theirs. The readers are taken as they are: a kappa of three readers has no interval for "any readers".
 """
@@ -32,7 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtrit
 
-from kecae_training.validity.measures import Bootstrap, Draws, ratio, summary
+from kecae_training.evaluate.measures import Bootstrap, Draws, ratio, summary
 
 LEVEL = 0.95
 Table = NDArray[np.float64] | NDArray[np.bool_]  # (R, N): a row for each reader, a column for each image

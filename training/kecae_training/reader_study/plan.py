@@ -21,9 +21,9 @@ from scipy.optimize import brentq
 from scipy.stats import multivariate_normal, norm
 from tqdm import tqdm
 
+from kecae_training.evaluate.measures import Bootstrap, summary
+from kecae_training.evaluate.tables import markdown
 from kecae_training.reader_study.intervals import Estimate, cohen, difference, mean_over_readers
-from kecae_training.validity.measures import Bootstrap, summary
-from kecae_training.validity.tables import markdown
 
 Right = NDArray[np.bool_]  # (R, N): who graded what as its label says
 

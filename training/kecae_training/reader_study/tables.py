@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from kecae_aug.report import _STYLE
+from kecae_aug.phantom.report import _STYLE
+from kecae_training.evaluate.tables import cell
 from kecae_training.reader_study.formats import MATCHES, REAL
 from kecae_training.reader_study.intervals import list_kappas
-from kecae_training.validity.tables import cell
 
 Scores = Mapping[str, Any]
 Figure = Mapping[str, Any]

@@ -1,0 +1,122 @@
+"""Who has seen whom: a judge must not have seen the evaluated patients, and should not have seen those of the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from kecae_aug.data import open_radiographs
+from kecae_aug.engine.model import KECAE
+from kecae_aug.names import warn_of_zeros
+from kecae_training.discriminator import Guide, ids_of, in_fold
+
+
+class NotHeldOutError(ValueError):
+    """Judges or weights have seen patients of the evaluated split."""
+
+
+def training_patients(model: KECAE, data: Path) -> set[str] | None:
+    """Patients that weights were trained on, from what their config.json says of split and fold; None where not known.
+
+    Their names are read from the split of the folder or table. Where it does not hold the same number of images, it is not
+    what the weights were trained on, and nothing is known.
+    """
+    facts = model.metadata.get("data") or {}
+    split = facts.get("split")
+    if "images" not in facts:
+        return None
+    try:
+        folder = open_radiographs(data, split, grades=list(model.config.classes))
+    except (ValueError, FileNotFoundError):
+        return None
+    folds, fold = int(facts.get("folds", 1)), int(facts.get("fold", 0))
+    patients = [p for p in folder.patients if in_fold(p, fold, folds)]
+    return ids_of(patients) if len(patients) == facts["images"] else None
+
+
+def both_of(seen: Iterable[Any], evaluated: Iterable[Any]) -> list[str]:
+    """Patients in both, sorted; warns of ids that differ by leading zeros only."""
+    one, two = ids_of(seen), ids_of(evaluated)
+    warn_of_zeros(one | two)
+    return sorted(one & two)
+
+
+def check_judges(
+    judges: Mapping[str, Guide],
+    evaluated: Sequence[str],
+    split: str,
+    of_weights: set[str] | None,
+    of_guide: set[str] | None,
+) -> dict[str, dict[str, Any]]:
+    """What is known of every judge; refuses one that has seen an evaluated patient.
+
+    Args:
+        judges: name -> judge, with the patients in its metadata.
+        evaluated: patients of the evaluated images.
+        split: its name, for the error.
+        of_weights: patients that the weights were trained on, None where not known.
+        of_guide: patients that their guide was trained on, None where not known.
+
+    Returns:
+        By judge: ``network``, ``patients``, ``shared_with_weights`` and ``shared_with_guide`` (counts, None where not
+        known).
+
+    Raises:
+        NotHeldOutError: a judge was trained on evaluated patients.
+    """
+    result = {}
+    for name, judge in judges.items():
+        seen = ids_of(judge.metadata["patients"])
+        both = both_of(seen, evaluated)
+        if both:
+            raise NotHeldOutError(
+                f"judges: {name} was trained on {len(both)} patients of split {split!r} ({both[:3]}, ...): "
+                "it is not held out; train one on other patients (`kecae-aug guide --fold`)"
+            )
+        result[name] = {
+            "network": judge.config.network,
+            "patients": len(seen),
+            "shared_with_weights": None if of_weights is None else len(seen & ids_of(of_weights)),
+            "shared_with_guide": None if of_guide is None else len(seen & ids_of(of_guide)),
+        }
+    return result
+
+
+def check_weights(name: str, seen: set[str] | None, evaluated: Sequence[str], split: str) -> None:
+    """Refuse weights that were trained on evaluated patients.
+
+    Raises:
+        NotHeldOutError: with how many, and the way out.
+    """
+    both = both_of(seen or (), evaluated)
+    if both:
+        raise NotHeldOutError(
+            f"weights: {name} was trained on {len(both)} patients of split {split!r} ({both[:3]}, ...): its figures "
+            "would not be held out; evaluate on another split (--split)"
+        )
+
+
+def warnings_of(judges: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Plain sentences on what is not as held out as it should be.
+
+    Args:
+        judges: of one weights file, as :func:`check_judges` gives them.
+    """
+    found = []
+    for whom, what in (("weights", "these weights were"), ("guide", "their guide was")):
+        shared = {n: j.get(f"shared_with_{whom}") for n, j in judges.items()}
+        some = [f"{n} ({count} of {judges[n]['patients']} patients)" for n, count in shared.items() if count]
+        if some:
+            found.append(
+                f"Trained on patients that {what} trained on too: {', '.join(some)}. What such a judge and the weights "
+                "have learned from the same knees, it cannot find wrong."
+            )
+        unknown = [n for n, count in shared.items() if count is None]
+        if unknown and whom == "weights":
+            found.append(
+                f"Not known whether a judge shares patients with these weights: {', '.join(unknown)}."
+            )
+    if len({j["network"] for j in judges.values()}) < 3:
+        found.append("Fewer than three different judge networks: what fools one may fool both.")
+    return found

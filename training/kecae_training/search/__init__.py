@@ -1,0 +1,1 @@
+"""`kecae-aug search`: hyper-parameters of a KECAE, by short trainings."""

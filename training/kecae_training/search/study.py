@@ -1,0 +1,274 @@
+"""What a series of short trainings shares: training knees, guides, held-out judges and held-out patients.
+
+An ablation or a search compares many trainings; what they are compared on is made once, in a work folder, and read
+back by the next one. Patients of the training, of the judges and of the held-out knees are disjoint; the guide
+learns from the training's own, as in the paper.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file
+from torch import Tensor
+
+from kecae_aug.data import Preparation, open_radiographs
+from kecae_aug.donors import random_donors
+from kecae_aug.files import save_tensors
+from kecae_aug.phantom import PhantomKnees, render
+from kecae_aug.phantom.jsw import joint_space_width
+from kecae_training.config import TrainConfig
+from kecae_training.discriminator import (
+    Guide,
+    GuideConfig,
+    device_of,
+    in_fold,
+    load_guide,
+    save_guide,
+    train_guide,
+)
+from kecae_training.evaluate.oracles import Bench
+from kecae_training.evaluate.provenance import both_of
+from kecae_training.images import to_bytes, to_float, to_uint8
+from kecae_training.warmup import Remembered
+
+JUDGES = ("resnet", "vgg", "densenet")
+ROBUST = "-robust"  # after a network's name: its guide is trained against attacks
+RADIUS = 0.2  # of these attacks, as GuideConfig.adversarial_radius
+
+
+@dataclass
+class Images:
+    """Prepared knees in memory, as :func:`kecae_training.train.train` takes them.
+
+    Args:
+        pixels: (N, 1, S, S) uint8, 0 to 255 for [-1, 1].
+        targets: N class indices.
+        patients: N ids.
+    """
+
+    pixels: Tensor
+    targets: list[int]
+    patients: list[str]
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def __getitem__(self, row: int) -> tuple[Tensor, int]:
+        return to_float(self.pixels[row]), self.targets[row]
+
+    @property
+    def labels(self) -> Tensor:
+        """(N,) int64."""
+        return torch.tensor(self.targets)
+
+
+@dataclass
+class Study:
+    """All that the trainings of a study share.
+
+    Args:
+        name: one line that says which data, sizes and seeds; results of other names are not compared.
+        train: knees of the trainings.
+        probe: knees that classifiers of latents are fitted on.
+        test: held-out knees; each is a host once.
+        donors: (N,) rows of ``test`` that give the hosts their keys.
+        bench: held-out judges, with what they say of the real ``test`` knees.
+        truth: (N, 1, S, S) what the right exchange changes, on phantoms: the host drawn with the donor's key,
+            less the host as it is, in units of [-1, 1].
+        guide_of: network -> folder of a guide of that architecture, trained at its first use, against attacks where the
+            name ends in :data:`ROBUST`; None where guides are given.
+        warm_keys: warmed up once, where trainings differ in what comes after.
+    """
+
+    name: str
+    train: Images
+    probe: Images
+    test: Images
+    donors: Tensor
+    bench: Bench
+    truth: Tensor | None = None
+    guide_of: Callable[[str], Path] | None = None
+    warm_keys: Remembered = field(default_factory=dict)
+
+    @property
+    def device(self) -> torch.device:
+        """Where its judges are, and where the networks that they judge run."""
+        return device_of(next(iter(self.bench.judges.values())))
+
+    @cached_property
+    def real_widths(self) -> NDArray[np.float64]:
+        """(N,) the ruler's medial joint space of the held-out knees, fractions of the height; NaN where it declines."""
+        return joint_space_width(to_float(self.test.pixels)[:, 0])[0]
+
+
+def phantom_study(
+    work: Path,
+    patients: int = 800,
+    test_patients: int = 150,
+    size: int = 64,
+    seed: int = 20,
+    epochs: int = 10,
+    say: Callable[[str], None] = print,
+    device: str | torch.device = "cpu",
+) -> Study:
+    """Phantoms of KL 0 and 2: drawn once, with a guide and three judges trained once.
+
+    Args:
+        work: folder that keeps images, guides and judges; made if need be.
+        patients: of the trainings and of their guides, and as many others of the judges; two knees each.
+        test_patients: held out.
+        size: of the images, pixels.
+        seed: of the phantoms.
+        epochs: of guides and judges.
+        say: takes progress lines.
+        device: where guides are trained, and judges stay.
+    """
+    name = f"phantoms {size} px, {patients} + {patients} + {test_patients} patients, seed {seed}"
+    folder = work / f"phantoms-{size}px-{patients}-{test_patients}-seed{seed}"
+    folder.mkdir(parents=True, exist_ok=True)
+    sets = [
+        PhantomKnees(n, (0, 2), size, seed, first_patient=first, mirror_right=True)
+        for n, first in ((patients, 0), (patients, patients), (test_patients, 2 * patients))
+    ]
+    test = sets[2]
+    generator = torch.Generator().manual_seed(0)
+    donors = random_donors(torch.tensor(test.targets), patients=test.patients, generator=generator)
+    file = folder / "images.safetensors"
+    if not file.exists():
+        say(f"drawing {sum(map(len, sets))} {name}")
+        pixels = {part: to_uint8(knees) for part, knees in zip("abc", sets, strict=True)}
+        wanted = torch.stack(
+            [
+                torch.from_numpy(render(test.truth(i).with_key(test.truth(int(j)).key), size))[None]
+                for i, j in enumerate(donors)
+            ]
+        )
+        save_tensors({**pixels, "wanted": to_bytes(wanted * 2 - 1)}, file, {"name": name})
+    tensors = load_file(file)
+    train, judged, held_out = (
+        Images(tensors[part], list(knees.targets), list(knees.patients))
+        for part, knees in zip("abc", sets, strict=True)
+    )
+
+    def trained(kind: str, network: str, knees: Images, of_seed: int) -> Path:
+        path = folder / f"{kind}-{network}-{epochs}"
+        if not (path / "guide.safetensors").exists():
+            say(f"training {kind} {network}")
+            config = GuideConfig(
+                network.removesuffix(ROBUST),
+                size,
+                ("0", "2"),
+                folds=1,
+                epochs=epochs,
+                seed=of_seed,
+                adversarial_radius=RADIUS if network.endswith(ROBUST) else 0.0,
+            )
+            guide = train_guide(knees.pixels, knees.targets, config, progress=False, device=device)
+            save_guide(guide, path, patients=knees.patients, data={"phantoms": name})
+        return path
+
+    judges = {
+        network: load_guide(trained("judge", network, judged, 1 + i), ("0", "2"), image_size=size).to(device)
+        for i, network in enumerate(JUDGES)
+    }
+    return Study(
+        name=name,
+        train=train,
+        probe=judged,
+        test=held_out,
+        donors=donors,
+        bench=_bench(judges, held_out),
+        truth=to_float(tensors["wanted"]) - to_float(held_out.pixels),
+        guide_of=lambda network: trained("guide", network, train, 0),
+    )
+
+
+def folder_study(
+    work: Path,
+    config: TrainConfig,
+    size: int,
+    judges: Sequence[Path],
+    test_split: str = "val",
+    say: Callable[[str], None] = print,
+    device: str | torch.device = "cpu",
+) -> Study:
+    """Radiographs of a folder: decoded once, judged by guides that are given.
+
+    Args:
+        work: folder that keeps the decoded images; made if need be.
+        config: whose ``data`` and ``model.classes`` say what is trained on; its guide is the study's.
+        size: of the images, pixels.
+        judges: folders of ``kecae-aug guide``, trained on other patients than the held-out ones.
+        test_split: subfolder of the held-out patients.
+        say: takes progress lines.
+        device: where the judges stay.
+
+    Raises:
+        ValueError: no root, no judge, more than two grades, or a judge or guide that has seen a held-out patient, or is of
+            other images.
+    """
+    data, classes = config.data, config.model.classes
+    if len(classes) != 2:
+        raise ValueError(f"model.classes={tuple(classes)}: the figures of a study are those of two grades")
+    if data.root is None:
+        raise ValueError(
+            "data: no radiographs are given; accepted are DIR with split/grade/name.png and a table.csv"
+        )
+    if not judges:
+        raise ValueError(
+            "judges: none given; train one on other patients with `kecae-aug guide --data DIR --fold 1 --out DIR`"
+        )
+    preparation = Preparation(size, data.mirror_right, data.fix_inverted, data.contrast, data.align)
+
+    loaded = {path.name: load_guide(path, classes, preparation=preparation).to(device) for path in judges}
+    seeing = {f"judge {name}": judge for name, judge in loaded.items()} | {
+        f"guide {path.name}": load_guide(path, classes, preparation=preparation) for path in config.guides
+    }
+
+    def read(split: str | None) -> Images:
+        folder = open_radiographs(data.root or "", split, grades=list(classes), preparation=preparation)
+        files = [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in folder.paths]
+        key = hashlib.sha256(json.dumps([files, repr(preparation)]).encode()).hexdigest()[:16]
+        file = work / f"radiographs-{key}.safetensors"
+        if not file.exists():
+            say(f"reading {len(folder)} radiographs of {data.root}/{split or ''}")
+            work.mkdir(parents=True, exist_ok=True)
+            save_tensors({"pixels": to_uint8(folder)}, file, {})
+        return Images(load_file(file)["pixels"], list(folder.targets), list(folder.patients))
+
+    train, test = read(data.split), read(test_split)
+    rows = [i for i, p in enumerate(train.patients) if in_fold(p, data.fold, data.folds)]
+    train = Images(train.pixels[rows], [train.targets[i] for i in rows], [train.patients[i] for i in rows])
+    for who, guide in seeing.items():
+        both = both_of(guide.patients, test.patients)
+        if both:
+            raise ValueError(
+                f"{who} was trained on {len(both)} patients of split {test_split!r} ({', '.join(both[:3])}, ...): "
+                "they are not held out; give one trained on other patients, or another split"
+            )
+    digest = hashlib.sha256(train.pixels.numpy().tobytes() + test.pixels.numpy().tobytes()).hexdigest()[:12]
+    generator = torch.Generator().manual_seed(0)
+    return Study(
+        name=(
+            f"radiographs {size} px, {len(train)} of {data.split} and {len(test)} of {test_split} ({digest}), judged by "
+            + ", ".join(loaded)
+        ),
+        train=train,
+        probe=train,
+        test=test,
+        donors=random_donors(test.labels, patients=test.patients, generator=generator),
+        bench=_bench(loaded, test),
+    )
+
+
+def _bench(judges: dict[str, Guide], test: Images) -> Bench:
+    return Bench(judges, to_float(test.pixels), test.labels, test.patients)
