@@ -82,15 +82,15 @@ new --seeds 0 --arms T "$X"
 
 # --- oracles that were trained on T give the labels of X', or are the gate ---
 make() { if [[ " ${flags[*]-} " == *" --dry-run "* ]]; then echo "to do  $*"; else "$@"; fi; }
-guide() { # table to train on, folder to write to, network, seed, then flags
-    [ -f "$2/$3/guide.safetensors" ] || make kecae-aug guide --data "$1" --out "$2/$3" --network "$3" --seed "$4" --folds 1 \
+discriminator() { # table to train on, folder to write to, network, seed, then flags
+    [ -f "$2/$3/discriminator.safetensors" ] || make kecae-aug discriminator --data "$1" --out "$2/$3" --network "$3" --seed "$4" --folds 1 \
         --grades '["0","2"]' "${@:5}"
 }
 oracles=$out/oracles
 [ -f "$oracles/fixed.csv" ] || make study --test-unseen knee-kl02 --export "$oracles"
-guide "$oracles/fixed.csv" "$oracles" vgg 11
-guide "$oracles/fixed.csv" "$oracles" resnet 12
-guide "$oracles/fixed.csv" "$oracles" densenet 13
+discriminator "$oracles/fixed.csv" "$oracles" vgg 11
+discriminator "$oracles/fixed.csv" "$oracles" resnet 12
+discriminator "$oracles/fixed.csv" "$oracles" densenet 13
 if [ -d "$oracles/densenet" ]; then
     three=("$oracles/vgg" "$oracles/resnet" "$oracles/densenet")
     small --seeds 0 --oracles "${three[@]}" --labels oracles --arms "$X"
@@ -104,12 +104,12 @@ for seed in 0 1 2; do
     inside=$out/inside-10-seed-$seed part=$out/inside/fixed-0.1-seed-$seed.csv
     if [ ! -d "$inside/weights" ]; then
         few=(--epochs 100 --batch_size 32)
-        guide "$part" "$out/inside/$seed" vgg 1 "${few[@]}"
-        guide "$part" "$out/inside/$seed" resnet 0 "${few[@]}"
-        guide "$part" "$out/inside/$seed" siamese 3 "${few[@]}"
+        discriminator "$part" "$out/inside/$seed" vgg 1 "${few[@]}"
+        discriminator "$part" "$out/inside/$seed" resnet 0 "${few[@]}"
+        discriminator "$part" "$out/inside/$seed" siamese 3 "${few[@]}"
         of=$out/inside/$seed
         make kecae-aug train --config default --data.root "$part" --data.folds 1 --out "$inside" \
-            --guide "[\"$of/vgg\", \"$of/resnet\", \"$of/siamese\"]"
+            --discriminator "[\"$of/vgg\", \"$of/resnet\", \"$of/siamese\"]"
     fi
     [ ! -d "$inside/weights" ] || study --test-unseen knee-kl02 --weights "$inside/weights" --weights-data "$part" \
         --classifiers compact_vgg --fractions 0.1 --seeds $seed --arms T "$X" "$U"

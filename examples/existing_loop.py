@@ -25,7 +25,7 @@ from torchvision.models.resnet import BasicBlock
 from torchvision.transforms import v2
 
 from kecae_aug import KECAE, KeyExchangeAugment, load_weights
-from kecae_aug.data import Preparation, Radiographs, check_disjoint, open_radiographs
+from kecae_aug.data import Preprocessing, Radiographs, check_disjoint, open_radiographs
 from kecae_aug.device import choose_device
 from kecae_aug.sheet import contact_sheet
 
@@ -117,8 +117,8 @@ def main() -> None:
         parser.error(
             f"--weights {args.weights}: exchange {model.config.classes}; this loop compares two grades, as knee-kl02 has"
         )
-    prepare, grades = Preparation.of(model), list(model.config.classes)
-    sets = {s: open_radiographs(args.data, s, grades=grades, preparation=prepare) for s in ("train", "val")}
+    prepare, grades = Preprocessing.of(model), list(model.config.classes)
+    sets = {s: open_radiographs(args.data, s, grades=grades, preprocessing=prepare) for s in ("train", "val")}
     check_disjoint(**{name: folder.patients for name, folder in sets.items()})
     print("\n".join(map(str, sets.values())), flush=True)
     (images, labels), (val_images, val_labels) = (

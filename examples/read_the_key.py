@@ -22,7 +22,7 @@ from sklearn.preprocessing import StandardScaler
 from torch.utils.data import DataLoader
 
 from kecae_aug import KECAE, load_weights
-from kecae_aug.data import Preparation, Radiographs, check_disjoint, open_radiographs
+from kecae_aug.data import Preprocessing, Radiographs, check_disjoint, open_radiographs
 from kecae_aug.device import choose_device
 
 
@@ -49,9 +49,9 @@ def main() -> None:
     args = parser.parse_args()
     device = choose_device(args.device)
     model = load_weights(args.weights).eval().to(device)
-    prepare, grades = Preparation.of(model), [str(c) for c in model.config.classes]
+    prepare, grades = Preprocessing.of(model), [str(c) for c in model.config.classes]
     train, val = (
-        open_radiographs(args.data, s, grades=grades, preparation=prepare) for s in ("train", "val")
+        open_radiographs(args.data, s, grades=grades, preprocessing=prepare) for s in ("train", "val")
     )
     check_disjoint(train=train.patients, val=val.patients)
     x, y = keys(model, train, device)

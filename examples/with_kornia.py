@@ -28,7 +28,7 @@ loader = DataLoader(knees, batch_size=16, shuffle=True, drop_last=True)
 exchange = KeyExchangeAugment.from_pretrained(
     "phantom", p=0.5, append=True, classes=knees.classes, value_range=(-1, 1)
 )
-classical = K.AugmentationSequential(
+standard = K.AugmentationSequential(
     K.RandomAffine(degrees=7.0, translate=(0.05, 0.05), scale=(0.9, 1.1), padding_mode="border", p=1.0),
     K.RandomHorizontalFlip(p=0.5),
     data_keys=["input"],
@@ -41,7 +41,7 @@ for step, (images, labels) in enumerate(loader):
     images, labels = images.to(device), labels.to(device)
     given = len(images)
     images, labels = exchange(images, labels)  # T' = T and X', with the donors' labels
-    images = classical(images)
+    images = standard(images)
     loss = nn.functional.cross_entropy(net(images), labels)
     optimizer.zero_grad()
     loss.backward()

@@ -1,4 +1,4 @@
-"""Models whose exchange is known, and judges that read one thing, for the tests of an evaluation."""
+"""Models whose exchange is known, and oracles that read one thing, for the tests of an evaluation."""
 
 from dataclasses import astuple, replace
 
@@ -13,7 +13,7 @@ from kecae_training.evaluate.phantom_truth import Truths
 
 
 class Bar(nn.Module):
-    """A judge that reads the darkness of the middle rows."""
+    """An oracle that reads the darkness of the middle rows."""
 
     classes = ("0", "2")
 

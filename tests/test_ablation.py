@@ -18,7 +18,7 @@ from kecae_training.config import parse
 def test_rows_are_configurations(kind):
     """Every row of the file is accepted by `kecae-aug train`, and no two are the same."""
     table = Table.read(kind)
-    table = replace(table, base={"guide": "{guide:guide-a}", **table.base})
+    table = replace(table, base={"discriminator": "{discriminator:discriminator-a}", **table.base})
     rows = [table.resolve(name, 300) for name in table.rows]
     configs = [json.dumps(row.config, sort_keys=True) for row in rows]
     assert len(set(configs)) == len(configs)
@@ -28,21 +28,24 @@ def test_rows_are_configurations(kind):
 def test_base_has_the_terms_of_the_default_and_paper_those_of_the_paper():
     table = Table.read("phantom")
     of = {name: parse(table.flags(name, 600)).loss for name in ("base", "paper")}
-    default = parse(["--config", "default", "--guide", "g"]).loss
+    default = parse(["--config", "default", "--discriminator", "g"]).loss
     assert of["base"] == replace(
-        default, guide_from=of["base"].guide_from
-    )  # a short run has its guide sooner
-    assert of["paper"] == parse(["--config", "paper", "--guide", "g"]).loss
+        default, discriminator_from=of["base"].discriminator_from
+    )  # a short run has its discriminator sooner
+    assert of["paper"] == parse(["--config", "paper", "--discriminator", "g"]).loss
 
 
-def test_guides_of_a_row_are_named_by_network():
+def test_discriminators_of_a_row_are_named_by_network():
     table = Table(
-        "phantom", "tiny", {}, {"two": {"guide": ["{guide:vgg}", "{guide:resnet}"], "optim.ema": None}}
+        "phantom",
+        "tiny",
+        {},
+        {"two": {"discriminator": ["{discriminator:vgg}", "{discriminator:resnet}"], "optim.ema": None}},
     )
     flags = table.flags("two", 5, lambda network: Path("work") / network)
-    assert '--guide=["work/vgg", "work/resnet"]' in flags
+    assert '--discriminator=["work/vgg", "work/resnet"]' in flags
     assert "--optim.ema=null" in flags
-    assert table.resolve("two", 5).config["guide"] == ["vgg", "resnet"]
+    assert table.resolve("two", 5).config["discriminator"] == ["vgg", "resnet"]
 
 
 def test_row_that_train_does_not_know_is_named():
@@ -59,7 +62,7 @@ def test_rows_share_their_data():
 def test_study_goes_on_and_makes_its_table(tmp_path, capsys):
     """Two rows, cut off after the first: the second call does the second, the third nothing; then the table.
 
-    The guide comes for the last step.
+    The discriminator comes for the last step.
     """
     argv = ["--rows", "base", "lambda1 0", "--seeds", "0", "--steps", "81", "--patients", "16"]
     argv += ["--test-patients", "16", "--precision", "32-true"]  # bf16 takes minutes where the CPU has none
@@ -85,11 +88,11 @@ def test_study_goes_on_and_makes_its_table(tmp_path, capsys):
         "reconstructed",
         "decoder",
         "host",
-        "guide_gap",
+        "discriminator_gap",
         "moved_0->2",
         "jsw_2->0",
     }
-    assert wanted | {"host_share", "key", "non_key", "flip_0->2"} <= set(base["figures"])
+    assert wanted | {"host_fraction", "key", "non_key", "flip_0->2"} <= set(base["figures"])
 
     main(["table", "--results", str(tmp_path / "r.jsonl")])
     assert "| lambda1 0 | 1 |" in capsys.readouterr().out

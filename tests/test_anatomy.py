@@ -1,4 +1,4 @@
-"""The ruler's figures and the phantom's truth, on exchanges whose answer is known."""
+"""The JSW measurement's figures and the phantom's truth, on exchanges whose answer is known."""
 
 import json
 
@@ -7,7 +7,7 @@ import pytest
 import torch
 from evaluation_models import Copy, Nothing, Oracle, phantoms
 
-from kecae_aug.data import Preparation
+from kecae_aug.data import Preprocessing
 from kecae_aug.data.alignment import align, place
 from kecae_aug.donors import random_donors
 from kecae_aug.phantom import write_phantoms
@@ -18,21 +18,21 @@ from kecae_training.evaluate.phantom_truth import open_truths, phantom_anatomy
 
 
 def figures_of(model_of, n_patients=8):
-    """(ruler, truth) of decoder strengths 0, 0.5 and 1, and the truth of strength 1."""
+    """(jsw, truth) of decoder strengths 0, 0.5 and 1, and the truth of strength 1."""
     data, truths = phantoms(n_patients)
     donors = random_donors(data.labels, patients=data.patients, generator=torch.Generator().manual_seed(0))
     exchanges, boot = Exchanges(model_of(data, truths), data.images, donors), Bootstrap(data.patients)
     of_direction = directions(data.labels, data.labels[donors], ("0", "3"))
 
-    def ruler(images):
+    def jsw(images):
         return widths(read(images, data.medial))
 
-    real = ruler(data.images)
-    kinds = {Kind("decoder", s): ruler(exchanges.decoder(s)) for s in (0.0, 0.5, 1.0)}
+    real = jsw(data.images)
+    kinds = {Kind("decoder", s): jsw(exchanges.decoder(s)) for s in (0.0, 0.5, 1.0)}
     seen = anatomy(boot, data.labels, data.labels[donors], of_direction, real, real, kinds)
     full = Kind("decoder", 1.0)
     change = exchanges.of(full) - exchanges.base("decoder")
-    truth = phantom_anatomy(boot, truths, donors, of_direction, {full: (change, kinds[full] - real)}, ruler)
+    truth = phantom_anatomy(boot, truths, donors, of_direction, {full: (change, kinds[full] - real)}, jsw)
     return summarise(seen), summarise(truth)
 
 
@@ -61,7 +61,7 @@ def test_doing_nothing_moves_nothing():
 
 
 def test_a_copied_donor_has_the_joint_but_explains_little():
-    """The ruler alone is fooled by another knee with the right joint; the truth is not."""
+    """The JSW measurement alone is fooled by another knee with the right joint; the truth is not."""
     _, truth = figures_of(lambda *_: Copy())
     for direction in ("0->3", "3->0"):
         assert truth["decoder 1"][direction]["joint_space"]["mean"] > 0.5
@@ -76,22 +76,22 @@ def test_rank_correlation_with_strength():
 
 
 def test_the_truth_of_a_folder_of_phantoms(tmp_path):
-    """Drawn and prepared like its files, for right knees too; other folders have none, a torn file is an error."""
+    """Drawn and preprocessed like its files, for right knees too; other folders have none, a torn file is an error."""
     write_phantoms(tmp_path / "p", train_patients=1, val_patients=4, image_size=64, seed=2)
     from kecae_aug.engine.model import KECAE
 
     model = KECAE.from_preset("tiny")
-    model.metadata = {"preparation": {"mirror_right": True}}
+    model.metadata = {"preprocessing": {"mirror_right": True}}
     data = open_knees(model, tmp_path / "p", "val")
     assert set(data.medial) == {"L"}
-    truths = open_truths(tmp_path / "p", "val", data.files, Preparation.of(model))
+    truths = open_truths(tmp_path / "p", "val", data.files, Preprocessing.of(model))
     torch.testing.assert_close(truths.own(), data.images, atol=0.6 / 127.5, rtol=0)  # files have 8 bits
-    assert open_truths(tmp_path / "elsewhere", "val", data.files, Preparation.of(model)) is None
+    assert open_truths(tmp_path / "elsewhere", "val", data.files, Preprocessing.of(model)) is None
     path = tmp_path / "p" / "truth-val.jsonl"
     path.write_text("".join(line + "\n" for line in path.read_text().splitlines()[1:]))
     assert json.loads(path.read_text().splitlines()[0])["file"].startswith("val/")
     with pytest.raises(ValueError, match="no truth of 1 files"):
-        open_truths(tmp_path / "p", "val", data.files, Preparation.of(model))
+        open_truths(tmp_path / "p", "val", data.files, Preprocessing.of(model))
 
 
 def test_an_aligned_truth_stays_in_its_host_s_place(tmp_path):
@@ -102,7 +102,7 @@ def test_an_aligned_truth_stays_in_its_host_s_place(tmp_path):
     ]
     donors = torch.arange(len(files)).flip(0)
     plain, aligned = (
-        open_truths(tmp_path / "p", "val", files, Preparation(64, mirror_right=True, align=on))
+        open_truths(tmp_path / "p", "val", files, Preprocessing(64, mirror_right=True, align=on))
         for on in (False, True)
     )
     moved = align(plain.own())

@@ -32,7 +32,7 @@ from kecae_aug import (
     load_weights,
     save_weights,
 )
-from kecae_aug.data import Preparation, RadiographTable, read_image
+from kecae_aug.data import Preprocessing, RadiographTable, read_image
 from kecae_aug.generate import generate
 
 DOCS = Path(__file__).parents[1] / "docs" / "errors.md"
@@ -159,10 +159,10 @@ def marked(e):
     return x
 
 
-def prepared(**ways):
-    """Knees that say how they were prepared."""
+def preprocessed(**ways):
+    """Knees that say how they were preprocessed."""
     knees = Knees()
-    knees.preparation = Preparation(64, **ways)
+    knees.preprocessing = Preprocessing(64, **ways)
     return knees
 
 
@@ -661,30 +661,31 @@ BANKS = [
         "no row could ever be given",
     ),
     Case(
-        "building on after another preparation",
+        "building on after another preprocessing",
         "BankError",
         lambda e: [
-            LatentBank.build(k, e.model, e.new("b")) for k in (prepared(), prepared(fix_inverted=True))
+            LatentBank.build(k, e.model, e.new("b"))
+            for k in (preprocessed(), preprocessed(fix_inverted=True))
         ],
         "preprocessing: fix_inverted was",
     ),
     Case(
-        "appending a data set of another preparation",
+        "appending a data set of another preprocessing",
         "BankError",
         lambda e: [
             LatentBank.build(k, e.model, e.new("b"), append=True)
-            for k in (prepared(), prepared(fix_inverted=True))
+            for k in (preprocessed(), preprocessed(fix_inverted=True))
         ],
         "fix_inverted was False, now True",
     ),
     Case(
-        "a bank beside a data set of another preparation",
+        "a bank beside a data set of another preprocessing",
         "ValueError",
         lambda e: KeyExchangeDataset(
-            prepared(fix_inverted=True),
+            preprocessed(fix_inverted=True),
             e.model,
             4,
-            bank=LatentBank.build(prepared(), e.model, e.new("b")),
+            bank=LatentBank.build(preprocessed(), e.model, e.new("b")),
         ),
         "fix_inverted was False, now True",
     ),
@@ -854,28 +855,28 @@ SETS = [
         "augment: got int",
     ),
     Case(
-        "a gate without judges or distance",
+        "a gate without oracles or distance",
         "ValueError",
         lambda e: Gate([], classes=("0", "2")),
         "nothing could be rejected",
     ),
     Case(
-        "a judge that is a path",
+        "an oracle that is a path",
         "TypeError",
-        lambda e: Gate(["judge/"], classes=("0", "2")),
-        "judges[0]: got str",
+        lambda e: Gate(["oracle/"], classes=("0", "2")),
+        "oracles[0]: got str",
     ),
     Case(
-        "a judge with another number of logits",
+        "an oracle with another number of logits",
         "ValueError",
         lambda e: aug(gate=Gate([lambda x: torch.zeros(len(x), 5)], classes=("0", "2")))(e),
-        "judges[0]: gave shape (12, 5)",
+        "oracles[0]: gave shape (12, 5)",
     ),
     Case(
-        "a judge of other classes than its gate's",
+        "an oracle of other classes than its gate's",
         "ValueError",
-        lambda e: Gate([e.judge], classes=("2", "0")),
-        "judges[0]: its logits are of classes ('0', '2')",
+        lambda e: Gate([e.oracle], classes=("2", "0")),
+        "oracles[0]: its logits are of classes ('0', '2')",
     ),
     Case(
         "a gate of other classes",
@@ -919,9 +920,11 @@ SETS = [
         "bring them to one range",
     ),
     Case(
-        "parts of other preparations in one ConcatDataset",
+        "parts of other preprocessings in one ConcatDataset",
         "ValueError",
-        lambda e: KeyExchangeDataset(ConcatDataset([prepared(), prepared(contrast=(1, 99))]), e.model, 4),
+        lambda e: KeyExchangeDataset(
+            ConcatDataset([preprocessed(), preprocessed(contrast=(1, 99))]), e.model, 4
+        ),
         "prepare them alike",
     ),
 ]
@@ -977,7 +980,7 @@ GROUPS = {
 CASES = [case for group in GROUPS.values() for case in group]
 
 
-class Judge(torch.nn.Module):
+class Oracle(torch.nn.Module):
     classes = ("0", "2")
 
 
@@ -1005,7 +1008,7 @@ def test_bad_input(case, world, tmp_path):
         x=torch.rand(12, 1, 64, 64),
         y=torch.arange(12) % 2,
         tmp=tmp_path,
-        judge=Judge(),
+        oracle=Oracle(),
         new=lambda name: tmp_path / name,
     )
     if case.says is None:

@@ -12,13 +12,13 @@ from kecae_training.evaluate.__main__ import evaluate
 from kecae_training.evaluate.card import main
 from kecae_training.evaluate.evaluation import Entrant
 
-JUDGE = {"network": "vgg", "patients": 9, "shared_with_weights": 3, "shared_with_guide": None}
+JUDGE = {"network": "vgg", "patients": 9, "shared_with_weights": 3, "shared_with_discriminator": None}
 
 
 @pytest.fixture(scope="module")
 def measured():
-    """What `evaluate` gives for a perfect exchange of bars."""
-    entrant = Entrant(Swap(), {"judge": Bar()})
+    """What `evaluate` gives for a perfect exchange of criteria."""
+    entrant = Entrant(Swap(), {"oracle": Bar()})
     return evaluate({"it": entrant}, knees(24), strengths=(1.0,), robustness=False).figures
 
 
@@ -35,7 +35,7 @@ def sha256_of(weights):
 
 
 def line_of(weights, measured, **changes):
-    facts = {"sha256": sha256_of(weights), "judges": {"judge": JUDGE}, "warnings": ["Shares patients."]}
+    facts = {"sha256": sha256_of(weights), "oracles": {"oracle": JUDGE}, "warnings": ["Shares patients."]}
     return {**facts, "split": "val", "classes": ["0", "2"], **measured, **changes}
 
 
@@ -50,14 +50,14 @@ def write(weights, path, *more):
 
 
 def test_the_card_holds_the_figures(weights, measured, tmp_path):
-    """Bars with their verdicts, the judges with whom they share patients, warnings, every table, the hash, the line."""
+    """Bars with their verdicts, the oracles with whom they share patients, warnings, every table, the hash, the line."""
     card = write(weights, save(line_of(weights, measured), tmp_path / "figures.jsonl"))
     assert card.startswith("---\nlicense: mit\n")
-    met = sum(b["verdict"].startswith("met") for b in measured["bars"])
+    met = sum(b["verdict"].startswith("met") for b in measured["criteria"])
     for words in (
-        f"## Measured: {met} of {len(measured['bars'])} bars met",
-        "| judges | AUROC on X' over that on real knees, decoder 1 | at least 0.95 | 1.00 | met |",
-        "judge: vgg, 9 patients (3 shared with the weights, ? shared with the guide)",
+        f"## Measured: {met} of {len(measured['criteria'])} criteria met",
+        "| oracles | AUROC on X' over that on real knees, decoder 1 | at least 0.95 | 1.00 | met |",
+        "oracle: vgg, 9 patients (3 shared with the weights, ? shared with the discriminator)",
         "- **Shares patients.**",
         'from_pretrained("mine")',
         "| real | 1.00",
@@ -92,7 +92,7 @@ def test_figures_of_other_weights_are_refused(weights, measured, tmp_path):
 
 def test_figures_of_an_older_evaluate_are_refused(weights, measured, tmp_path):
     """They lack what the card would say."""
-    line = {k: v for k, v in line_of(weights, measured).items() if k != "bars"}
+    line = {k: v for k, v in line_of(weights, measured).items() if k != "criteria"}
     with pytest.raises(SystemExit, match="evaluate anew"):
         write(weights, save(line, tmp_path / "f.jsonl"))
 

@@ -13,10 +13,10 @@ import torch
 from PIL import Image
 
 from kecae_aug.cli import main
-from kecae_aug.data import Preparation
+from kecae_aug.data import Preprocessing
 from kecae_aug.phantom import write_phantoms
 from kecae_aug.weights.io import load_weights
-from kecae_training.discriminator import Guide, GuideConfig, save_guide
+from kecae_training.discriminator import Discriminator, DiscriminatorConfig, save_discriminator
 
 
 def kecae(*args: object, ok: bool = True) -> str:
@@ -39,7 +39,7 @@ def test_help_and_errors_are_for_people(capsys):
     with pytest.raises(SystemExit, match=r"^0$"):
         main(["--help"])
     assert "train" in capsys.readouterr().out
-    with pytest.raises(SystemExit, match="guide is missing"):
+    with pytest.raises(SystemExit, match="discriminator is missing"):
         main(["train", "--config", "default", "--out", "nowhere"])
 
 
@@ -146,38 +146,40 @@ def generate(pair, out, *more):
     main(["generate", *data, "--out", str(out), *map(str, more)])
 
 
-def test_generate_takes_judges_of_its_images_only(pair, tmp_path, recwarn):
+def test_generate_takes_oracles_of_its_images_only(pair, tmp_path, recwarn):
     """Of another size, preprocessing or grades: refused with both, nothing written; a smaller one reads them reduced."""
-    own = Preparation.of(load_weights("phantom"))
-    for name, size, grades, preparation in (
+    own = Preprocessing.of(load_weights("phantom"))
+    for name, size, grades, preprocessing in (
         ("fits", 64, ("0", "2", "3"), own),
         ("large", 128, ("0", "2"), own),
         ("small", 32, ("0", "2"), own),
         ("turned", 64, ("0", "2"), replace(own, mirror_right=False)),
         ("others", 64, ("0", "3"), own),
     ):
-        judge = Guide(GuideConfig(network="vgg", image_size=size, grades=grades)).freeze()
-        save_guide(judge, tmp_path / name, patients=["1"], data={"preparation": preparation.to_dict()})
+        oracle = Discriminator(DiscriminatorConfig(network="vgg", image_size=size, grades=grades)).freeze()
+        save_discriminator(
+            oracle, tmp_path / name, patients=["1"], data={"preprocessing": preprocessing.to_dict()}
+        )
     for name, told in {
         "large": "trained on images of 128 px, these have 64 px",
         "turned": "mirror_right=False, these have mirror_right=True",
         "others": r"classes \['2'\] are not among the grades",
     }.items():
         with pytest.raises(SystemExit, match=told):
-            generate(pair, tmp_path / "out", "--judge", tmp_path / "fits", tmp_path / name)
+            generate(pair, tmp_path / "out", "--oracle", tmp_path / "fits", tmp_path / name)
         assert not (tmp_path / "out").exists()
-    generate(pair, tmp_path / "fit", "--judge", tmp_path / "fits", "--device", "cpu")
-    assert not [w for w in recwarn if "guide" in str(w.message)]
-    generate(pair, tmp_path / "both", "--judge", tmp_path / "fits", tmp_path / "small")
+    generate(pair, tmp_path / "fit", "--oracle", tmp_path / "fits", "--device", "cpu")
+    assert not [w for w in recwarn if "discriminator" in str(w.message)]
+    generate(pair, tmp_path / "both", "--oracle", tmp_path / "fits", tmp_path / "small")
     assert any("64 px are reduced to the 32 px" in str(w.message) for w in recwarn)
     generate(
-        pair, tmp_path / "kept", "--judge", tmp_path / "turned", "--no-mirror"
+        pair, tmp_path / "kept", "--oracle", tmp_path / "turned", "--no-mirror"
     )  # the user answers for the sides
 
 
 def test_generate_refuses_flags_without_effect_and_keeps_its_precision(pair, tmp_path):
-    """A probability without a judge; and a run that goes on with another precision is another run."""
-    with pytest.raises(SystemExit, match=r"--min-probability 0.9: it is a judge's"):
+    """A probability without an oracle; and a run that goes on with another precision is another run."""
+    with pytest.raises(SystemExit, match=r"--min-probability 0.9: it is an oracle's"):
         generate(pair, tmp_path / "x", "--min-probability", "0.9")
     generate(pair, tmp_path / "y", "--precision", "bf16-mixed")
     with pytest.raises(SystemExit, match="precision was 'bf16-mixed'"):
@@ -186,12 +188,22 @@ def test_generate_refuses_flags_without_effect_and_keeps_its_precision(pair, tmp
 
 @pytest.mark.slow
 def test_from_files_to_weights_to_figures(tmp_path):
-    """phantoms, guide, judge, train, evaluate: each command's output is the next one's input."""
+    """phantoms, discriminator, oracle, train, evaluate: each command's output is the next one's input."""
     data = tmp_path / "data"
     kecae("phantoms", "--out", data, "--train-patients", 60, "--val-patients", 20)
-    for name, network, fold in (("guide", "resnet", 0), ("judge", "vgg", 1)):
+    for name, network, fold in (("discriminator", "resnet", 0), ("oracle", "vgg", 1)):
         kecae(
-            *("guide", "--data", data, "--out", tmp_path / name, "--network", network, "--fold", fold),
+            *(
+                "discriminator",
+                "--data",
+                data,
+                "--out",
+                tmp_path / name,
+                "--network",
+                network,
+                "--fold",
+                fold,
+            ),
             *("--image_size", 64, "--grades", "0", "2", "--epochs", 3, "--batch_size", 16),
         )
     out = kecae(
@@ -201,8 +213,8 @@ def test_from_files_to_weights_to_figures(tmp_path):
             "tiny",
             "--data.root",
             data,
-            "--guide",
-            tmp_path / "guide",
+            "--discriminator",
+            tmp_path / "discriminator",
             "--out",
             tmp_path / "run",
         ),
@@ -214,7 +226,7 @@ def test_from_files_to_weights_to_figures(tmp_path):
             "true",
             "--device",
             "cpu",
-        ),  # as the guide's images
+        ),  # as the discriminator's images
     )
     weights = Path(json.loads(out.splitlines()[-1])["weights"])
     figures = tmp_path / "figures.jsonl"
@@ -225,20 +237,20 @@ def test_from_files_to_weights_to_figures(tmp_path):
             weights,
             "--data",
             data,
-            "--judges",
-            json.dumps([str(tmp_path / "judge")]),
+            "--oracles",
+            json.dumps([str(tmp_path / "oracle")]),
         ),
-        *("--guide", tmp_path / "guide", "--out", figures),
+        *("--discriminator", tmp_path / "discriminator", "--out", figures),
     )
     assert "| real |" in shown
     line = json.loads(figures.read_text())
     assert line["images"] == 40
-    assert line["judges"]["judge"]["shared_with_guide"] == 0
+    assert line["oracles"]["oracle"]["shared_with_discriminator"] == 0
     assert line["sha256"]
     for evaluated, why in ((weights, "would not be held out"), ("phantom", "it is not held out")):
         seen = kecae(
             *("evaluate", "--weights", evaluated, "--data", data, "--split", "train"),
-            *("--judges", tmp_path / "judge"),
+            *("--oracles", tmp_path / "oracle"),
             ok=False,
         )
-        assert why in seen  # the weights' own patients, or the judge's
+        assert why in seen  # the weights' own patients, or the oracle's

@@ -1,4 +1,4 @@
-"""Data sets of others, concatenated, wrapped, cached: whose knee a row is, of which grade, prepared how."""
+"""Data sets of others, concatenated, wrapped, cached: whose knee a row is, of which grade, preprocessed how."""
 
 import json
 
@@ -12,7 +12,7 @@ from torch.utils.data import ConcatDataset, Dataset, Subset, random_split
 from kecae_aug import KECAE, KeyExchangeAugment, KeyExchangeDataset, LatentBank, load_weights, save_weights
 from kecae_aug.bank import BankError
 from kecae_aug.cli import main
-from kecae_aug.data import Preparation, RadiographFolder
+from kecae_aug.data import Preprocessing, RadiographFolder
 from kecae_aug.data.attributes import (
     attribute,
     differences,
@@ -273,7 +273,7 @@ def test_parts_of_another_range_or_preprocessing_are_refused():
     for other in (Site(), Site(value_range=(0, 255))):
         with pytest.raises(ValueError, match="value_range: the parts of the data set have"):
             value_range_of(ConcatDataset([way, other]), None)
-    a, b = Site(preparation=Preparation(64)), Site(preparation=Preparation(64, contrast=(1, 99)))
+    a, b = Site(preprocessing=Preprocessing(64)), Site(preprocessing=Preprocessing(64, contrast=(1, 99)))
     with pytest.raises(ValueError, match=r"differ in it .contrast was None, now"):
         value_range_of(ConcatDataset([a, Subset(b, [1, 2])]), None)
 
@@ -286,7 +286,7 @@ def folder(tmp_path_factory):
 
 
 def opened(folder, split="train", transform=None, **ways):
-    return RadiographFolder(folder, split, preparation=Preparation(64, **ways), transform=transform)
+    return RadiographFolder(folder, split, preprocessing=Preprocessing(64, **ways), transform=transform)
 
 
 CHANGES = {
@@ -296,7 +296,7 @@ CHANGES = {
     "other order": lambda f: opened(f).subset([1, 0, *range(2, len(opened(f)))]),
     "other split": lambda f: opened(f, "val"),
     "other class indices": lambda f: RadiographFolder(
-        f, "train", grades=("2", "0"), preparation=Preparation(64)
+        f, "train", grades=("2", "0"), preprocessing=Preprocessing(64)
     ),
 }
 SAYS = {
@@ -311,7 +311,7 @@ SAYS = {
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_bank_of_other_data_is_refused_with_what_differs(folder, tmp_path, change):
-    """Latents of images that were prepared differently would be given as if they were new."""
+    """Latents of images that were preprocessed differently would be given as if they were new."""
     knees = opened(folder)
     bank = LatentBank.build(knees, MODEL, tmp_path / "b")
     assert LatentBank.build(opened(folder), MODEL, tmp_path / "b").fingerprint == bank.fingerprint
@@ -344,13 +344,13 @@ def test_the_plan_of_files_knows_whom_the_pairs_are_of(tmp_path):
 
 
 def test_a_data_set_beside_a_bank_of_another_preprocessing_is_refused(folder, tmp_path):
-    """Real images prepared one way, exchanged ones another, would tell T from X' by their look."""
+    """Real images preprocessed one way, exchanged ones another, would tell T from X' by their look."""
     bank = LatentBank.build(opened(folder), MODEL, tmp_path / "b")
     for other in (opened(folder, contrast=(1, 99)), Wrapped(opened(folder, contrast=(1, 99)))):
         other.value_range = (-1.0, 1.0)
-        with pytest.raises(ValueError, match=r"prepared differently .contrast was None, now"):
+        with pytest.raises(ValueError, match=r"preprocessed differently .contrast was None, now"):
             KeyExchangeDataset(other, MODEL, 4, bank=bank)
-        with pytest.raises(BankError, match=r"prepared differently .contrast was None, now"):
+        with pytest.raises(BankError, match=r"preprocessed differently .contrast was None, now"):
             LatentBank.build(Subset(other, [0, 1]), MODEL, tmp_path / "b", append=True)
     KeyExchangeDataset(
         opened(folder, transform=lambda x: x.flip(-1)), MODEL, 4, bank=bank

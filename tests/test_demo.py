@@ -52,6 +52,6 @@ def test_interval_is_over_seeds_and_patients():
 
 def test_verdict_needs_an_interval_off_zero():
     """A mean alone is not a gain."""
-    assert verdict({"mean": 0.1, "low": -0.01, "high": 0.2}) == "not told apart"
+    assert verdict({"mean": 0.1, "low": -0.01, "high": 0.2}) == "not significant"
     assert verdict({"mean": 0.1, "low": 0.01, "high": 0.2}) == "better"
     assert verdict({"mean": -0.1, "low": -0.2, "high": -0.01}) == "worse"

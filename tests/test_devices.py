@@ -12,9 +12,8 @@ from evaluation_models import knees
 
 from kecae_aug.engine.model import KECAE
 from kecae_aug.phantom import write_phantoms
-from kecae_training import short
 from kecae_training.config import LossConfig
-from kecae_training.discriminator import Guide, GuideConfig, predict, train_guide
+from kecae_training.discriminator import Discriminator, DiscriminatorConfig, predict, train_discriminator
 from kecae_training.evaluate import realism
 from kecae_training.evaluate.__main__ import evaluate
 from kecae_training.evaluate.evaluation import Entrant, Training
@@ -24,6 +23,7 @@ from kecae_training.evaluate.realism import penultimate
 from kecae_training.evaluate.two_sample import by_network
 from kecae_training.images import to_bytes
 from kecae_training.reader_study import build as building
+from kecae_training.search import short
 from kecae_training.search.study import Images, Study
 from kecae_training.step import KeyExchange, hybrid_loss
 
@@ -46,15 +46,15 @@ def another_device(monkeypatch):
     )
 
 
-def judge(network="vgg"):
+def oracle(network="vgg"):
     torch.manual_seed(0)
-    return Guide(GuideConfig(network=network, image_size=64, grades=("0", "2"))).freeze()
+    return Discriminator(DiscriminatorConfig(network=network, image_size=64, grades=("0", "2"))).freeze()
 
 
 def test_the_stand_in_refuses_to_be_mixed():
     """Or none of these tests could fail."""
     with pytest.raises(RuntimeError, match="device"):
-        judge().to("meta")(torch.zeros(1, 1, 64, 64))
+        oracle().to("meta")(torch.zeros(1, 1, 64, 64))
     with pytest.raises(TypeError, match="numpy"):
         torch.zeros(1, device="meta").numpy()
 
@@ -63,29 +63,31 @@ def test_the_stand_in_refuses_to_be_mixed():
 def test_predictions_and_features_come_back(precision):
     """Images on the CPU, the network elsewhere, results on the CPU in float32."""
     images = knees(12).images
-    found = predict(judge().to("meta"), images, precision=precision)
+    found = predict(oracle().to("meta"), images, precision=precision)
     assert (found.device.type, found.dtype, found.shape) == ("cpu", torch.float32, (12, 2))
-    assert penultimate(judge().to("meta"), images).shape == (12, 192)
+    assert penultimate(oracle().to("meta"), images).shape == (12, 192)
 
 
-def test_a_guide_is_trained_there():
-    """Batches are made on the CPU and go to the device; the guide that is returned is on the CPU."""
+def test_a_discriminator_is_trained_there():
+    """Batches are made on the CPU and go to the device; the discriminator that is returned is on the CPU."""
     data = knees(24)
-    config = GuideConfig(network="vgg", image_size=64, grades=("0", "2"), epochs=1, batch_size=8)
+    config = DiscriminatorConfig(network="vgg", image_size=64, grades=("0", "2"), epochs=1, batch_size=8)
     config = replace(config, adversarial_radius=0.2)
-    guide = train_guide(to_bytes(data.images), data.labels.tolist(), config, progress=False, device="meta")
-    assert {p.device.type for p in guide.parameters()} == {"cpu"}
+    discriminator = train_discriminator(
+        to_bytes(data.images), data.labels.tolist(), config, progress=False, device="meta"
+    )
+    assert {p.device.type for p in discriminator.parameters()} == {"cpu"}
 
 
 def test_every_part_of_an_evaluation(monkeypatch):
-    """Exchanges, judges, guide, probes, identity, robustness, realism: networks there, figures here."""
+    """Exchanges, oracles, discriminator, probes, identity, robustness, realism: networks there, figures here."""
     monkeypatch.setattr(realism, "by_network", partial(by_network, steps=1))
     monkeypatch.setattr(realism, "DIVISIONS", 1)
     data = knees(16)
     model = KECAE.from_preset("tiny").eval()
     training = Training(Album(shrink(data.images), data.files), data.images[:8], data.patients[:8])
     found = evaluate(
-        {"a": Entrant(model, {"one": judge(), "two": judge("resnet")}, judge())},
+        {"a": Entrant(model, {"one": oracle(), "two": oracle("resnet")}, oracle())},
         data,
         strengths=[1.0],
         realism=True,
@@ -106,12 +108,12 @@ def test_the_two_sample_network():
 def test_every_term_of_a_step():
     """All terms on: nothing in the loss is on another device than its images."""
     terms = [k for k, v in vars(LossConfig()).items() if isinstance(v, float)]
-    loss = replace(LossConfig(**dict.fromkeys(terms, 0.5)), guide_shift=1)
+    loss = replace(LossConfig(**dict.fromkeys(terms, 0.5)), discriminator_shift=1)
     modules = KeyExchange(KECAE.from_preset("tiny", key_size=4), loss).to("meta")
     images, labels = torch.zeros(8, 1, 64, 64, device="meta"), torch.tensor([0] * 4 + [1] * 4, device="meta")
     outputs = modules(images, torch.arange(8, device="meta"))
     unlabelled = replace(loss, fisher_key=0.0)  # it asks which labels there are, which "meta" cannot say
-    total = hybrid_loss(outputs, images, labels, unlabelled, judge().to("meta"))["total"]
+    total = hybrid_loss(outputs, images, labels, unlabelled, oracle().to("meta"))["total"]
     total.backward()
     assert total.is_meta
 
@@ -120,12 +122,12 @@ def test_the_figures_of_a_search():
     """Of a short training: encoded and decoded there."""
     data = knees(24)
     images = Images(to_bytes(data.images), data.labels.tolist(), data.patients)
-    bench = Bench({"one": judge().to("meta")}, data.images, data.labels, data.patients)
+    bench = Bench({"one": oracle().to("meta")}, data.images, data.labels, data.patients)
     donors = torch.arange(24).roll(1)
     study = Study("toy", images, images, images, donors, bench)
     assert study.device.type == "meta"
-    found = short.figures(KECAE.from_preset("tiny").eval().to("meta"), study, [judge().to("meta")])
-    assert "guide_gap" in found
+    found = short.figures(KECAE.from_preset("tiny").eval().to("meta"), study, [oracle().to("meta")])
+    assert "discriminator_gap" in found
 
 
 def test_a_reader_study(tmp_path, monkeypatch):

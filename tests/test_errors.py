@@ -13,7 +13,7 @@ from kecae_aug.engine.model import KECAE
 from kecae_aug.errors import reporting, users_fault
 from kecae_aug.weights.io import load_weights
 from kecae_training import train as train_module
-from kecae_training.discriminator import GuideConfig, in_fold
+from kecae_training.discriminator import DiscriminatorConfig, in_fold
 
 
 def caught(call):
@@ -28,7 +28,7 @@ def caught(call):
     "call",
     [
         lambda: in_fold("1", 3, 3),
-        lambda: GuideConfig(adversarial_radius=-1),
+        lambda: DiscriminatorConfig(adversarial_radius=-1),
         lambda: KECAE.from_preset("huge"),
         lambda: load_weights("/no/such/folder"),
         lambda: open("/no/such/file"),  # noqa: PTH123, SIM115  (the system's word on a file)
@@ -104,7 +104,7 @@ def test_the_commands_themselves(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(train_module, "train", lambda config: broken(""))
     with pytest.raises(ValueError, match="Invalid learning rate"):
         cli.main(["train", "--config", "tiny", "--out", str(tmp_path / "run")])
-    with pytest.raises(SystemExit, match=r"kecae-aug train: .*guide is missing"):
+    with pytest.raises(SystemExit, match=r"kecae-aug train: .*discriminator is missing"):
         cli.main(["train", "--config", "default", "--out", str(tmp_path / "run")])
 
 
@@ -112,6 +112,6 @@ def test_the_commands_themselves(monkeypatch, tmp_path, capsys):
 def test_as_a_module_it_is_ours_too(monkeypatch):
     """``python -m``: the module's name is __main__ then."""
     wrong = ["--data", "nowhere", "--out", "x", "--adversarial_steps", "0"]
-    monkeypatch.setattr(sys, "argv", ["guide", *wrong])
-    with pytest.raises(SystemExit, match="kecae-aug guide: adversarial_steps=0"):
+    monkeypatch.setattr(sys, "argv", ["discriminator", *wrong])
+    with pytest.raises(SystemExit, match="kecae-aug discriminator: adversarial_steps=0"):
         runpy.run_module("kecae_training.discriminator", run_name="__main__", alter_sys=True)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from evaluation_models import Bar, Copy, Nothing, Swap, knees
+from evaluation_models import Copy, Bar, Nothing, Swap, knees
 from sklearn.metrics import cohen_kappa_score, roc_auc_score
 from torch import nn
 
@@ -29,26 +29,30 @@ def test_psnr_and_ssim_of_known_images():
 
 
 def test_perfect_exchange_is_judged_perfect():
-    """Judges read the donor's grade in X', the own grade in X^, and an exchange follows its host."""
+    """Oracles read the donor's grade in X', the own grade in X^, and an exchange follows its host."""
     result = figures_of(Swap(), strengths=(0.0, 1.0))
-    assert result["real"]["bar"]["auroc"]["mean"] == 1
-    assert result["reconstructed"]["bar"]["says_2"]["mean"] == 1
+    assert result["real"]["criterion"]["auroc"]["mean"] == 1
+    assert result["reconstructed"]["criterion"]["says_2"]["mean"] == 1
     assert result["exchanged"]["decoder 1"]["headline"]["auroc_over_real"]["mean"] == 1
-    assert result["exchanged"]["host 1"]["judges"]["bar"]["says_0"]["mean"] == 1
-    assert result["exchanged"]["decoder 0"]["judges"]["bar"]["auroc"]["mean"] == 0  # nothing was exchanged
+    assert result["exchanged"]["host 1"]["oracles"]["criterion"]["says_0"]["mean"] == 1
+    assert (
+        result["exchanged"]["decoder 0"]["oracles"]["criterion"]["auroc"]["mean"] == 0
+    )  # nothing was exchanged
     assert result["kept"]["balanced_0_over_real"]["mean"] == 1
     assert result["follows"]["host_over_donor"]["mean"] > 2
     assert result["closer"] == {"decoder": "decoder 1", "host": "host 1"}
     assert "X' (decoder 1, donor's label)" in table(result, ("0", "2"))
 
 
-def test_judges_of_other_classes_are_refused():
+def test_oracles_of_other_classes_are_refused():
     """Logits in another order, or of more grades than the exchange has, would be read as another grade."""
     for classes in (("2", "0"), ("0", "2", "3")):
-        judge = Bar()
-        judge.classes = classes
-        with pytest.raises(ValueError, match=r"bar: its logits are of classes .*it exchanges \('0', '2'\)"):
-            evaluate({"it": Entrant(Swap(), {"bar": judge})}, knees(8))
+        oracle = Bar()
+        oracle.classes = classes
+        with pytest.raises(
+            ValueError, match=r"criterion: its logits are of classes .*it exchanges \('0', '2'\)"
+        ):
+            evaluate({"it": Entrant(Swap(), {"criterion": oracle})}, knees(8))
 
 
 def test_another_default_device_changes_nothing():
@@ -77,10 +81,10 @@ def test_half_precision_is_of_the_networks_alone():
     torch.testing.assert_close(half.reconstruction, whole.reconstruction, atol=0.05, rtol=0)
 
 
-def test_an_exchange_that_does_nothing_fails_its_bars():
-    """The judges still say the host's grade, nothing moves, and the page must say "not met"."""
+def test_an_exchange_that_does_nothing_fails_its_criteria():
+    """The oracles still say the host's grade, nothing moves, and the page must say "not met"."""
     result = figures_of(Nothing(), with_probes=False, robustness=False)
-    verdicts = {bar["bar"]: bar["verdict"] for bar in result["bars"]}
+    verdicts = {criterion["criterion"]: criterion["verdict"] for criterion in result["criteria"]}
     assert verdicts["flip 0->2 over the balanced accuracy on real knees, decoder 1"] == "not met"
     assert verdicts["AUROC on X' over that on real knees, decoder 1"] == "not met"
     assert result["exchanged"]["decoder 2"]["change"]["mean"] == 0
@@ -123,8 +127,8 @@ def test_weighted_auroc_and_kappa_are_those_of_scikit_learn():
         assert agreement == pytest.approx(expected)
 
 
-def test_a_judge_that_guesses_is_at_chance_and_gives_no_verdict():
-    """A blind judge has an AUROC of one half; ratios to it are no evidence, however good they look."""
+def test_a_oracle_that_guesses_is_at_chance_and_gives_no_verdict():
+    """A blind oracle has an AUROC of one half; ratios to it are no evidence, however good they look."""
 
     class Blind(Bar):
         def forward(self, x):
@@ -139,13 +143,13 @@ def test_a_judge_that_guesses_is_at_chance_and_gives_no_verdict():
     assert Bench({"bar": Bar()}, data.images, data.labels, data.patients).at_chance() == []
     entrant = Entrant(Swap(), {"blind": Blind()})
     figures = evaluate({"it": entrant}, data, strengths=(1.0,), with_probes=False).figures
-    verdicts = [b["verdict"] for b in figures["bars"] if b["group"] == "judges"]
+    verdicts = [b["verdict"] for b in figures["criteria"] if b["group"] == "oracles"]
     assert verdicts
     assert all(v.startswith("no verdict") for v in verdicts)
 
 
-def test_a_shy_judge_is_balanced_before_its_flips_are_counted():
-    """A judge that calls nearly all knees KL-0 at its own threshold still ranks them: the balanced flip shows it."""
+def test_a_shy_oracle_is_balanced_before_its_flips_are_counted():
+    """An oracle that calls nearly all knees KL-0 at its own threshold still ranks them: the balanced flip shows it."""
 
     class Shy(Bar):
         def forward(self, x):
@@ -174,8 +178,8 @@ def test_balanced_threshold_makes_both_grades_equally_right():
     assert abs((scores[labels == 1] >= cut).mean() - (scores[labels == 0] < cut).mean()) < 0.002
 
 
-def test_the_guide_stands_apart_from_the_judges():
-    """Its figures are beside the judges', its gap is reported, and it is in no mean over the judges."""
+def test_the_discriminator_stands_apart_from_the_oracles():
+    """Its figures are beside the oracles', its gap is reported, and it is in no mean over the oracles."""
 
     class Sure(Bar):
         def forward(self, x):  # says the second grade of every image
@@ -184,17 +188,17 @@ def test_the_guide_stands_apart_from_the_judges():
     entrant = Entrant(Nothing(), {"bar": Bar()}, Sure())
     result = evaluate({"it": entrant}, knees(), strengths=(1.0,), with_probes=False).figures
     row = result["exchanged"]["decoder 1"]
-    assert row["judges"]["guide (certifies itself)"]["says_2"]["mean"] == 1
-    assert row["guide_gap"]["says_2"]["mean"] == 1  # the judges say it of none
+    assert row["oracles"]["discriminator (certifies itself)"]["says_2"]["mean"] == 1
+    assert row["discriminator_gap"]["says_2"]["mean"] == 1  # the oracles say it of none
     assert row["headline"]["flip_0->2"]["mean"] == 0
 
 
 class OtherBar(Bar):
-    """The same judge, trained by others."""
+    """The same oracle, trained by others."""
 
 
 def test_cross_fit_pools_inside_the_same_draws():
-    """Two weights, each with its own judges: the headline is the mean, and each fold keeps its own figures."""
+    """Two weights, each with its own oracles: the headline is the mean, and each fold keeps its own figures."""
     entrants = {"a": Entrant(Swap(), {"j1": Bar()}), "b": Entrant(Nothing(), {"j2": OtherBar()})}
     result = evaluate(entrants, knees(), strengths=(1.0,), with_probes=False, robustness=False).figures
     heads = [
@@ -239,8 +243,8 @@ def test_many_grades_have_a_confusion_matrix_and_one_figure():
     data = knees(48)
     data.labels, data.images = labels, torch.rand(48, 1, 64, 64, generator=g) * 0.6
     data.images[:, :, 28:36] -= 0.5 * labels.view(-1, 1, 1, 1)
-    judges = {"level": Level()}
-    result = evaluate({"it": Entrant(Bands(), judges)}, data, strengths=(0.0, 1.0)).figures
+    oracles = {"level": Level()}
+    result = evaluate({"it": Entrant(Bands(), oracles)}, data, strengths=(0.0, 1.0)).figures
     assert result["exchanged"]["decoder 1"]["headline"]["confusion"] == np.eye(3).tolist()
     assert result["exchanged"]["decoder 1"]["headline"]["kappa_over_real"]["mean"] == 1
     assert result["exchanged"]["decoder 0"]["headline"]["kappa"]["mean"] < 0
@@ -258,7 +262,7 @@ def test_a_quick_look_keeps_every_grade():
 
 
 def test_copying_the_donor_is_no_exchange():
-    """It satisfies every judge, and is found out by identity."""
+    """It satisfies every oracle, and is found out by identity."""
     result = figures_of(Copy(), with_probes=False, robustness=False)
     assert result["exchanged"]["decoder 1"]["headline"]["auroc_over_real"]["mean"] == 1
     own = result["identity"]["decoder 1"]
@@ -267,5 +271,5 @@ def test_copying_the_donor_is_no_exchange():
     assert own["host_is_nearest"]["l1"]["mean"] == own["host_is_nearest"]["ssim"]["mean"] == 0
     assert own["donor_is_nearest"]["l1"]["mean"] == 1
     assert result["follows"]["host"]["mean"] == 0
-    verdicts = {bar["bar"]: bar["verdict"] for bar in result["bars"]}
-    assert verdicts["share of near copies of donors, decoder 1"] == "not met"
+    verdicts = {criterion["criterion"]: criterion["verdict"] for criterion in result["criteria"]}
+    assert verdicts["fraction of near copies of donors, decoder 1"] == "not met"

@@ -8,30 +8,30 @@ import torch
 from kecae_aug.engine.model import KECAE, KECAEConfig, Latents
 from kecae_training.augment import augment
 from kecae_training.config import LossConfig
-from kecae_training.discriminator import Guide, GuideConfig
+from kecae_training.discriminator import Discriminator, DiscriminatorConfig
 from kecae_training.losses import reverse_gradient, same_grade_permutation
 from kecae_training.step import KeyExchange, adversary, hybrid_loss
 from kecae_training.views import View, draw_view
 
 VIEWS = (
     "lda_eps",
-    "guide_shift",
-    "guide_noise",
-    "guide_blur",
-    "guide_from",
-    "guide_share",
+    "discriminator_shift",
+    "discriminator_noise",
+    "discriminator_blur",
+    "discriminator_from",
+    "discriminator_fraction",
 )  # no terms of their own
 OFF = {f.name: 0 for f in fields(LossConfig) if f.name not in VIEWS}
 LOGGED = {"lambda1": "sup", "lambda1_host": "sup_host", "lambda2": "lda"}
 
 
 @pytest.fixture(scope="module")
-def guide() -> Guide:
+def discriminator() -> Discriminator:
     torch.manual_seed(0)
-    return Guide(GuideConfig(network="vgg", image_size=64), ("0", "2")).freeze()
+    return Discriminator(DiscriminatorConfig(network="vgg", image_size=64), ("0", "2")).freeze()
 
 
-def step(config: LossConfig, guide: Guide) -> tuple[KeyExchange, dict]:
+def step(config: LossConfig, discriminator: Discriminator) -> tuple[KeyExchange, dict]:
     torch.manual_seed(0)
     model = KECAE.from_preset("tiny")
     modules = KeyExchange(model, config).train()
@@ -39,37 +39,43 @@ def step(config: LossConfig, guide: Guide) -> tuple[KeyExchange, dict]:
     labels = torch.tensor([0] * 4 + [1] * 4)
     generator = torch.Generator().manual_seed(2)
     outputs = modules(images, same_grade_permutation(labels, generator))
-    return modules, hybrid_loss(outputs, images, labels, config, guide, generator)
+    return modules, hybrid_loss(outputs, images, labels, config, discriminator, generator)
 
 
 @pytest.mark.parametrize("name", sorted(OFF))
-def test_each_term_is_switched_by_its_weight_alone(name, guide):
+def test_each_term_is_switched_by_its_weight_alone(name, discriminator):
     """Off, it is not computed; on, it is logged, enters the total with its weight, and teaches the network."""
     config = LossConfig(**{**OFF, name: 0.5, "lda_eps": 0.1})
-    modules, terms = step(config, guide)
+    modules, terms = step(config, discriminator)
     logged = LOGGED.get(name, name)
-    assert set(terms) - {"guide_flip", "guide_flip_host"} == {"mse", "lda", "change", "total", logged}
+    assert set(terms) - {"discriminator_flip", "discriminator_flip_host"} == {
+        "mse",
+        "lda",
+        "change",
+        "total",
+        logged,
+    }
     torch.testing.assert_close(terms["total"].detach(), terms["mse"] + 0.5 * terms[logged])
-    _, plain = step(LossConfig(**OFF), guide)
+    _, plain = step(LossConfig(**OFF), discriminator)
     (terms["total"] - terms["mse"]).backward()
     learns = [p.grad for p in modules.model.parameters() if p.grad is not None]
     assert any(g.abs().sum() > 0 for g in learns), "no gradient reaches the KECAE"
     torch.testing.assert_close(plain["total"].detach(), plain["mse"])
 
 
-def test_guided_terms_together_are_those_apart(guide):
-    """One pass through the guide for all of them changes none."""
+def test_guided_terms_together_are_those_apart(discriminator):
+    """One pass through the discriminator for all of them changes none."""
     names = ("lambda1", "lambda1_host", "feature_match")
-    _, together = step(LossConfig(**{**OFF, **dict.fromkeys(names, 0.1)}), guide)
+    _, together = step(LossConfig(**{**OFF, **dict.fromkeys(names, 0.1)}), discriminator)
     for name in names:
-        _, alone = step(LossConfig(**{**OFF, name: 0.1}), guide)
+        _, alone = step(LossConfig(**{**OFF, name: 0.1}), discriminator)
         torch.testing.assert_close(together[LOGGED.get(name, name)], alone[LOGGED.get(name, name)])
 
 
-def test_a_share_of_the_pairs_is_judged_as_those_pairs_alone(guide):
-    """The guide's terms of half a batch are those of its first pairs: hosts keep their donors' labels."""
+def test_a_share_of_the_pairs_is_judged_as_those_pairs_alone(discriminator):
+    """The discriminator's terms of half a batch are those of its first pairs: hosts keep their donors' labels."""
     config = LossConfig(**{**OFF, "lambda1": 1.0, "lambda1_host": 1.0, "feature_match": 1.0})
-    _, half = step(replace(config, guide_share=0.5), guide)
+    _, half = step(replace(config, discriminator_fraction=0.5), discriminator)
     images = torch.rand(8, 1, 64, 64, generator=torch.Generator().manual_seed(1)) - 0.5
     torch.manual_seed(0)
     modules = KeyExchange(KECAE.from_preset("tiny"), config).train()
@@ -79,23 +85,25 @@ def test_a_share_of_the_pairs_is_judged_as_those_pairs_alone(guide):
         **{k: getattr(outputs, k)[rows] for k in ("reconstruction", "exchanged")},
         latents=Latents(outputs.latents.key[rows], outputs.latents.non_key[rows]),
     )
-    alone = hybrid_loss(outputs, images[rows], torch.tensor([0, 0, 1, 1]), config, guide)
+    alone = hybrid_loss(outputs, images[rows], torch.tensor([0, 0, 1, 1]), config, discriminator)
     for name in ("sup", "sup_host", "feature_match"):
         torch.testing.assert_close(half[name], alone[name])
 
 
-def test_the_guide_begins_at_its_step():
-    """Before guide_from its weights are 0 and nothing else differs."""
-    config = LossConfig(**{**OFF, "lambda1": 1.0, "feature_match": 0.5, "same_grade": 0.2, "guide_from": 10})
+def test_the_discriminator_begins_at_its_step():
+    """Before discriminator_from its weights are 0 and nothing else differs."""
+    config = LossConfig(
+        **{**OFF, "lambda1": 1.0, "feature_match": 0.5, "same_grade": 0.2, "discriminator_from": 10}
+    )
     assert config.at(10) == config
     assert asdict(config.at(9)) == {**asdict(config), "lambda1": 0.0, "feature_match": 0.0}
 
 
-def test_a_guide_that_is_missing_is_asked_for_by_every_term_that_needs_it():
+def test_a_discriminator_that_is_missing_is_asked_for_by_every_term_that_needs_it():
     """The property that the config's check and the training both read."""
     for name in ("lambda1", "lambda1_host", "feature_match"):
-        assert LossConfig(**{**OFF, name: 0.1}).needs_guide
-    assert not LossConfig(**{**OFF, "same_grade": 1.0, "fisher_key": 1.0}).needs_guide
+        assert LossConfig(**{**OFF, name: 0.1}).needs_discriminator
+    assert not LossConfig(**{**OFF, "same_grade": 1.0, "fisher_key": 1.0}).needs_discriminator
     assert asdict(LossConfig())["feature_match"] == 0  # off unless asked for
 
 

@@ -98,15 +98,15 @@ GREY = X.expand(-1, 3, -1, -1).clone()
 
 def test_sets_banks_and_files_under_another_default_device(tmp_path):
     """What draws, indexes and prepares on the CPU says so: bank, data set, alignment, albumentations, the loader."""
-    from kecae_aug.data import Preparation, RadiographFolder
+    from kecae_aug.data import Preprocessing, RadiographFolder
     from kecae_aug.generate import generate
     from kecae_aug.phantom import write_phantoms
 
-    whole = Preparation(64, mirror_right=True, fix_inverted=True, contrast=(1, 99), align=True)
+    whole = Preprocessing(64, mirror_right=True, fix_inverted=True, contrast=(1, 99), align=True)
     torch.set_default_device("meta")
     try:
         folder = write_phantoms(tmp_path / "knees", train_patients=3, val_patients=2, image_size=64)
-        knees = RadiographFolder(folder, "train", preparation=whole)
+        knees = RadiographFolder(folder, "train", preprocessing=whole)
         bank = LatentBank.build(knees, MODEL, tmp_path / "bank", residual=True)
         for train in (
             KeyExchangeDataset(knees, MODEL, 2, strength=(0.3, 0.8), detail="host"),

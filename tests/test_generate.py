@@ -25,10 +25,10 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 from kecae_aug import KECAE, Gate, KeyExchangeAugment, KeyExchangeDataset, LatentBank, load_weights
-from kecae_aug.data import Preparation, RadiographFolder
+from kecae_aug.data import Preprocessing, RadiographFolder
 from kecae_aug.generate import GenerateError, generate
 from kecae_aug.phantom import write_phantoms
-from kecae_training.discriminator import Guide, GuideConfig, save_guide
+from kecae_training.discriminator import Discriminator, DiscriminatorConfig, save_discriminator
 
 
 @pytest.fixture(scope="module")
@@ -155,17 +155,17 @@ def test_another_plan_and_foreign_folders_are_refused(tmp_path):
 def test_a_gate_decides_what_is_written(tmp_path):
     """Rejected knees are in the manifest with their scores and without a file."""
 
-    def judge(images):  # sure of the second class where the image is bright
+    def oracle(images):  # sure of the second class where the image is bright
         bright = images.mean((1, 2, 3)) > images.mean()
         return torch.where(bright[:, None], torch.tensor([-3.0, 3.0]), torch.tensor([3.0, -3.0]))
 
-    gate = Gate([judge], classes=("0", "2"), max_distance=0.9)
+    gate = Gate([oracle], classes=("0", "2"), max_distance=0.9)
     generate(exchanged(), tmp_path / "x", gate=gate, say=quiet)
     lines = entries(tmp_path / "x")
     kept = [line for line in lines if line["file"]]
     assert 0 < len(kept) < 23
-    assert all(line["judges"][0] >= 0.5 for line in kept)
-    assert all(line["judges"][0] < 0.5 for line in lines if not line["file"])
+    assert all(line["oracles"][0] >= 0.5 for line in kept)
+    assert all(line["oracles"][0] < 0.5 for line in lines if not line["file"])
     assert all(0 < line["distance"] < 0.9 for line in lines)
     assert len(ImageFolder(tmp_path / "x").samples) == len(kept)
     assert gate.counts["offered"] == 23
@@ -202,7 +202,7 @@ def test_a_transform_is_refused_since_files_hold_the_knees_own_range(tmp_path):
 
 
 @pytest.mark.parametrize("residual", [True, False])
-def test_a_gate_judges_knees_of_a_bank_alone(tmp_path, residual):
+def test_a_gate_oracles_knees_of_a_bank_alone(tmp_path, residual):
     """Without the images, hosts are what the bank holds of them: X with residuals, else X^."""
     bank = LatentBank.build(Knees(), MODEL, tmp_path / "bank", residual=residual, dtype=torch.float32)
     data = KeyExchangeDataset(None, MODEL, 6, bank=bank, real=False)
@@ -213,7 +213,7 @@ def test_a_gate_judges_knees_of_a_bank_alone(tmp_path, residual):
             float((data[line["index"]][0] - host[0]).abs().mean()), abs=1e-4
         )
         if residual:
-            x = KeyExchangeAugment(MODEL)._exchanger.prepared(Knees()[line["host"]][0][None])
+            x = KeyExchangeAugment(MODEL)._exchanger.preprocessed(Knees()[line["host"]][0][None])
             torch.testing.assert_close(host, (x + 1) / 2, atol=1e-4, rtol=0)
 
 
@@ -242,14 +242,14 @@ def test_another_size_or_precision_is_another_plan(phantoms, tmp_path):
     """The folder of a run knows what it was made of."""
 
     def made(way=None, **options):
-        knees = RadiographFolder(phantoms, "train", preparation=way or Preparation(64))
+        knees = RadiographFolder(phantoms, "train", preprocessing=way or Preprocessing(64))
         return KeyExchangeDataset(knees, load_weights("phantom"), 4, real=False, **options)
 
     out = tmp_path / "x"
     generate(made(), out, say=quiet)
     for other, says in (
-        (made(Preparation(64, mirror_right=True)), "data: preprocessing: mirror_right was False, now True"),
-        (made(Preparation(32)), "images was"),
+        (made(Preprocessing(64, mirror_right=True)), "data: preprocessing: mirror_right was False, now True"),
+        (made(Preprocessing(32)), "images was"),
         (made(strength=0.7), "strength"),
         (made(balanced=True), "balanced was"),
         (made(amp_dtype=torch.bfloat16), "precision was"),
@@ -270,7 +270,7 @@ def test_classes_as_folders(tmp_path):
     floats = Knees()
     floats.classes = ["0.0", "2.0"]
     generate(KeyExchangeDataset(floats, MODEL, 6, real=False), tmp_path / "x", say=quiet)
-    back = RadiographFolder(tmp_path / "x", preparation=Preparation(64))
+    back = RadiographFolder(tmp_path / "x", preprocessing=Preprocessing(64))
     lines = {line["file"]: line["label"] for line in entries(tmp_path / "x")}
     assert dict(zip(back.files, (back.classes[t] for t in back.targets), strict=True)) == lines
     assert back[0][0].shape == (1, 64, 64)
@@ -281,7 +281,7 @@ def test_names_of_two_sites_are_told_apart(tmp_path):
     sites = [
         write_phantoms(tmp_path / s, train_patients=4, val_patients=1, image_size=64) for s in ("n", "s")
     ]
-    parts = [RadiographFolder(site, "train", preparation=Preparation(64)) for site in sites]
+    parts = [RadiographFolder(site, "train", preprocessing=Preprocessing(64)) for site in sites]
     model = load_weights("phantom")
     for i, data in enumerate((ConcatDataset(parts), Subset(parts[0], range(6)))):
         generate(KeyExchangeDataset(data, model, 8, real=False), tmp_path / f"x{i}", say=quiet)
@@ -367,14 +367,15 @@ def test_scikit_learn_reads_it(phantoms, tmp_path):
 
 
 @pytest.mark.slow
-def test_judges_of_the_training_package_gate_the_command(phantoms, tmp_path):
-    """--judge takes a folder of `kecae-aug guide`; without agreement nothing is written but the manifest's lines."""
-    guide = Guide(GuideConfig(network="vgg", image_size=64, grades=("0", "2")))
-    judge = save_guide(guide, tmp_path / "judge", patients=["1"], data={})
-    options = ["--data", phantoms, "--split", "train", "--weights", "phantom", "-n", 20, "--judge", judge]
+def test_oracles_of_the_training_package_gate_the_command(phantoms, tmp_path):
+    """--oracle takes a folder of `kecae-aug discriminator`; without agreement nothing is written but the
+    manifest's lines."""
+    discriminator = Discriminator(DiscriminatorConfig(network="vgg", image_size=64, grades=("0", "2")))
+    oracle = save_discriminator(discriminator, tmp_path / "oracle", patients=["1"], data={})
+    options = ["--data", phantoms, "--split", "train", "--weights", "phantom", "-n", 20, "--oracle", oracle]
     said = kecae("generate", *options, "--min-probability", 0.4, "--out", tmp_path / "x")
     assert "accepted" in said
-    assert all(len(line["judges"]) == 1 and 0 <= line["judges"][0] <= 1 for line in entries(tmp_path / "x"))
+    assert all(len(line["oracles"]) == 1 and 0 <= line["oracles"][0] <= 1 for line in entries(tmp_path / "x"))
     strict = kecae("generate", *options, "--min-probability", 0.9999, "--out", tmp_path / "y")
     assert "gate: 0 of 20 accepted" in strict
     assert not list((tmp_path / "y").rglob("*.png"))

@@ -197,7 +197,7 @@ def test_push_and_back(hub, options):
     """One commit with weights, config and card; what comes back is what went, under the pinned commit."""
     torch.manual_seed(2)
     model = KECAE.from_preset("tiny").eval()
-    model.metadata = {"preparation": {"image_size": 64}, "weights": {"source": "elsewhere"}}
+    model.metadata = {"preprocessing": {"image_size": 64}, "weights": {"source": "elsewhere"}}
     url = push_weights(model, "owner/mine", token="hf_right", license="cc-by-4.0", private=False)
     commit = url.rsplit("/", 1)[1]
     files = hub.repos["owner/mine"].commits[commit]
@@ -209,7 +209,7 @@ def test_push_and_back(hub, options):
     assert 'from_pretrained("owner/mine")' in card.text
     back = load_weights("owner/mine", revision=commit, **options)
     assert weights_sha256(back) == weights_sha256(model)
-    assert back.metadata["preparation"] == {"image_size": 64}
+    assert back.metadata["preprocessing"] == {"image_size": 64}
     push_weights(model, "owner/mine", token="hf_right", card="---\nlicense: mit\n---\n# measured")
     latest = hub.repos["owner/mine"]
     assert latest.commits[latest.refs["main"]]["README.md"].endswith(b"# measured")

@@ -24,7 +24,7 @@ def test_j_mse_is_the_sum_over_the_two_images_of_a_pair():
 
 
 def test_j_sup_asks_for_the_donors_label():
-    """Eq. 5: X1' is judged by Y_2 and X2' by Y_1, summed."""
+    """Eq. 5: X1' is evaluated by Y_2 and X2' by Y_1, summed."""
     logits, donors = torch.randn(8, 2), torch.tensor([1] * 4 + [0] * 4)
     expected = F.cross_entropy(logits[:4], donors[:4]) + F.cross_entropy(logits[4:], donors[4:])
     torch.testing.assert_close(losses.j_sup(logits, donors), expected)

@@ -13,7 +13,7 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 from kecae_aug import KeyExchangeDataset, LatentBank
-from kecae_aug.data import Preparation, RadiographFolder
+from kecae_aug.data import Preprocessing, RadiographFolder
 from kecae_aug.data.attributes import identity, labels_of, patient_names, value_range_of
 from kecae_aug.phantom import PhantomKnees
 
@@ -336,8 +336,8 @@ def test_ranges_and_preprocessing_of_all_parts(tmp_path):
     for grade in "02":
         (tmp_path / grade).mkdir()
         Image.fromarray(np.zeros((64, 64), np.uint8)).save(tmp_path / grade / "1L.png")
-    ways = (Preparation(64), Preparation(64, mirror_right=True))
-    sites = [RadiographFolder(tmp_path, preparation=way) for way in ways]
+    ways = (Preprocessing(64), Preprocessing(64, mirror_right=True))
+    sites = [RadiographFolder(tmp_path, preprocessing=way) for way in ways]
     with pytest.raises(ValueError, match="mirror_right was False, now True"):
         KeyExchangeDataset(ConcatDataset([sites[0], Transformed(sites[1])]), MODEL, 4)
     with pytest.raises(ValueError, match="mirror_right was False, now True"):

@@ -87,7 +87,7 @@ def assert_same_at_two_sizes(t):
 @few
 @given(grades, seeds)
 def test_a_right_knee_is_the_mirror_image_and_a_negative_the_negative(grade, seed):
-    """Laterality and inversion are the last things done, so data preparation can undo them exactly."""
+    """Laterality and inversion are the last things done, so data preprocessing can undo them exactly."""
     left = render(knee(grade, seed, side="L"), 64)
     np.testing.assert_array_equal(render(knee(grade, seed, side="R"), 64), left[:, ::-1])
     np.testing.assert_allclose(render(knee(grade, seed, inverted=True), 64), 1 - left, atol=1e-6)
@@ -155,7 +155,7 @@ def test_two_knees_of_a_patient_are_alike():
 
 
 def test_mirror_right_and_inverted():
-    """Options for what data preparation would otherwise have to do."""
+    """Options for what data preprocessing would otherwise have to do."""
     plain, mirrored = PhantomKnees(2, image_size=32), PhantomKnees(2, image_size=32, mirror_right=True)
     assert mirrored.sides == plain.sides
     assert torch.equal(mirrored[1][0], plain[1][0].flip(-1))

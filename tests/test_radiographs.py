@@ -15,7 +15,7 @@ from kecae_aug.data import (
     BadImageError,
     BadImagesError,
     PatientOverlapError,
-    Preparation,
+    Preprocessing,
     RadiographFolder,
     RadiographTable,
     check_disjoint,
@@ -25,7 +25,7 @@ from kecae_aug.data import (
 from kecae_aug.data.source import has_split
 from kecae_aug.data.table import write_table
 
-SMALL = Preparation(16)
+SMALL = Preprocessing(16)
 
 
 def save(path: Path, value: int = 100) -> Path:
@@ -71,7 +71,7 @@ def test_lists_without_decoding(root):
     """Targets, patients, sides and classes come from names alone: the files may even be empty."""
     for path in root.rglob("*.png"):
         path.write_bytes(b"")
-    data = RadiographFolder(root, "train", preparation=SMALL)
+    data = RadiographFolder(root, "train", preprocessing=SMALL)
     assert data.classes == ["0", "2", "10"]  # by value, not by letter
     assert data.targets == [0, 0, 0, 0, 1, 1, 2, 2]
     assert data.patients == ["9001", "9001", "9002", "9002", "9003", "9003", "9004", "9004"]
@@ -81,12 +81,12 @@ def test_lists_without_decoding(root):
 
 def test_real_folder(knee_data):
     """The public set's own counts of images, patients and grades, and no patient in both of its splits."""
-    train, val = (RadiographFolder(knee_data, split, preparation=SMALL) for split in ("train", "val"))
+    train, val = (RadiographFolder(knee_data, split, preprocessing=SMALL) for split in ("train", "val"))
     assert np.bincount(train.targets).tolist() == [2286, 1046, 1516, 757, 173]
     assert np.bincount(val.targets).tolist() == [328, 153, 212, 106, 27]
     assert (len(set(train.patients)), len(set(val.patients))) == (2889, 413)
     check_disjoint(train=train.patients, val=val.patients)
-    two = RadiographFolder(knee_data, "val", grades=(0, 2), preparation=SMALL)
+    two = RadiographFolder(knee_data, "val", grades=(0, 2), preprocessing=SMALL)
     assert two.classes == ["0", "2"]
     assert np.bincount(two.targets).tolist() == [328, 212]
 
@@ -94,7 +94,7 @@ def test_real_folder(knee_data):
 def test_real_files_in_a_loader(knee_data):
     """Two worker processes give the same tensors as one, in order, in range."""
     data = RadiographFolder(
-        knee_data, "val", grades=("0", "4"), preparation=Preparation(64, True, True, (1, 99))
+        knee_data, "val", grades=("0", "4"), preprocessing=Preprocessing(64, True, True, (1, 99))
     )
     data = data.subset(range(0, len(data), 12))
     images, targets = zip(*DataLoader(data, batch_size=8, num_workers=2), strict=True)
@@ -107,7 +107,7 @@ def test_real_files_in_a_loader(knee_data):
 
 def test_grades_give_the_indices(root):
     """A class index is the place in ``grades``, as the weights that name them expect."""
-    data = RadiographFolder(root, "train", grades=("2", "0"), preparation=SMALL)
+    data = RadiographFolder(root, "train", grades=("2", "0"), preprocessing=SMALL)
     assert data.classes == ["2", "0"]
     assert data.targets == [1, 1, 1, 1, 0, 0]
     assert data[0][1] == 1
@@ -137,13 +137,14 @@ def test_without_a_split(root):
 def test_right_knees_are_mirrored_by_file_name(root):
     """With mirror_right, a right knee comes out as its mirror image and a left one as it is."""
     plain, mirrored = (
-        RadiographFolder(root, "train", preparation=Preparation(16, mirror_right=on)) for on in (False, True)
+        RadiographFolder(root, "train", preprocessing=Preprocessing(16, mirror_right=on))
+        for on in (False, True)
     )
     torch.testing.assert_close(mirrored[0][0], plain[0][0])
     torch.testing.assert_close(mirrored[1][0], plain[1][0].flip(-1), atol=1e-5, rtol=0)
     save(root / "train" / "0" / "9005.png")
     with pytest.raises(ValueError, match=r"1 images have no side.*9005\.png"):
-        RadiographFolder(root, "train", preparation=Preparation(16, mirror_right=True))
+        RadiographFolder(root, "train", preprocessing=Preprocessing(16, mirror_right=True))
 
 
 def test_names(root):
@@ -178,7 +179,7 @@ def test_check_names_all_bad_files_at_once(root):
     """One error with every bad file and its reason; a bad item by itself raises with its name."""
     bad = spoil(root)
     nan = save_dicom(root / "train" / "0" / "9006L.dcm", np.full((8, 8), np.nan, np.float32))
-    data = RadiographFolder(root, "train", preparation=SMALL)
+    data = RadiographFolder(root, "train", preprocessing=SMALL)
     with pytest.raises(BadImagesError, match="5 bad files") as caught:
         data.check()
     assert {path for path, _ in caught.value.bad} == {*bad, nan}
@@ -195,7 +196,7 @@ def test_check_names_all_bad_files_at_once(root):
 def test_skip_leaves_bad_files_out_and_lists_them(root):
     """on_bad="skip" gives a dataset that reads through, the same classes, and the list of what is missing."""
     bad = spoil(root)
-    data = RadiographFolder(root, "train", preparation=SMALL, on_bad="skip")
+    data = RadiographFolder(root, "train", preprocessing=SMALL, on_bad="skip")
     assert {path for path, _ in data.skipped} == set(bad)
     assert len(list(data)) == 4 == len(data.patients) == len(data.sides) == len(data.targets)
     assert data.classes == ["0", "2", "10"]
@@ -229,7 +230,7 @@ def test_fingerprint_follows_content_and_grade(root):
 
 def test_subset_and_split_go_together(root):
     """Rows of split_patients open as datasets of their own, and no patient is in two of them."""
-    data = RadiographFolder(root, "train", grades=("0", "2", "10"), preparation=SMALL)
+    data = RadiographFolder(root, "train", grades=("0", "2", "10"), preprocessing=SMALL)
     one, two = (data.subset(rows) for rows in split_patients(data.targets, data.patients, (0.5, 0.5)))
     check_disjoint(one=one.patients, two=two.patients)
     assert len(one) + len(two) == len(data) == 8
@@ -238,14 +239,14 @@ def test_subset_and_split_go_together(root):
 
 
 def test_transform_gets_the_prepared_image(root):
-    data = RadiographFolder(root, "train", preparation=SMALL, transform=lambda x: x.mean().item())
+    data = RadiographFolder(root, "train", preprocessing=SMALL, transform=lambda x: x.mean().item())
     assert -1 <= data[0][0] <= 1
 
 
 def test_table_is_the_folder(root, table):
     """The same images by table and by folder: same lists, same tensors, same fingerprint."""
-    folder = RadiographFolder(root, "train", preparation=SMALL)
-    listed = RadiographTable(table, preparation=SMALL)
+    folder = RadiographFolder(root, "train", preprocessing=SMALL)
+    listed = RadiographTable(table, preprocessing=SMALL)
     order = [listed.paths.index(path) for path in folder.paths]
     listed = listed.subset(order)
     for name in ("targets", "patients", "sides", "classes"):
@@ -316,13 +317,13 @@ def test_table_splits(table):
 
 def test_a_path_is_opened_as_what_it_is_and_a_written_table_is_the_folder_again(root, table, tmp_path):
     """Command lines take a folder or a table; what ``write_table`` writes is read back as the same images."""
-    folder = open_radiographs(root, "train", preparation=SMALL)
+    folder = open_radiographs(root, "train", preprocessing=SMALL)
     assert type(folder) is RadiographFolder
     assert type(open_radiographs(table)) is RadiographTable
     written = tmp_path / "elsewhere" / "t.csv"
     written.parent.mkdir()
     write_table(written, folder.rows, "train")
-    again = open_radiographs(str(written), "train", preparation=SMALL)
+    again = open_radiographs(str(written), "train", preprocessing=SMALL)
     for name in ("paths", "targets", "patients", "sides", "classes"):
         assert getattr(again, name) == getattr(folder, name)
     with pytest.raises(FileExistsError):
@@ -342,7 +343,7 @@ def test_dicom_and_png_side_by_side(root):
     save(root / "train" / "0" / "9008L.JPG")
     (root / "train" / "0" / "notes.txt").write_text("taken standing")
     (root / "train" / "0" / "._9001L.png").write_bytes(b"from a Mac")
-    data = RadiographFolder(root, "train", preparation=SMALL)
+    data = RadiographFolder(root, "train", preprocessing=SMALL)
     assert len(data) == 10
     data.check()
     assert data[data.patients.index("9007")][0].shape == (1, 16, 16)

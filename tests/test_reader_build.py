@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from reader_studies import build_study, write_knees
 
-from kecae_aug.data import Preparation, read_image
+from kecae_aug.data import Preprocessing, read_image
 from kecae_aug.engine.model import KECAE
 from kecae_aug.weights.io import save_weights
 from kecae_training.evaluate.provenance import NotHeldOutError
@@ -203,7 +203,7 @@ def test_a_repeat_looks_the_same_and_real_knees_go_the_same_way(built, data):
             other = np.asarray(Image.open(built.folder / f"images/{entry['repeat_of']}.png")).astype(int)
             assert 0 < abs(pixels - other).max() <= 2
         if entry["arm"] == "real":
-            knee = Preparation(64)(read_image(data / entry["file"]), None)
+            knee = Preprocessing(64)(read_image(data / entry["file"]), None)
             assert np.abs(pixels - (knee[0].numpy() + 1) * 127.5).max() < 1.5
 
 

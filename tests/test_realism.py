@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from kecae_aug.phantom import PhantomKnees
-from kecae_training.discriminator import Guide, GuideConfig
+from kecae_training.discriminator import Discriminator, DiscriminatorConfig
 from kecae_training.evaluate.frd import radiomic_features, standardised
 from kecae_training.evaluate.realism import frechet, kernel, log_frechet, penultimate, realism
 from kecae_training.evaluate.robustness import blur, eight_bits
@@ -27,10 +27,10 @@ def hosts():
 def extractor():
     """Random filters are features too; without a mean, they see detail rather than exposure."""
     torch.manual_seed(0)
-    guide = Guide(GuideConfig(network="resnet", image_size=SIDE), ("0", "2"))
+    discriminator = Discriminator(DiscriminatorConfig(network="resnet", image_size=SIDE), ("0", "2"))
     with torch.no_grad():
-        guide.network[0].weight -= guide.network[0].weight.mean((2, 3), keepdim=True)
-    return guide.freeze()
+        discriminator.network[0].weight -= discriminator.network[0].weight.mean((2, 3), keepdim=True)
+    return discriminator.freeze()
 
 
 def briefly(real, other, seed, **options):
@@ -50,7 +50,7 @@ def measured(hosts, extractor):
 def test_the_same_images_are_at_the_floor_and_cannot_be_told_apart(measured):
     assert measured["distances"]["same"] == measured["distances"]["real"]
     for by in ("features", "network"):
-        assert measured["told_apart"]["same"][by]["mean"] == 0.5
+        assert measured["two_sample"]["same"][by]["mean"] == 0.5
     assert 36 <= measured["images"] <= 40
 
 
@@ -67,7 +67,7 @@ def test_distances_grow_with_blur(measured):
 
 @pytest.mark.slow
 def test_a_strong_blur_is_told_apart(measured):
-    strong = measured["told_apart"]["strong"]
+    strong = measured["two_sample"]["strong"]
     assert strong["features"]["mean"] > 0.9
     assert strong["network"]["mean"] > 0.9
     assert strong["network"]["low"] > 0.65
@@ -92,7 +92,7 @@ def test_others_of_the_same_kind_are_not_told_apart(hosts):
     assert apart["low"] > 0.9
 
 
-def test_judging_needs_other_patients(hosts):
+def test_oracles_needs_other_patients(hosts):
     """Features that only name their patient and kind: known by heart in training, worth nothing on others."""
     n = 120
     patients = [str(i) for i in range(n)]

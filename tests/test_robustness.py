@@ -1,4 +1,4 @@
-"""Small degradations: anatomy survives them, noise that fools a judge does not."""
+"""Small degradations: anatomy survives them, noise that fools an oracle does not."""
 
 import pytest
 import torch
@@ -43,7 +43,7 @@ class Checkerboard(Bar):
 
 
 def test_a_true_change_survives_and_noise_dies():
-    """Both judges are sure of the pattern; after a blur only the one that reads anatomy still is."""
+    """Both oracles are sure of the pattern; after a blur only the one that reads anatomy still is."""
     labels = torch.arange(40) % 2
     rows, columns = torch.meshgrid(torch.arange(64), torch.arange(64), indexing="ij")
     sign = (1 - 2 * ((rows + columns) % 2)).float()
@@ -53,7 +53,7 @@ def test_a_true_change_survives_and_noise_dies():
     bench = Bench({"anatomy": Bar(), "noise": Checkerboard()}, images, labels, [str(i) for i in range(40)])
     result = after_degradation(bench, images, labels)
     for kind in DEGRADATIONS:
-        assert result["judges"][kind]["anatomy"][0] == 1, kind
-    assert result["judges"]["undegraded"]["noise"][0] == result["judges"]["8 bits"]["noise"][0] == 1
+        assert result["oracles"][kind]["anatomy"][0] == 1, kind
+    assert result["oracles"]["undegraded"]["noise"][0] == result["oracles"]["8 bits"]["noise"][0] == 1
     assert result["balanced_lost"]["8 bits"][0] == result["lost"]["8 bits"][0] == 0
-    assert result["balanced_lost"]["blur 1 px"][0] == pytest.approx(0.25)  # one judge of two is at chance
+    assert result["balanced_lost"]["blur 1 px"][0] == pytest.approx(0.25)  # one oracle of two is at chance

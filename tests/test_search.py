@@ -8,17 +8,22 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from kecae_aug.data import Preparation, RadiographFolder
+from kecae_aug.data import Preprocessing, RadiographFolder
 from kecae_aug.engine.model import KECAE, Latents
 from kecae_aug.phantom import write_phantoms
-from kecae_training import search as module
-from kecae_training import short
 from kecae_training.config import parse
-from kecae_training.discriminator import Guide, GuideConfig, save_guide, train_guide
+from kecae_training.discriminator import (
+    Discriminator,
+    DiscriminatorConfig,
+    save_discriminator,
+    train_discriminator,
+)
 from kecae_training.images import to_float
+from kecae_training.search import __main__ as module
+from kecae_training.search import short
 from kecae_training.search.__main__ import SearchConfig, main, objectives, search
 from kecae_training.search.report import pareto
-from kecae_training.search.short import DivergedError, against_truth, beside_defaults, figures, host_share
+from kecae_training.search.short import DivergedError, against_truth, beside_defaults, figures, host_fraction
 from kecae_training.search.study import folder_study, phantom_study
 from kecae_training.search.trials import alone
 
@@ -29,15 +34,15 @@ def study(tmp_path_factory):
 
 
 def config(out, study, *flags, **values):
-    guide = ("--guide", str(study.guide_of("resnet")))
+    discriminator = ("--discriminator", str(study.discriminator_of("resnet")))
     small = ("--model.preset", "tiny", "--optim.batch_size", "4", "--optim.max_steps", "3")
-    return SearchConfig(out, parse(["--config", "paper", *small, *guide, *flags]), **values)
+    return SearchConfig(out, parse(["--config", "paper", *small, *discriminator, *flags]), **values)
 
 
 def score(c, study):
     """In place of a training: the SVM likes lambda1 0.01, flips grow with lambda1, identity falls with it."""
     l1, l2 = c.loss.lambda1, c.loss.lambda2
-    return {"svm_key": 1 / (1 + abs(l1 - 0.01)), "decoder": l1, "host_share": 1 - l1, "psnr": 20.0 - l2}
+    return {"svm_key": 1 / (1 + abs(l1 - 0.01)), "decoder": l1, "host_fraction": 1 - l1, "psnr": 20.0 - l2}
 
 
 @pytest.mark.slow
@@ -108,7 +113,7 @@ def test_cut_off_evolution_does_the_same_trial_again(study, tmp_path, monkeypatc
 
 @pytest.mark.slow
 def test_evolution_finds_what_it_is_asked_for(study, tmp_path, monkeypatch):
-    """CMA-ES ends where flip is as large as the bar on identity lets it; NSGA-II gives a front."""
+    """CMA-ES ends where flip is as large as the criterion on identity lets it; NSGA-II gives a front."""
     monkeypatch.setattr(module, "run", score)
     options = config(tmp_path / "a", study, method="cmaes", trials=60)
     best = max(search(options, study, lambda _: None), key=lambda row: row["scores"][0])
@@ -126,7 +131,7 @@ def test_pareto_by_hand():
 
 
 def test_identity_below_the_bar_costs():
-    given = {"decoder": 0.9, "host_share": 0.7, "svm_key": 0.6}
+    given = {"decoder": 0.9, "host_fraction": 0.7, "svm_key": 0.6}
     assert objectives("cmaes", given, 0.8) == [pytest.approx(0.4)]
     assert objectives("cmaes", given, 0.6) == [0.9]
     assert objectives("nsga2", given, 0.8) == [0.9, 0.7]
@@ -188,8 +193,8 @@ def test_bad_arguments_are_named_at_once(study, tmp_path):
         ValueError, match=r"(?s)loss.lambda3; accepted are loss.lambda1.*two or more.*low=0.*points=1"
     ):
         wrong.check()
-    with pytest.raises(ValueError, match="guide_shift"):  # a number of pixels: no logarithmic range
-        config(tmp_path, study, terms=["loss.guide_shift"]).check()
+    with pytest.raises(ValueError, match="discriminator_shift"):  # a number of pixels: no logarithmic range
+        config(tmp_path, study, terms=["loss.discriminator_shift"]).check()
 
 
 def test_without_optuna_the_extra_is_named(study, tmp_path, monkeypatch):
@@ -209,7 +214,7 @@ def test_study_shares_no_patient(study, tmp_path):
     assert not (patients[0] | patients[1]) & patients[2]
     labels = study.test.labels
     assert (labels[study.donors] != labels).all()
-    again = phantom_study(study.guide_of("resnet").parents[1], 16, 16, epochs=1, say=pytest.fail)
+    again = phantom_study(study.discriminator_of("resnet").parents[1], 16, 16, epochs=1, say=pytest.fail)
     assert torch.equal(again.test.pixels, study.test.pixels)  # read, not drawn
 
 
@@ -229,12 +234,12 @@ def test_truth_moves_by_one(study):
 
 
 def test_host_share_by_definition():
-    """Of X' = a * host + b * donor the host's share of the variance is a^2 / (a^2 + b^2)."""
+    """Of X' = a * host + b * donor the host's fraction of the variance is a^2 / (a^2 + b^2)."""
     torch.manual_seed(0)
     knees, labels = torch.randn(80, 1, 8, 8), torch.arange(80) % 2
     for a, b, share in ((1.0, 0.0, 1.0), (2.0, 1.0, 0.8), (0.0, 1.0, 0.0)):
         model = SimpleNamespace(encode=lambda x, a=a, b=b: Latents(b * x, a * x), decode=lambda h: h)
-        assert host_share(model, knees, labels) == pytest.approx(share, abs=0.03)
+        assert host_fraction(model, knees, labels) == pytest.approx(share, abs=0.03)
 
 
 def test_probes_read_the_grade_where_it_is(study):
@@ -262,24 +267,27 @@ def test_probes_read_the_grade_where_it_is(study):
 
 def test_new_options_do_not_change_what_a_run_is():
     """Only what differs from the dataclasses' defaults counts, and no folder or seed."""
-    flags = ("--out", "a", "--guide", "x/resnet", "--run.seed", "3", "--loss.lambda2", "0")
-    assert beside_defaults(parse(["--config", "paper", *flags])) == {"loss.lambda2": 0.0, "guide": ["resnet"]}
+    flags = ("--out", "a", "--discriminator", "x/resnet", "--run.seed", "3", "--loss.lambda2", "0")
+    assert beside_defaults(parse(["--config", "paper", *flags])) == {
+        "loss.lambda2": 0.0,
+        "discriminator": ["resnet"],
+    }
 
 
 # the command
 
 
 def test_command_on_radiographs(tmp_path, capsys):
-    """A folder of phantoms as radiographs: judged by a guide of other patients, refused where it is not."""
+    """A folder of phantoms as radiographs: evaluated by a discriminator of other patients, refused where it is not."""
     data = write_phantoms(tmp_path / "data", train_patients=12, val_patients=8, image_size=64)
     options = parse(["--config", "tiny", "--data.root", str(data), "--loss.lambda1", "0"])
-    for name, split in (("judge", "train"), ("cheat", "val")):
+    for name, split in (("oracle", "train"), ("cheat", "val")):
         knees = RadiographFolder(data, split, grades=["0", "2"])
         images = torch.randint(0, 255, (len(knees), 1, 64, 64), dtype=torch.uint8)
-        guide = train_guide(
-            images, knees.targets, GuideConfig("vgg", 64, ("0", "2"), epochs=1), progress=False
+        discriminator = train_discriminator(
+            images, knees.targets, DiscriminatorConfig("vgg", 64, ("0", "2"), epochs=1), progress=False
         )
-        save_guide(guide, tmp_path / name, patients=knees.patients, data={})
+        save_discriminator(discriminator, tmp_path / name, patients=knees.patients, data={})
     with pytest.raises(ValueError, match=r"cheat was trained on 8 patients of split 'val'.*not held out"):
         folder_study(tmp_path / "work", options, 64, [tmp_path / "cheat"])
     argv = [
@@ -294,14 +302,14 @@ def test_command_on_radiographs(tmp_path, capsys):
         "--config",
         "tiny",
     ]
-    argv += ["--data", str(data), "--judges", str(tmp_path / "judge"), "--out", str(tmp_path / "out")]
+    argv += ["--data", str(data), "--oracles", str(tmp_path / "oracle"), "--out", str(tmp_path / "out")]
     main([*argv, "--optim.batch_size", "4"])
     rows = [json.loads(line) for line in (tmp_path / "out" / "trials.jsonl").read_text().splitlines()]
     assert [row["values"] for row in rows] == [{"loss.same_grade": 1e-5}, {"loss.same_grade": 1.0}]
     assert "moved_0->2" not in rows[0]["figures"]
     assert "report.md" in capsys.readouterr().out
-    with pytest.raises(SystemExit, match="judges: none given"):
-        main([a for a in argv if a not in ("--judges", str(tmp_path / "judge"))])
+    with pytest.raises(SystemExit, match="oracles: none given"):
+        main([a for a in argv if a not in ("--oracles", str(tmp_path / "oracle"))])
 
 
 def test_command_refuses_before_it_draws(tmp_path, capsys):
@@ -327,11 +335,11 @@ def test_command_refuses_before_it_draws(tmp_path, capsys):
 
 
 def test_command_refuses_flags_without_effect_and_devices_that_are_not_there(tmp_path, capsys):
-    """On phantoms judges are trained by the search; a GPU that is not there is named before anything is drawn."""
+    """On phantoms oracles are trained by the search; a GPU that is not there is named before anything is drawn."""
     argv = ["--method", "grid", "--phantoms", "20", "--out", str(tmp_path / "out")]
     with pytest.raises(SystemExit):
-        main([*argv, "--judges", "a"])
-    assert "--judges and --guide go with --data" in capsys.readouterr().err
+        main([*argv, "--oracles", "a"])
+    assert "--oracles and --discriminator go with --data" in capsys.readouterr().err
     with pytest.raises(SystemExit, match=r"--device cpu and --run\.accelerator cuda"):
         main([*argv, "--device", "cpu", "--run.accelerator", "cuda"])
     if not torch.cuda.is_available():
@@ -340,14 +348,14 @@ def test_command_refuses_flags_without_effect_and_devices_that_are_not_there(tmp
     assert not list(tmp_path.iterdir())
 
 
-def test_a_study_of_radiographs_refuses_judges_of_other_images(tmp_path):
-    """Size and preprocessing of judges and guides are compared with the study's before an image is read."""
+def test_a_study_of_radiographs_refuses_oracles_of_other_images(tmp_path):
+    """Size and preprocessing of oracles and discriminators are compared with the study's before an image is read."""
     data = write_phantoms(tmp_path / "data", train_patients=4, val_patients=2, image_size=64)
     options = parse(["--config", "tiny", "--data.root", str(data)])
-    for size, prepared in ((128, Preparation(128)), (64, Preparation(64, mirror_right=True))):
-        guide = Guide(GuideConfig("vgg", size, ("0", "2"))).freeze()
+    for size, preprocessed in ((128, Preprocessing(128)), (64, Preprocessing(64, mirror_right=True))):
+        discriminator = Discriminator(DiscriminatorConfig("vgg", size, ("0", "2"))).freeze()
         folder = tmp_path / str(size)
-        save_guide(guide, folder, patients=[], data={"preparation": prepared.to_dict()})
+        save_discriminator(discriminator, folder, patients=[], data={"preprocessing": preprocessed.to_dict()})
         told = (
             "128 px, these have 64 px" if size == 128 else "mirror_right=True, these have mirror_right=False"
         )

@@ -44,7 +44,7 @@ def test_order_of_rows_does_not_matter(rows, generator: random.Random):
 
 
 def test_real_grades_keep_their_shares(knee_data):
-    """On the real list, each grade's share of each split is within 2 points of 70 / 10 / 20 %."""
+    """On the real list, each grade's fraction of each split is within 2 points of 70 / 10 / 20 %."""
     parts = [RadiographFolder(knee_data, split) for split in ("train", "val")]
     targets = np.array([t for part in parts for t in part.targets])
     patients = [p for part in parts for p in part.patients]

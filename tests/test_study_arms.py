@@ -211,7 +211,7 @@ def test_gate_decides_what_is_added(make):
         assert (y[real:] == 1).all()
     counts = batches.report()["gate"]
     assert counts["accepted as 2"] == counts["offered as 2"] > 0
-    assert counts["rejected by the judges"] == counts["offered as 0"] > 0
+    assert counts["rejected by the oracles"] == counts["offered as 0"] > 0
     nothing = make("T' gated", oracles=[Says(0.5, 0.5)], min_probability=0.6)
     assert len(nothing.batch(0).images) == SIZE  # all rejected: the step is that of T
     assert "gate" not in make("T'").report()

@@ -216,8 +216,8 @@ def phantoms(tmp_path_factory) -> Path:
 def weights(folder: Path, **data) -> Path:
     """Untrained weights that say they were trained on ``data``."""
     model = KECAE.from_preset("tiny", image_size=64, width=4, latent_channels=8)
-    preparation = {"image_size": 64, "mirror_right": True}
-    save_weights(model, folder, metadata={"preparation": preparation, "data": data})
+    preprocessing = {"image_size": 64, "mirror_right": True}
+    save_weights(model, folder, metadata={"preprocessing": preprocessing, "data": data})
     return folder
 
 
@@ -258,7 +258,7 @@ def test_weights_that_began_with_others_are_unknown(phantoms, tmp_path):
         by_weights(model, str(place), [phantoms])
 
 
-def test_judge_tells_whom_it_has_seen():
+def test_oracle_tells_whom_it_has_seen():
     assert by_oracle(SimpleNamespace(metadata={"patients": ["a", "b"]}), "j").patients == {"a", "b"}
 
 

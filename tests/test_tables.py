@@ -10,7 +10,7 @@ from PIL import Image
 from kecae_aug import KeyExchangeDataset, load_weights
 from kecae_aug.data import (
     PatientOverlapError,
-    Preparation,
+    Preprocessing,
     RadiographFolder,
     RadiographTable,
     check_disjoint,
@@ -108,7 +108,9 @@ def test_grades_have_one_spelling(folder):
     assert knees.targets == [0, 1, 2, 1, 1, 0, 1]
     assert len(RadiographTable(folder / "knees.csv", grades=(2.0, "0"))) == 6
     KeyExchangeDataset(
-        table(folder, of_labels(*["0.0", "2.0"] * 4), preparation=Preparation(64)), load_weights("phantom"), 4
+        table(folder, of_labels(*["0.0", "2.0"] * 4), preprocessing=Preprocessing(64)),
+        load_weights("phantom"),
+        4,
     )
 
 
@@ -193,7 +195,7 @@ def test_files_of_a_folder_that_are_not_read_are_listed(tmp_path):
     (tmp_path / "0" / ".DS_Store").write_bytes(b"x")
     (tmp_path / "2" / "later").mkdir()
     knees = RadiographFolder(
-        tmp_path, pattern=r"(?P<patient>\d+)(?P<side>[LR])(\.dcm)?", preparation=Preparation(16)
+        tmp_path, pattern=r"(?P<patient>\d+)(?P<side>[LR])(\.dcm)?", preprocessing=Preprocessing(16)
     )
     assert [path.name for path in knees.paths] == [
         "9001L.png",

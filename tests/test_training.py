@@ -15,15 +15,15 @@ import torch
 from lightning_fabric import Fabric
 from safetensors.torch import load_file
 
-from kecae_aug.data import Preparation
+from kecae_aug.data import Preprocessing
 from kecae_aug.engine.model import KECAE
 from kecae_aug.weights.io import load_weights
 from kecae_training.config import LossConfig, OptimConfig, parse
-from kecae_training.discriminator import Guide, GuideConfig, save_guide
+from kecae_training.discriminator import Discriminator, DiscriminatorConfig, save_discriminator
 from kecae_training.images import to_bytes
 from kecae_training.pairs import PairSampler
 from kecae_training.step import KeyExchange
-from kecae_training.train import draw_guide, learning_rate, main, train
+from kecae_training.train import draw_discriminator, learning_rate, main, train
 from kecae_training.warmup import warm_up_keys
 
 ENV = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -191,7 +191,7 @@ def test_run_leaves_what_is_needed_to_repeat_it(blob_data, tmp_path):
     assert list((out / "tensorboard").iterdir())
     metadata = load_weights(str(out / "weights")).metadata
     assert metadata["data"]["fingerprint"] == data["fingerprint"]
-    assert metadata["preparation"]["image_size"] == 64
+    assert metadata["preprocessing"]["image_size"] == 64
 
 
 def test_resume_refuses_another_configuration(tmp_path):
@@ -290,20 +290,29 @@ def test_a_resumed_run_is_that_which_was_not_stopped(begun, tmp_path):
     assert all(torch.equal(first[k], second[k]) for k in second)
 
 
-def test_a_guide_of_other_images_is_refused_before_they_are_read(blob_data, tmp_path):
-    """Larger than the training's, prepared in another way, or of other grades; one that fits trains."""
-    own = Preparation(64)
+def test_a_discriminator_of_other_images_is_refused_before_they_are_read(blob_data, tmp_path):
+    """Larger than the training's, preprocessed in another way, or of other grades; one that fits trains."""
+    own = Preprocessing(64)
     for name, size, classes, data in (
         ("large", 128, ("0", "2"), {}),
-        ("mirrored", 64, ("0", "2"), {"preparation": replace(own, mirror_right=True).to_dict()}),
-        ("others", 64, ("0", "3"), {"preparation": own.to_dict()}),
-        ("fits", 64, ("0", "2", "3"), {"preparation": own.to_dict()}),
+        ("mirrored", 64, ("0", "2"), {"preprocessing": replace(own, mirror_right=True).to_dict()}),
+        ("others", 64, ("0", "3"), {"preprocessing": own.to_dict()}),
+        ("fits", 64, ("0", "2", "3"), {"preprocessing": own.to_dict()}),
     ):
-        guide = Guide(GuideConfig(network="vgg", image_size=size, grades=classes)).freeze()
-        save_guide(guide, tmp_path / name, patients=["1"], data=data)
+        discriminator = Discriminator(
+            DiscriminatorConfig(network="vgg", image_size=size, grades=classes)
+        ).freeze()
+        save_discriminator(discriminator, tmp_path / name, patients=["1"], data=data)
 
     def run_with(name):
-        flags = ("--data.root", str(blob_data), "--guide", str(tmp_path / name), "--loss.lambda1", "0.1")
+        flags = (
+            "--data.root",
+            str(blob_data),
+            "--discriminator",
+            str(tmp_path / name),
+            "--loss.lambda1",
+            "0.1",
+        )
         return train(config(tmp_path / f"run-{name}", *flags, "--optim.max_steps", "1"))
 
     for name, told in {
@@ -317,10 +326,10 @@ def test_a_guide_of_other_images_is_refused_before_they_are_read(blob_data, tmp_
     run_with("fits")
 
 
-def test_a_guide_without_a_term_is_refused(tmp_path):
+def test_a_discriminator_without_a_term_is_refused(tmp_path):
     """tiny.yaml has no term that looks through one: an hour later nobody would know that it was not used."""
     with pytest.raises(SystemExit, match=r"would have no effect.*--loss\.lambda1"):
-        main(["--config", "tiny", "--guide", str(tmp_path), "--out", str(tmp_path / "run")])
+        main(["--config", "tiny", "--discriminator", str(tmp_path), "--out", str(tmp_path / "run")])
 
 
 def test_device_and_precision_as_in_every_command(tmp_path):
@@ -416,13 +425,13 @@ def test_pairs_of_many_grades_are_of_two_different_ones_and_equally_many():
     assert torch.equal(torch.cat([p[:1] for p in parts] + [p[1:] for p in parts]), sampler.batch(1)[0])
 
 
-def test_several_guides_take_turns_by_the_step_alone(tmp_path):
-    """A resumed run looks through the same guide at the same step; every guide has its share."""
-    several = config(tmp_path, "--guide", '["a", "b", "c"]')
-    assert [str(g) for g in several.guides] == ["a", "b", "c"]
-    assert [str(g) for g in config(tmp_path, "--guide", "a").guides] == ["a"]
-    drawn = [draw_guide(several, step, 3) for step in range(300)]
-    assert drawn == [draw_guide(several, step, 3) for step in range(300)]
+def test_several_discriminators_take_turns_by_the_step_alone(tmp_path):
+    """A resumed run looks through the same discriminator at the same step; every discriminator has its share."""
+    several = config(tmp_path, "--discriminator", '["a", "b", "c"]')
+    assert [str(g) for g in several.discriminators] == ["a", "b", "c"]
+    assert [str(g) for g in config(tmp_path, "--discriminator", "a").discriminators] == ["a"]
+    drawn = [draw_discriminator(several, step, 3) for step in range(300)]
+    assert drawn == [draw_discriminator(several, step, 3) for step in range(300)]
     assert min(drawn.count(i) for i in range(3)) > 70
 
 
@@ -454,33 +463,35 @@ def test_schedule_is_constant_or_a_warmed_cosine(tmp_path):
     assert rates[0] < 0.05 * cosine.optim.lr
 
 
-def test_a_guide_that_would_never_come_is_refused(tmp_path):
-    """A search over lambda1 with default.yaml's late guide and short trials once searched nothing."""
+def test_a_discriminator_that_would_never_come_is_refused(tmp_path):
+    """A search over lambda1 with default.yaml's late discriminator and short trials once searched nothing."""
     flags = [
         "--config",
         "default",
-        "--guide",
+        "--discriminator",
         str(tmp_path),
         "--data.root",
         str(tmp_path),
-        "--loss.guide_from",
+        "--loss.discriminator_from",
         "30",
     ]
-    with pytest.raises(ValueError, match=r"loss\.guide_from=30: .*optim\.max_steps=30"):
+    with pytest.raises(ValueError, match=r"loss\.discriminator_from=30: .*optim\.max_steps=30"):
         parse([*flags, "--optim.max_steps", "30"]).check()
     parse([*flags, "--optim.max_steps", "31"]).check()
 
 
 def test_config_lists_all_problems_at_once(tmp_path):
-    """One error for a guide that is missing, a batch that does not divide and a negative weight."""
+    """One error for a discriminator that is missing, a batch that does not divide and a negative weight."""
     flags = ["--loss.lambda1", "0.1", "--run.devices", "3", "--loss.lambda2", "-1", "--optim.lr", "0"]
-    with pytest.raises(ValueError, match=r"(?s)guide is missing.*lambda2=-1.*multiple of 3.*optim.lr=0"):
+    with pytest.raises(
+        ValueError, match=r"(?s)discriminator is missing.*lambda2=-1.*multiple of 3.*optim.lr=0"
+    ):
         parse(["--config", "tiny", "--out", str(tmp_path), *flags])
 
 
 def test_paper_yaml_turns_every_deviation_off():
     """paper.yaml is the paper: Eq. 8 with its lambdas, Adam at 1e-4, 100 k pairs, no option of ours."""
-    paper = parse(["--config", "paper", "--guide", "somewhere"])
+    paper = parse(["--config", "paper", "--discriminator", "somewhere"])
     assert (paper.loss.lambda1, paper.loss.lambda2, paper.loss.lda_eps) == (1e-2, 1e-3, 0)
     assert paper.loss.same_grade == paper.loss.grade_free_non_key == paper.loss.grade_in_key == 0
     assert (paper.optim.lr, paper.optim.batch_size, paper.optim.n_pairs, paper.optim.epochs) == (
@@ -493,5 +504,5 @@ def test_paper_yaml_turns_every_deviation_off():
     assert paper.optim.gradient_clip is paper.optim.ema is None
     assert (paper.data.mirror_right, paper.data.fix_inverted, paper.data.contrast) == (False, False, None)
     assert (paper.loss, paper.optim) == (LossConfig(), OptimConfig())  # what paper.yaml does not name is off
-    default = parse(["--config", "default", "--guide", "somewhere"])
+    default = parse(["--config", "default", "--discriminator", "somewhere"])
     assert min(default.loss.same_grade, default.loss.grade_free_non_key, default.loss.grade_in_key) > 0

@@ -255,7 +255,7 @@ def test_bundled_weights_know_what_they_are(name, grades):
     assert name in bundled_weights()
     model = load_weights(name)
     assert model.config.classes == tuple(grades)
-    assert {"preparation", "training", "data", "environment"} <= set(model.metadata)
+    assert {"preprocessing", "training", "data", "environment"} <= set(model.metadata)
     assert model.metadata["data"]["split"] == "train"
     x = torch.zeros(2, 1, model.config.image_size, model.config.image_size)
     with torch.no_grad():

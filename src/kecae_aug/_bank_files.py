@@ -244,7 +244,7 @@ def _plan(folder: Path, manifest: dict[str, Any], part: Part, append: bool) -> i
         )
     if what := attributes.other_preprocessing(parts[0].identity, part.identity or {}):
         raise BankError(
-            f"bank {str(folder)!r}: its images were prepared differently ({what}); prepare the new ones alike, or build "
+            f"bank {str(folder)!r}: its images were preprocessed differently ({what}); prepare the new ones alike, or build "
             "another bank"
         )
     if missing := missing_shards(folder, parts):
@@ -280,7 +280,7 @@ def _encoded(dataset: Any, rows: range, exchanger: Exchanger, config: BuildConfi
         parts["non_key"].append(_stored(non_key, config.dtype))
         if config.residual:
             reconstruction = exchanger.on(unit.device).decode(key + non_key)
-            residual = exchanger.prepared(unit) - reconstruction
+            residual = exchanger.preprocessed(unit) - reconstruction
             parts.setdefault("residual", []).append(_stored(residual, config.dtype))
     return {name: torch.cat(values) for name, values in parts.items()}
 

@@ -1,4 +1,4 @@
-"""The command line: demo, exchange, generate, phantoms, info; with [train] guide, train and others."""
+"""The command line: demo, exchange, generate, phantoms, info; with [train] discriminator, train and others."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 from kecae_aug.errors import reporting
 
 TRAINING = {
-    "guide": "kecae_training.discriminator",
+    "discriminator": "kecae_training.discriminator",
     "train": "kecae_training.train",
     "search": "kecae_training.search.__main__",
     "evaluate": "kecae_training.evaluate.__main__",
@@ -55,8 +55,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="kecae-aug",
         description="Key-exchange data augmentation for medical image classifiers.",
-        epilog="Also, with pip install 'kecae-aug[train]': guide, train, search, evaluate, card, reader-study (each with "
-        "--help).",
+        epilog="Also, with pip install 'kecae-aug[train]': discriminator, train, search, evaluate, card, reader-study "
+        "(each with --help).",
     )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -80,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
         "--weights", default="knee-kl02", help="bundled name, folder or Hub id (default: %(default)s)"
     )
     exchange.add_argument(
-        "--strength", type=float, default=1.0, help="share of the donor's key (default: %(default)s)"
+        "--strength", type=float, default=1.0, help="fraction of the donor's key (default: %(default)s)"
     )
     exchange.add_argument(
         "--sides",
@@ -144,17 +144,17 @@ def _add_generate(commands: Any) -> None:
     add("--no-mirror", action="store_true", help="leave right knees as they are, whatever the weights expect")
     add("--skip-bad", action="store_true", help="leave out files that cannot be read, and list them")
     add(
-        "--judge",
+        "--oracle",
         type=Path,
         nargs="+",
         default=[],
-        help="folders of judges (kecae-aug guide): gate their verdict",
+        help="folders of oracles (kecae-aug discriminator): gate their verdict",
     )
     add(
         "--min-probability",
         type=float,
         default=None,
-        help="of the new grade, for a judge to agree (default: 0.5)",
+        help="of the new grade, for an oracle to agree (default: 0.5)",
     )
     add("--max-distance", type=float, default=None, help="gate: mean absolute difference to the host, 0 to 1")
     add("--seed", type=int, default=0)
@@ -167,7 +167,7 @@ def _add_generate(commands: Any) -> None:
 def _generate(options: argparse.Namespace) -> None:
     import dataclasses
 
-    from kecae_aug.data import Preparation, open_radiographs
+    from kecae_aug.data import Preprocessing, open_radiographs
     from kecae_aug.dataset import KeyExchangeDataset
     from kecae_aug.device import amp_dtype, choose_device
     from kecae_aug.gate import Gate
@@ -177,23 +177,23 @@ def _generate(options: argparse.Namespace) -> None:
     if len(options.strength) > 2:
         raise ValueError(f"--strength {options.strength}: accepted are a number, or LOW and HIGH")
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    if options.min_probability is not None and not options.judge:
+    if options.min_probability is not None and not options.oracle:
         raise ValueError(
-            f"--min-probability {options.min_probability}: it is a judge's; give --judge, or leave it out"
+            f"--min-probability {options.min_probability}: it is an oracle's; give --oracle, or leave it out"
         )
     device = choose_device(options.device, int(os.environ.get("LOCAL_RANK", 0)))
     model = load_weights(options.weights)
-    preparation = Preparation.of(model)
-    preparation = dataclasses.replace(
-        preparation,
-        image_size=options.image_size or preparation.image_size,
-        mirror_right=preparation.mirror_right and not options.no_mirror,
+    preprocessing = Preprocessing.of(model)
+    preprocessing = dataclasses.replace(
+        preprocessing,
+        image_size=options.image_size or preprocessing.image_size,
+        mirror_right=preprocessing.mirror_right and not options.no_mirror,
     )
     knees = open_radiographs(
         options.data,
         options.split,
         grades=model.config.classes,
-        preparation=preparation,
+        preprocessing=preprocessing,
         on_bad="skip" if options.skip_bad else "raise",
     )
     for path, reason in knees.skipped:
@@ -212,12 +212,13 @@ def _generate(options: argparse.Namespace) -> None:
         device=device,
     )
     gate = None
-    if options.judge or options.max_distance is not None:
-        judges = [
-            _judge(folder, model.config.classes, preparation, options.no_mirror) for folder in options.judge
+    if options.oracle or options.max_distance is not None:
+        oracles = [
+            _oracle(folder, model.config.classes, preprocessing, options.no_mirror)
+            for folder in options.oracle
         ]
         gate = Gate(
-            judges,
+            oracles,
             classes=model.config.classes,
             min_probability=0.5 if options.min_probability is None else options.min_probability,
             max_distance=options.max_distance,
@@ -232,8 +233,8 @@ def _generate(options: argparse.Namespace) -> None:
         rank=rank,
         world_size=world_size,
         facts={
-            "preparation": repr(preparation),
-            "judges": [str(path) for path in options.judge],
+            "preprocessing": repr(preprocessing),
+            "oracles": [str(path) for path in options.oracle],
             **({} if options.precision == "32-true" else {"precision": options.precision}),
         },
         say=lambda line: print(f"rank {rank}: {line}" if world_size > 1 else line, flush=True),
@@ -241,20 +242,20 @@ def _generate(options: argparse.Namespace) -> None:
     print(manifest or f"rank {rank}: done; other ranks are still at work")
 
 
-def _judge(folder: Path, classes: tuple[str, ...], preparation: Any, mirror_overridden: bool) -> Any:
-    """A judge as `kecae-aug guide` writes it, of images like these; their architectures are part of [train]."""
+def _oracle(folder: Path, classes: tuple[str, ...], preprocessing: Any, mirror_overridden: bool) -> Any:
+    """An oracle as `kecae-aug discriminator` writes it, of images like these; their architectures are part of [train]."""
     try:
-        guide = importlib.import_module(TRAINING["guide"])
+        discriminator = importlib.import_module(TRAINING["discriminator"])
     except ModuleNotFoundError as error:
-        raise ValueError(f"--judge: {error.name} is not installed; pip install 'kecae-aug[train]'") from None
-    judge = guide.load_guide(folder, classes)
-    own = judge.preprocessing
+        raise ValueError(f"--oracle: {error.name} is not installed; pip install 'kecae-aug[train]'") from None
+    oracle = discriminator.load_discriminator(folder, classes)
+    own = oracle.preprocessing
     if mirror_overridden and own is not None:  # then the user answers for the sides
         import dataclasses
 
-        preparation = dataclasses.replace(preparation, mirror_right=own.mirror_right)
-    guide.check_fits(judge, f"--judge {folder}", preparation=preparation)
-    return judge
+        preprocessing = dataclasses.replace(preprocessing, mirror_right=own.mirror_right)
+    discriminator.check_fits(oracle, f"--oracle {folder}", preprocessing=preprocessing)
+    return oracle
 
 
 def _demo(options: argparse.Namespace) -> None:
@@ -273,7 +274,7 @@ def _exchange(options: argparse.Namespace) -> None:
 
     import torch
 
-    from kecae_aug.data import Preparation, read_image
+    from kecae_aug.data import Preprocessing, read_image
     from kecae_aug.device import autocast, choose_device
     from kecae_aug.sheet import contact_sheet
     from kecae_aug.weights.io import load_weights
@@ -285,7 +286,7 @@ def _exchange(options: argparse.Namespace) -> None:
     if given is not None and options.no_mirror:
         raise ValueError(f"--sides {options.sides}: with --no-mirror no knee is turned; give one of them")
     model = load_weights(options.weights, device=device)
-    prepare = Preparation.of(model)
+    prepare = Preprocessing.of(model)
     prepare = dataclasses.replace(prepare, mirror_right=prepare.mirror_right and not options.no_mirror)
     paths = (options.host, options.donor)
     sides: Sequence[str | None] = given or [_named_side(path) for path in paths]

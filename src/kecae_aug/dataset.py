@@ -38,7 +38,7 @@ class Provenance(NamedTuple):
     Attributes:
         host: row of T (or of the bank) that gave the non-key; of a real image, its own row.
         donor: row that gave the key; -1 for a real image.
-        strength: share of the donor's key; 0 for a real image.
+        strength: fraction of the donor's key; 0 for a real image.
     """
 
     host: int
@@ -63,9 +63,9 @@ class KeyExchangeDataset(Dataset[Any]):
         model: trained weights.
         n_pairs: how many exchanged knees.
         bank: a :class:`~kecae_aug.LatentBank` of the same knees: then no image is read for X'. With a
-            ``dataset`` it must have a row for each of its images, prepared alike (``bank.check_data(dataset)`` compares
+            ``dataset`` it must have a row for each of its images, preprocessed alike (``bank.check_data(dataset)`` compares
             every file).
-        strength: share of the donor's key, or a range (low, high). Below 0.5 the label is the host's.
+        strength: fraction of the donor's key, or a range (low, high). Below 0.5 the label is the host's.
         detail: ``"decoder"`` or ``"host"``, see :class:`~kecae_aug.KeyExchangeAugment`; with a bank,
             ``"host"`` needs one with residuals, and is at the weights' size.
         real: False leaves T out, for X' alone.
@@ -170,7 +170,7 @@ class KeyExchangeDataset(Dataset[Any]):
             old = bank.manifest["parts"][0].get("identity")
             if what := attributes.other_preprocessing(old, dataset):
                 raise ValueError(
-                    f"bank: was encoded from images that were prepared differently ({what}); build it from this set"
+                    f"bank: was encoded from images that were preprocessed differently ({what}); build it from this set"
                 )
         self._patients = known
         self._real = len(self.rows) if real and dataset is not None else 0

@@ -1,11 +1,11 @@
-"""Accept an exchanged knee only if judges see its new label, and it is near enough to its host.
+"""Accept an exchanged knee only if oracles see its new label, and it is near enough to its host.
 
-    gate = Gate([judge_a, judge_b], classes=("0", "2"))
+    gate = Gate([oracle_a, oracle_b], classes=("0", "2"))
     augment = KeyExchangeAugment.from_pretrained("knee-kl02", gate=gate)
     ...
     print(gate.report())
 
-Judges should be held out: a network that the exchange was trained against certifies itself. What the gate
+Oracles should be held out: a network that the exchange was trained against certifies itself. What the gate
 keeps is easier than what it rejects, so compare T' with and without it.
 """
 
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from kecae_aug.engine.exchange import resize
 from kecae_aug.names import class_name, class_names
 
-Judge = Callable[[Tensor], Tensor]
+Oracle = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,8 @@ class Verdict:
 
     Attributes:
         accepted: (B,) bool.
-        agreement: (B,) float32, share of the judges that give the new label at least ``min_probability``.
-        probability: (J, B) float32, of the new label by each judge.
+        agreement: (B,) float32, fraction of the oracles that give the new label at least ``min_probability``.
+        probability: (J, B) float32, of the new label by each oracle.
         distance: (B,) float32, mean absolute difference to the host, of the full grey range.
     """
 
@@ -42,16 +42,16 @@ class Verdict:
 
 
 class Gate:
-    """Judges and a distance; called on exchanged knees, their hosts and new labels.
+    """Oracles and a distance; called on exchanged knees, their hosts and new labels.
 
     Args:
-        judges: each maps (B, 1, S, S) float32 in [-1, 1] to logits (B, K) over ``classes``. Modules are
+        oracles: each maps (B, 1, S, S) float32 in [-1, 1] to logits (B, K) over ``classes``. Modules are
             set to eval mode. May be empty where ``max_distance`` is given.
-        classes: names of the judges' classes, in the order of their logits.
-        min_probability: of the new label, for a judge to agree. 0.5 between two classes is the larger one.
-        min_agreement: share of the judges that must agree; all of them by default.
+        classes: names of the oracles' classes, in the order of their logits.
+        min_probability: of the new label, for an oracle to agree. 0.5 between two classes is the larger one.
+        min_agreement: fraction of the oracles that must agree; all of them by default.
         max_distance: largest mean absolute difference to the host, of the full grey range (0 to 1).
-        image_size: side the judges want; by default they see the images' own size.
+        image_size: side the oracles want; by default they see the images' own size.
 
     Attributes:
         counts: how many were offered, accepted, and rejected for which reason and direction, in this
@@ -60,7 +60,7 @@ class Gate:
 
     def __init__(
         self,
-        judges: Sequence[Judge],
+        oracles: Sequence[Oracle],
         *,
         classes: Sequence[str | int],
         min_probability: float = 0.5,
@@ -68,30 +68,30 @@ class Gate:
         max_distance: float | None = None,
         image_size: int | None = None,
     ) -> None:
-        self.judges, self.classes = list(judges), class_names(classes)
-        if not self.judges and max_distance is None:
+        self.oracles, self.classes = list(oracles), class_names(classes)
+        if not self.oracles and max_distance is None:
             raise ValueError(
-                "judges: got none and no max_distance, so that nothing could be rejected; give either"
+                "oracles: got none and no max_distance, so that nothing could be rejected; give either"
             )
-        for i, judge in enumerate(self.judges):
-            if not callable(judge):
+        for i, oracle in enumerate(self.oracles):
+            if not callable(oracle):
                 raise TypeError(
-                    f"judges[{i}]: got {type(judge).__name__}, accepted is a module or function from (B, 1, S, S) "
+                    f"oracles[{i}]: got {type(oracle).__name__}, accepted is a module or function from (B, 1, S, S) "
                     "images in [-1, 1] to logits (B, K)"
                 )
-            own = getattr(judge, "classes", None)
+            own = getattr(oracle, "classes", None)
             if isinstance(own, (list, tuple)) and tuple(map(class_name, own)) != self.classes:
                 raise ValueError(
-                    f"judges[{i}]: its logits are of classes {tuple(own)}, the gate's are {self.classes}; give the gate "
-                    "these classes, or load the judge with the gate's (load_guide(folder, classes))"
+                    f"oracles[{i}]: its logits are of classes {tuple(own)}, the gate's are {self.classes}; give the gate "
+                    "these classes, or load the oracle with the gate's (load_discriminator(folder, classes))"
                 )
-            if isinstance(judge, nn.Module):
-                judge.eval()
+            if isinstance(oracle, nn.Module):
+                oracle.eval()
         if len(self.classes) < 2:
             raise ValueError(f"classes={self.classes}: accepted are two or more different names")
         if not 0 <= min_probability <= 1 or not 0 < min_agreement <= 1:
             raise ValueError(
-                f"min_probability={min_probability}, min_agreement={min_agreement}: accepted are shares from 0 to 1, "
+                f"min_probability={min_probability}, min_agreement={min_agreement}: accepted are fractions from 0 to 1, "
                 "the agreement above 0"
             )
         if max_distance is not None and not max_distance > 0:
@@ -101,7 +101,7 @@ class Gate:
         self.counts: Counter[str] = Counter()
 
     @torch.no_grad()
-    def judge(self, images: Tensor, hosts: Tensor, labels: Sequence[str]) -> Verdict:
+    def oracle(self, images: Tensor, hosts: Tensor, labels: Sequence[str]) -> Verdict:
         """Scores of exchanged knees; counts nothing.
 
         Args:
@@ -112,7 +112,7 @@ class Gate:
         labels = [str(class_name(label)) for label in labels]
         if unknown := sorted(set(labels) - set(self.classes)):
             raise ValueError(
-                f"labels: the gate's judges know {self.classes}, not {unknown}; give their classes by name"
+                f"labels: the gate's oracles know {self.classes}, not {unknown}; give their classes by name"
             )
         at = [self.classes.index(label) for label in labels]
         wanted = torch.tensor(at, dtype=torch.int64, device=images.device)  # of none too
@@ -120,7 +120,7 @@ class Gate:
         if self.image_size:
             grey = resize(grey, (self.image_size, self.image_size))
         rows = torch.arange(len(images), device=images.device)
-        each = [self._probabilities(i, grey)[rows, wanted] for i in range(len(self.judges))]
+        each = [self._probabilities(i, grey)[rows, wanted] for i in range(len(self.oracles))]
         probability = torch.stack(each) if each else torch.ones(0, len(images), device=images.device)
         agreement = (probability >= self.min_probability).float().mean(0) if each else rows.float() * 0 + 1
         distance = (images - hosts).abs().mean((1, 2, 3))
@@ -131,7 +131,7 @@ class Gate:
 
     def __call__(self, images: Tensor, hosts: Tensor, labels: Sequence[str]) -> Tensor:
         """(B,) bool, which of the exchanged knees are accepted; counted."""
-        verdict = self.judge(images, hosts, labels)
+        verdict = self.oracle(images, hosts, labels)
         self.count(verdict, labels)
         return verdict.accepted
 
@@ -146,7 +146,7 @@ class Gate:
                 self.counts["accepted"] += 1
                 self.counts[f"accepted as {label}"] += 1
             else:
-                self.counts["rejected by the judges" if not fine else "rejected by distance"] += 1
+                self.counts["rejected by the oracles" if not fine else "rejected by distance"] += 1
 
     def report(self) -> str:
         """One line: how many of how many were accepted, for each label, and why the others were not."""
@@ -161,21 +161,21 @@ class Gate:
         return f"gate: {self.counts['accepted']} of {offered} accepted ({by_label}); {reasons or 'none rejected'}"
 
     def _probabilities(self, i: int, images: Tensor) -> Tensor:
-        judge = self.judges[i]
-        if isinstance(judge, nn.Module):
-            place = next(judge.parameters(), None)
+        oracle = self.oracles[i]
+        if isinstance(oracle, nn.Module):
+            place = next(oracle.parameters(), None)
             if place is not None and place.device != images.device:
-                judge.to(images.device)
-        logits = judge(images)
+                oracle.to(images.device)
+        logits = oracle(images)
         if logits.shape != (len(images), len(self.classes)):
             raise ValueError(
-                f"judges[{i}]: gave shape {tuple(logits.shape)} for {len(images)} images, accepted is "
+                f"oracles[{i}]: gave shape {tuple(logits.shape)} for {len(images)} images, accepted is "
                 f"({len(images)}, {len(self.classes)}), logits of classes={self.classes}"
             )
         return logits.float().softmax(1)
 
     def __repr__(self) -> str:
         return (
-            f"Gate({len(self.judges)} judges, min_probability={self.min_probability}, "
+            f"Gate({len(self.oracles)} oracles, min_probability={self.min_probability}, "
             f"min_agreement={self.min_agreement}, max_distance={self.max_distance})"
         )

@@ -48,8 +48,8 @@ class Entry:
         host, donor: file, or row where the set has no files, that gave the non-key and the key.
         host_label, donor_label: their class names.
         label: class name of the exchanged knee.
-        strength: share of the donor's key.
-        judges: probability of the new label by each judge of the gate.
+        strength: fraction of the donor's key.
+        oracles: probability of the new label by each oracle of the gate.
         distance: mean absolute difference to the host, of the full grey range; None without a gate. Of a bank
             alone without residuals, to what the weights make of the host (X^).
         weights: hash of the weights, see :func:`kecae_aug.weights.io.weights_sha256`.
@@ -63,7 +63,7 @@ class Entry:
     donor_label: str
     label: str
     strength: float
-    judges: list[float]
+    oracles: list[float]
     distance: float | None
     weights: str
 
@@ -148,7 +148,7 @@ def _check_folder_names(classes: Sequence[str]) -> None:
 
 
 class _Run:
-    """One process's share of a run."""
+    """One process's fraction of a run."""
 
     def __init__(
         self,
@@ -257,12 +257,12 @@ class _Run:
             verdict = None
             if self.gate is not None:
                 hosts = self.dataset.hosts([o.host for o in origins])
-                verdict = self.gate.judge(unit, self.dataset.to_unit(hosts), labels)
+                verdict = self.gate.oracle(unit, self.dataset.to_unit(hosts), labels)
                 self.gate.count(verdict, labels)
             for j, (index, origin, label) in enumerate(zip(indices, origins, labels, strict=True)):
                 entry = self._entry(number, index, origin, label)
                 if verdict is not None:
-                    entry["judges"] = [round(float(p), 4) for p in verdict.probability[:, j]]
+                    entry["oracles"] = [round(float(p), 4) for p in verdict.probability[:, j]]
                     entry["distance"] = round(float(verdict.distance[j]), 5)
                     entry["file"] = entry["file"] if bool(verdict.accepted[j]) else None
                 yield Entry(**entry), _png(unit[j])
@@ -280,7 +280,7 @@ class _Run:
             "donor_label": self.dataset.classes[rows[origin.donor]],
             "label": label,
             "strength": round(origin.strength, 6),
-            "judges": [],
+            "oracles": [],
             "distance": None,
             "weights": self.dataset.weights_sha256,
         }

@@ -118,7 +118,8 @@ class KeyExchangeLoader:
         if isinstance(self.loader, DataLoader) and not isinstance(self.loader, loaders.DataLoaderStateMixin):
             self._said = True
             warnings.warn(
-                "KeyExchangeLoader: accelerate is in use and has not prepared the loader inside, so that every process sees "
+                "KeyExchangeLoader: accelerate is in use and has not preprocessed the loader inside, "
+                "so that every process sees "
                 "all images, and batches go to device= only. Wrap after preparing: "
                 "KeyExchangeLoader(accelerator.prepare(loader), augment)",
                 stacklevel=3,

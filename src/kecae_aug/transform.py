@@ -88,7 +88,7 @@ class KeyExchangeAugment(v2.Transform):
         model: a trained KECAE; it is copied, and is invisible to ``parameters()``, ``state_dict()`` and
             ``train()`` of whatever holds the transform.
         p: chance of each row to become an exchanged knee.
-        strength: share of the donor's key (Section III-A: 1), or a range (low, high) to draw it from.
+        strength: fraction of the donor's key (Section III-A: 1), or a range (low, high) to draw it from.
         detail: ``"decoder"`` returns X' as decoded (the paper); ``"host"`` returns X + (X' - X^), which keeps
             the host's own sharpness and resolution and adds only what the exchange changed.
         append: False replaces the chosen rows; True adds the exchanged knees after the batch's own rows
@@ -178,8 +178,8 @@ class KeyExchangeAugment(v2.Transform):
                 )
         if gate is not None and set(known) - set(gate.classes):
             raise ValueError(
-                f"gate: its judges know {gate.classes}, not {sorted(set(known) - set(gate.classes))}, which are exchanged; "
-                "give its classes by name, of judges that know all of them"
+                f"gate: its oracles know {gate.classes}, not {sorted(set(known) - set(gate.classes))}, which are exchanged; "
+                "give its classes by name, of oracles that know all of them"
             )
         self.donors, self.gate = donors, gate
         self._said: set[str] = set()  # kinds of warnings, each of which is given once
@@ -530,7 +530,7 @@ class KeyExchangeAugment(v2.Transform):
         statistics, labels, *values = to_cpu(wanted)
         for entry, value in zip(ids, values, strict=True):
             entry.values = value
-        for kind, sentence in self.intensity.judge(images, statistics).items():
+        for kind, sentence in self.intensity.oracle(images, statistics).items():
             self._say(kind, sentence)
         return class_indices(labels, len(images), len(self.classes))
 

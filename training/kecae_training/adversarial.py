@@ -1,4 +1,4 @@
-"""The attack that a robust guide is trained against: projected gradient ascent in an L2 ball (Madry et al. 2018)."""
+"""The attack that a robust discriminator is trained against: projected gradient ascent in an L2 ball (Madry et al. 2018)."""
 
 from __future__ import annotations
 

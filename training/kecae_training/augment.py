@@ -1,4 +1,4 @@
-"""Classical augmentation of a batch: for guides and judges, and, optionally, for the KECAE's own training."""
+"""Standard augmentation of a batch: for discriminators and oracles, and, optionally, for the KECAE's own training."""
 
 from __future__ import annotations
 

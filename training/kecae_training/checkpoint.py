@@ -43,7 +43,7 @@ def environment(device: torch.device | None = None) -> dict[str, str]:
 
 
 def fingerprint(images: Tensor, targets: Any) -> str:
-    """sha256 over the prepared images (N, 1, S, S) uint8 and their targets: what was really trained on."""
+    """sha256 over the preprocessed images (N, 1, S, S) uint8 and their targets: what was really trained on."""
     digest = hashlib.sha256(json.dumps([list(images.shape), [int(t) for t in targets]]).encode())
     digest.update(images.contiguous().numpy().data)
     return digest.hexdigest()
@@ -110,7 +110,7 @@ class RunFolder:
             )
         differ = _differences(old["learned_by"], json.loads(json.dumps(record["learned_by"])))
         if old["data"]["fingerprint"] != record["data"]["fingerprint"]:
-            differ.append("data: other images, targets or preparation")
+            differ.append("data: other images, targets or preprocessing")
         if differ:
             raise ValueError(
                 f"out={str(self.path)!r} holds a run of another configuration ({'; '.join(differ)}): "
@@ -187,11 +187,11 @@ class RunFolder:
         folder = self.path / "weights"
         if self.fabric.is_global_zero:
             config = self.config.to_dict()
-            preparation = {
+            preprocessing = {
                 k: config["data"][k] for k in ("mirror_right", "fix_inverted", "contrast", "align")
             }
             metadata = {
-                "preparation": {"image_size": model.config.image_size, **preparation},
+                "preprocessing": {"image_size": model.config.image_size, **preprocessing},
                 "training": {key: config[key] for key in ("init", "loss", "optim")}
                 | {"seed": config["run"]["seed"]}
                 | done,

@@ -36,14 +36,14 @@ CONFIGS = ("paper", "default", "tiny")
 
 @dataclass
 class DataConfig:
-    """Which radiographs, and how they are prepared.
+    """Which radiographs, and how they are preprocessed.
 
     Args:
         root: folder of split/grade/name, or a table.csv; may also come from the variable KECAE_KNEE_DATA.
         split: subfolder that is trained on; the only one that is read.
         mirror_right: turn right knees into left ones.
-        folds: into how many parts the patients are divided (by a hash of the id, as for guides); 1 takes all.
-        fold: the part that is trained on. For judges that have seen no patient of the weights.
+        folds: into how many parts the patients are divided (by a hash of the id, as for discriminators); 1 takes all.
+        fold: the part that is trained on. For oracles that have seen no patient of the weights.
         fix_inverted: detect negatives (bone dark) and turn them.
         align: turn and move each knee until its joint line is level and in one place (`kecae_aug.data.alignment`); needs
             ``fix_inverted`` and 48 px.
@@ -93,21 +93,23 @@ class LossConfig:
     """Weights of the terms (Eq. 8 and the optional ones).
 
     Args:
-        lambda1: of J_SUP, the guide on exchanged images; 0 needs no guide.
+        lambda1: of J_SUP, the discriminator on exchanged images; 0 needs no discriminator.
         lambda2: of J_LDA.
         lda_eps: bound of J_LDA's denominator; 0 is the paper.
         same_grade: of the exchange between knees of one grade, which must give the host back.
         grade_free_non_key: of a head that reads the grade from hN through a reversed gradient.
         grade_in_key: of a linear head that reads the grade from hK.
         lambda1_host: of J_SUP on X + X' - X^, the exchange in ``detail="host"``.
-        feature_match: of the guide's features of X^ against those of X.
+        feature_match: of the discriminator's features of X^ against those of X.
         fisher_key: of the class-aware Fisher criterion on hK.
-        guide_from: step at which the terms of the guide begin. Before it the network learns to reconstruct, at a third of
-            the cost of a step; a guide teaches nothing about images that are still a blur.
-        guide_share: share of a batch's pairs that the guide looks at; it is the dearest part of a step.
-        guide_shift: the guide sees its images moved by up to this many pixels, drawn anew in each step.
-        guide_noise: and with noise of up to this standard deviation, in units of [-1, 1].
-        guide_blur: and blurred by up to this sigma, in pixels.
+        discriminator_from: step at which the terms of the discriminator begin. Before it the network learns to
+            reconstruct, at a third of the cost of a step; a discriminator teaches nothing about images that are
+            still a blur.
+        discriminator_fraction: fraction of a batch's pairs that the discriminator looks at; it is the dearest part
+            of a step.
+        discriminator_shift: the discriminator sees its images moved by up to this many pixels, drawn anew in each step.
+        discriminator_noise: and with noise of up to this standard deviation, in units of [-1, 1].
+        discriminator_blur: and blurred by up to this sigma, in pixels.
     """
 
     lambda1: float = 1e-2
@@ -119,20 +121,20 @@ class LossConfig:
     lambda1_host: float = 0.0
     feature_match: float = 0.0
     fisher_key: float = 0.0
-    guide_from: int = 0
-    guide_share: float = 1.0
-    guide_shift: int = 0
-    guide_noise: float = 0.0
-    guide_blur: float = 0.0
+    discriminator_from: int = 0
+    discriminator_fraction: float = 1.0
+    discriminator_shift: int = 0
+    discriminator_noise: float = 0.0
+    discriminator_blur: float = 0.0
 
     @property
-    def needs_guide(self) -> bool:
-        """Whether a term looks through the guide."""
+    def needs_discriminator(self) -> bool:
+        """Whether a term looks through the discriminator."""
         return bool(self.lambda1 or self.lambda1_host or self.feature_match)
 
     def at(self, step: int) -> LossConfig:
-        """The weights of a step: without those of the guide before ``guide_from``."""
-        if step >= self.guide_from:
+        """The weights of a step: without those of the discriminator before ``discriminator_from``."""
+        if step >= self.discriminator_from:
             return self
         return replace(self, lambda1=0.0, lambda1_host=0.0, feature_match=0.0)
 
@@ -150,12 +152,12 @@ class OptimConfig:
         lr: of Adam; the peak, where there is a schedule.
         schedule: ``"constant"`` (paper) or ``"cosine"`` down to 1 % of lr over all steps after 100 of warm-up.
         gradient_clip: largest norm of the gradient; None for no clipping.
-        augment: amount of classical augmentation of the training knees (affine, exposure; `kecae_training.augment`),
+        augment: amount of standard augmentation of the training knees (affine, exposure; `kecae_training.augment`),
             drawn anew in each step; 0 for none.
         key_warmup: steps in which the key's encoder alone learns the grade, before the first pair: a tenth of the cost of
             as many steps with pairs, and the exchange has a key to work with from its start. Needs loss.grade_in_key.
         freeze_key: leave the key's encoder as it is when the pairs begin (after ``key_warmup``, or from ``init``): the
-            reconstruction cannot use it to carry the knee, nor the guide to carry a pattern.
+            reconstruction cannot use it to carry the knee, nor the discriminator to carry a pattern.
         ema: decay of an exponential moving average of the weights, which is then what is exported; None for none.
     """
 
@@ -212,13 +214,13 @@ class TrainConfig:
 
     Args:
         out: folder of the run; a run that is there goes on where it stopped.
-        guide: folder of a guide (`kecae-aug guide`), needed by the terms that look through it; of several, each step
-            draws one.
+        discriminator: folder of a discriminator (`kecae-aug discriminator`), needed by the terms that look through
+            it; of several, each step draws one.
         init: weights to begin with (bundled name, folder or Hub id); None for Kaiming.
     """
 
     out: Path = Path("runs/kecae")
-    guide: Path | list[Path] | None = None
+    discriminator: Path | list[Path] | None = None
     init: str | None = None
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -227,9 +229,15 @@ class TrainConfig:
     run: RunConfig = field(default_factory=RunConfig)
 
     @property
-    def guides(self) -> list[Path]:
-        """Folders of all guides."""
-        return [] if self.guide is None else self.guide if isinstance(self.guide, list) else [self.guide]
+    def discriminators(self) -> list[Path]:
+        """Folders of all discriminators."""
+        return (
+            []
+            if self.discriminator is None
+            else self.discriminator
+            if isinstance(self.discriminator, list)
+            else [self.discriminator]
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able."""
@@ -255,11 +263,12 @@ class TrainConfig:
         }
 
     def check_flags(self) -> None:
-        """Raise ValueError where guides are given and nothing would look through them."""
-        if self.guides and not self.loss.needs_guide:
+        """Raise ValueError where discriminators are given and nothing would look through them."""
+        if self.discriminators and not self.loss.needs_discriminator:
             raise ValueError(
-                f"guide={[str(g) for g in self.guides]} would have no effect: no term of this configuration looks through a "
-                "guide; give one a weight (such as --loss.lambda1 0.01), or leave --guide out"
+                f"discriminator={[str(g) for g in self.discriminators]} would have no effect: no term "
+                "of this configuration looks through a "
+                "discriminator; give one a weight (such as --loss.lambda1 0.01), or leave --discriminator out"
             )
 
     def check(self) -> None:
@@ -267,24 +276,28 @@ class TrainConfig:
         problems = []
         if self.model.preset not in PRESETS:
             problems.append(f"model.preset={self.model.preset!r}: accepted are {', '.join(PRESETS)}")
-        if self.loss.needs_guide and not self.guides:
+        if self.loss.needs_discriminator and not self.discriminators:
             asking = [k for k in ("lambda1", "lambda1_host", "feature_match") if getattr(self.loss, k)]
             values = ", ".join(f"loss.{k}={getattr(self.loss, k)}" for k in asking)
             problems.append(
-                f"guide is missing while {values}: give a folder made by `kecae-aug guide`, or set "
+                f"discriminator is missing while {values}: give a folder made by `kecae-aug discriminator`, or set "
                 f"{' and '.join(f'--loss.{k} 0' for k in asking)}"
             )
-        if self.loss.needs_guide and self.loss.guide_from >= (self.optim.max_steps or math.inf):
+        if self.loss.needs_discriminator and self.loss.discriminator_from >= (
+            self.optim.max_steps or math.inf
+        ):
             problems.append(
-                f"loss.guide_from={self.loss.guide_from}: the guide would come after the last of "
+                f"loss.discriminator_from={self.loss.discriminator_from}: the discriminator would come after the last of "
                 f"optim.max_steps={self.optim.max_steps}, so that its weights played no part; accepted are fewer steps, "
                 "such as a third of all"
             )
         negative = [f"loss.{k}={v}" for k, v in asdict(self.loss).items() if v < 0]
         if negative:
             problems.append(f"{', '.join(negative)}: weights must not be negative")
-        if not 0 < self.loss.guide_share <= 1:
-            problems.append(f"loss.guide_share={self.loss.guide_share}: above 0, up to 1")
+        if not 0 < self.loss.discriminator_fraction <= 1:
+            problems.append(
+                f"loss.discriminator_fraction={self.loss.discriminator_fraction}: above 0, up to 1"
+            )
         if not 0 <= self.data.fold < self.data.folds:
             problems.append(
                 f"data.fold={self.data.fold}: accepted are 0 to data.folds - 1 = {self.data.folds - 1}"
@@ -362,7 +375,7 @@ def parse(argv: Sequence[str] | None = None) -> TrainConfig:
     ):  # the flags were given their long names: it is in a file
         raise ValueError("--config: in a file device and precision are run.accelerator and run.precision")
     config = TrainConfig(
-        **{k: values[k] for k in ("out", "guide", "init", "data", "model", "loss", "optim", "run")}
+        **{k: values[k] for k in ("out", "discriminator", "init", "data", "model", "loss", "optim", "run")}
     )
     if config.data.root is None and os.environ.get("KECAE_KNEE_DATA"):
         config.data.root = Path(os.environ["KECAE_KNEE_DATA"])

@@ -1,11 +1,11 @@
-"""The frozen discriminator D of Eq. 5 (the guide), and the held-out judges: the same kind of thing,
+"""The frozen discriminator D of Eq. 5 (the discriminator), and the held-out oracles: the same kind of thing,
 trained on other patients, with another architecture and seed.
 
-    python -m kecae_training.discriminator --data DIR --out runs/guide --network resnet --fold 0
-    python -m kecae_training.discriminator --data DIR --out runs/judge-vgg --network vgg --fold 1 --seed 1
-    python -m kecae_training.discriminator --data DIR --out runs/robust --init runs/guide --adversarial_radius 0.2
+    python -m kecae_training.discriminator --data DIR --out runs/discriminator --network resnet --fold 0
+    python -m kecae_training.discriminator --data DIR --out runs/oracle-vgg --network vgg --fold 1 --seed 1
+    python -m kecae_training.discriminator --data DIR --out runs/robust --init runs/discriminator --adversarial_radius 0.2
 
-Patients are divided by a hash of their id (`fold` of `folds`), so that a guide and a judge of
+Patients are divided by a hash of their id (`fold` of `folds`), so that a discriminator and an oracle of
 different folds share no patient, whatever the list of files.
 """
 
@@ -29,7 +29,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from tqdm import trange
 
-from kecae_aug.data import Preparation
+from kecae_aug.data import Preprocessing
 from kecae_aug.device import DEVICES, PRECISIONS, Device, Precision, autocast, choose_device, cpu_by_default
 from kecae_aug.engine.exchange import resize
 from kecae_aug.errors import reporting
@@ -42,12 +42,12 @@ from kecae_training.images import to_float, to_uint8
 from kecae_training.networks import build, stages
 from kecae_training.prefetch import pinned, prefetched
 
-FORMAT = "kecae-guide-1"
+FORMAT = "kecae-discriminator-1"
 
 
 @dataclass
-class GuideConfig:
-    """How a guide or judge is trained.
+class DiscriminatorConfig:
+    """How a discriminator or oracle is trained.
 
     Args:
         network: ``"resnet"``, ``"vgg"``, ``"densenet"`` or ``"siamese"`` of :mod:`kecae_training.networks`.
@@ -65,9 +65,9 @@ class GuideConfig:
             so that its gradients show anatomy rather than noise. L2 norm of an image's change, in units of [-1, 1], at
             128 px; at S px it is radius * S / 128, the same change a pixel.
         adversarial_steps: of the attack; each is one more pass forward and back.
-        init: folder of a guide of the same network to start from, for one that was trained plainly. Where its grades are
-            others, the last layer starts anew. Its patients count as seen by this one.
-        precision: ``"32-true"``, ``"bf16-mixed"`` or ``"16-mixed"``, of the training alone; the guide is float32.
+        init: folder of a discriminator of the same network to start from, for one that was trained plainly. Where
+            its grades are others, the last layer starts anew. Its patients count as seen by this one.
+        precision: ``"32-true"``, ``"bf16-mixed"`` or ``"16-mixed"``, of the training alone; the discriminator is float32.
 
     Raises:
         ValueError: naming the field, for a radius below 0, no step, another precision.
@@ -98,7 +98,7 @@ class GuideConfig:
             raise ValueError(f"precision={self.precision!r}: accepted are {', '.join(PRECISIONS)}")
 
 
-class Guide(nn.Module):
+class Discriminator(nn.Module):
     """A classifier of grades, restricted to the classes that a KECAE exchanges.
 
     Input (B, 1, S, S) in [-1, 1]; output (B, len(classes)) logits, a softmax over these classes alone. Images larger than
@@ -111,7 +111,7 @@ class Guide(nn.Module):
         preprocessing: of these images; None where its file does not say.
     """
 
-    def __init__(self, config: GuideConfig, classes: Sequence[str] | None = None) -> None:
+    def __init__(self, config: DiscriminatorConfig, classes: Sequence[str] | None = None) -> None:
         super().__init__()
         self.config = config
         self.image_size = config.image_size
@@ -119,7 +119,7 @@ class Guide(nn.Module):
         missing = [c for c in self.classes if c not in config.grades]
         if missing:
             raise ValueError(
-                f"classes: {missing} are not among the grades {config.grades} this guide was trained on"
+                f"classes: {missing} are not among the grades {config.grades} this discriminator was trained on"
             )
         self.network = build(config.network, len(config.grades))
         self.metadata: dict[str, Any] = {}
@@ -129,7 +129,7 @@ class Guide(nn.Module):
         side = min(images.shape[-2:])
         if side < self.image_size:
             raise ValueError(
-                f"images: {side} px, this guide was trained at {self.image_size} px and reads no smaller ones"
+                f"images: {side} px, this discriminator was trained at {self.image_size} px and reads no smaller ones"
             )
         if side > self.image_size:
             images = resize(images, (self.image_size, self.image_size))
@@ -137,10 +137,10 @@ class Guide(nn.Module):
         return logits[:, [self.config.grades.index(c) for c in self.classes]]
 
     @property
-    def preprocessing(self) -> Preparation | None:
-        """How its training images were prepared, from its file."""
-        found = self.metadata.get("data", {}).get("preparation")
-        return None if found is None else Preparation(**found)
+    def preprocessing(self) -> Preprocessing | None:
+        """How its training images were preprocessed, from its file."""
+        found = self.metadata.get("data", {}).get("preprocessing")
+        return None if found is None else Preprocessing(**found)
 
     @property
     def patients(self) -> set[str]:
@@ -160,61 +160,68 @@ class Guide(nn.Module):
             for hook in hooks:
                 hook.remove()
 
-    def freeze(self) -> Guide:
+    def freeze(self) -> Discriminator:
         """Eval mode for good, no gradients of its own; gradients still flow to its input."""
         self.zero_grad(set_to_none=True)
         self.requires_grad_(False)
         return self.eval()
 
-    def train(self, mode: bool = True) -> Guide:
-        """A frozen guide stays in eval mode when the module around it goes to train mode."""
+    def train(self, mode: bool = True) -> Discriminator:
+        """A frozen discriminator stays in eval mode when the module around it goes to train mode."""
         frozen = not any(p.requires_grad for p in self.parameters())
         super().train(mode and not frozen)
         return self
 
 
 def check_fits(
-    guide: Guide, name: str, *, image_size: int | None = None, preparation: Preparation | None = None
+    discriminator: Discriminator,
+    name: str,
+    *,
+    image_size: int | None = None,
+    preprocessing: Preprocessing | None = None,
 ) -> None:
-    """Refuse a guide or judge of other images than those that it is to see; one that does not know its own is warned of.
+    """Refuse a discriminator or oracle of other images than those that it is to see; one that does not know its own
+    is warned of.
 
     Args:
-        guide: as loaded.
+        discriminator: as loaded.
         name: of it, for the message.
-        image_size: side of the images. Smaller ones than the guide's are refused; larger ones are reduced by the guide,
-            and warned of.
-        preparation: of the images; its ``image_size`` counts where ``image_size`` is not given. None where not known.
+        image_size: side of the images. Smaller ones than the discriminator's are refused; larger ones are reduced by
+            the discriminator, and warned of.
+        preprocessing: of the images; its ``image_size`` counts where ``image_size`` is not given. None where not known.
 
     Raises:
-        ValueError: with both sizes, or both preparations, and the way out.
+        ValueError: with both sizes, or both preprocessings, and the way out.
     """
-    size = image_size or (preparation.image_size if preparation is not None else None)
-    if size is not None and size < guide.image_size:
+    size = image_size or (preprocessing.image_size if preprocessing is not None else None)
+    if size is not None and size < discriminator.image_size:
         raise ValueError(
-            f"{name}: trained on images of {guide.image_size} px, these have {size} px, and an enlarged image has not what "
-            f"it learned to see; train one with `kecae-aug guide --image_size {size}`"
+            f"{name}: trained on images of {discriminator.image_size} px, these have {size} px, and "
+            "an enlarged image has not what "
+            f"it learned to see; train one with `kecae-aug discriminator --image_size {size}`"
         )
-    if size is not None and size > guide.image_size:
+    if size is not None and size > discriminator.image_size:
         warnings.warn(
-            f"{name}: images of {size} px are reduced to the {guide.image_size} px that it was trained on",
+            f"{name}: images of {size} px are reduced to the {discriminator.image_size} px that it was trained on",
             stacklevel=2,
         )
-    if preparation is None:
+    if preprocessing is None:
         return
-    own, theirs = guide.preprocessing, preparation.to_dict()
+    own, theirs = discriminator.preprocessing, preprocessing.to_dict()
     if own is None:
         warnings.warn(
-            f"{name}: its file does not say how its images were prepared, so it is not known whether these fit "
-            f"({preparation}); train it anew to have that checked",
+            f"{name}: its file does not say how its images were preprocessed, so it is not known whether these fit "
+            f"({preprocessing}); train it anew to have that checked",
             stacklevel=2,
         )
         return
     differ = [k for k, v in own.to_dict().items() if k != "image_size" and v != theirs[k]]
     if differ:
-        was, now = (", ".join(f"{k}={getattr(p, k)}" for k in differ) for p in (own, preparation))
+        was, now = (", ".join(f"{k}={getattr(p, k)}" for k in differ) for p in (own, preprocessing))
         raise ValueError(
             f"{name}: trained on images with {was}, these have {now}; train one on images like these "
-            "(`kecae-aug guide` has --no-mirror, --no-fix-inverted, --contrast and --align), or prepare these like its own"
+            "(`kecae-aug discriminator` has --no-mirror, --no-fix-inverted, --contrast and --align), "
+            "or prepare these like its own"
         )
 
 
@@ -234,53 +241,53 @@ def in_fold(patient: str | int, fold: int, folds: int) -> bool:
     return int(hashlib.sha256(name.encode()).hexdigest(), 16) % folds == fold
 
 
-def train_guide(
+def train_discriminator(
     images: Tensor,
     targets: Sequence[int],
-    config: GuideConfig,
+    config: DiscriminatorConfig,
     *,
     progress: bool = True,
     device: str | torch.device = "cpu",
-) -> Guide:
-    """Train a guide, from scratch or from ``config.init``, with class-balanced batches.
+) -> Discriminator:
+    """Train a discriminator, from scratch or from ``config.init``, with class-balanced batches.
 
-    The attack, where there is one, sees the guide in eval mode: then it is aimed at the function that will be used (running
-    statistics, no dropout), an image's attack does not depend on its batch, and the running statistics are
+    The attack, where there is one, sees the discriminator in eval mode: then it is aimed at the function that will
+    be used (running statistics, no dropout), an image's attack does not depend on its batch, and the running statistics are
     those of the images that are learned, not of every step on the way to them (Pang et al. 2021, "Bag of Tricks for
     Adversarial Training", found it to cost no robustness).
 
     Args:
         images: (N, 1, S, S) uint8, 0 to 255 for [-1, 1] (see :func:`kecae_training.images.to_uint8`).
         targets: N indices into ``config.grades``.
-        config: see :class:`GuideConfig`.
+        config: see :class:`DiscriminatorConfig`.
         progress: show a progress bar; its accuracy is that on attacked images, where there is an attack.
         device: where it is trained; the images stay where they are, batches are made and augmented on the CPU.
 
     Returns:
-        The guide, frozen, on the CPU.
+        The discriminator, frozen, on the CPU.
 
     Raises:
         ValueError: a grade without images; images of another size than ``config.image_size``; an ``init`` of another
             network.
-        FileNotFoundError: no guide in ``init``.
+        FileNotFoundError: no discriminator in ``init``.
     """
     with cpu_by_default():
         return _trained(images.cpu(), targets, config, progress, torch.device(device))
 
 
 def _trained(
-    images: Tensor, targets: Sequence[int], config: GuideConfig, progress: bool, device: torch.device
-) -> Guide:
+    images: Tensor, targets: Sequence[int], config: DiscriminatorConfig, progress: bool, device: torch.device
+) -> Discriminator:
     if images.shape[-1] != config.image_size:
         raise ValueError(
             f"images: {images.shape[-1]} px, image_size={config.image_size}; accepted are images of that size"
         )
     torch.manual_seed(config.seed)
     generator = torch.Generator().manual_seed(config.seed)
-    guide = Guide(config)  # drawn on the CPU: the same weights at the start of every device
+    discriminator = Discriminator(config)  # drawn on the CPU: the same weights at the start of every device
     if config.init is not None:
-        _begin_with(guide, config.init)
-    guide = guide.to(device).to(memory_format=torch.channels_last)
+        _begin_with(discriminator, config.init)
+    discriminator = discriminator.to(device).to(memory_format=torch.channels_last)
     labels = torch.as_tensor(targets)
     counts = torch.bincount(labels, minlength=len(config.grades))
     if (counts == 0).any():
@@ -289,14 +296,14 @@ def _trained(
         )
     weights = 1.0 / counts[labels].double().sqrt()  # between as they come and balanced: KL 4 is rare
     steps = max(1, len(labels) // config.batch_size)
-    optimizer = torch.optim.AdamW(guide.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+    optimizer = torch.optim.AdamW(discriminator.parameters(), lr=config.lr, weight_decay=config.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.lr, total_steps=steps * config.epochs)
     scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "16-mixed")
     radius = radius_at(config.adversarial_radius, images.shape[-1])
 
     def see(x: Tensor) -> Tensor:
         with autocast(device, config.precision):
-            logits: Tensor = guide(x.contiguous(memory_format=torch.channels_last))
+            logits: Tensor = discriminator(x.contiguous(memory_format=torch.channels_last))
         return logits.float()
 
     def batches() -> Iterator[tuple[Tensor, Tensor]]:
@@ -309,14 +316,14 @@ def _trained(
                 yield pinned(x, device), pinned(labels[rows], device)
 
     with prefetched(batches()) as made:
-        for _ in (bar := trange(config.epochs, desc=f"guide {config.network}", disable=not progress)):
+        for _ in (bar := trange(config.epochs, desc=f"discriminator {config.network}", disable=not progress)):
             correct = torch.zeros((), dtype=torch.int64, device=device)
             for _ in range(steps):
                 x, y = (t.to(device, non_blocking=True) for t in next(made))
                 if radius:
-                    guide.eval()
+                    discriminator.eval()
                     x = l2_attack(see, x, y, radius, config.adversarial_steps)
-                    guide.train()
+                    discriminator.train()
                 logits = see(x)
                 loss = F.cross_entropy(logits, y, label_smoothing=0.05)
                 optimizer.zero_grad(set_to_none=True)
@@ -326,50 +333,56 @@ def _trained(
                 schedule.step()
                 correct += (logits.argmax(1) == y).sum()
             bar.set_postfix(train_accuracy=f"{int(correct.cpu()) / (steps * config.batch_size):.3f}")
-    guide.cpu()
-    return guide.freeze()
+    discriminator.cpu()
+    return discriminator.freeze()
 
 
-def _begin_with(guide: Guide, folder: Path) -> None:
-    """Copy another guide's network into ``guide``, without the last layer where the grades differ; and its patients."""
-    other = load_guide(folder)
-    if other.config.network != guide.config.network:
+def _begin_with(discriminator: Discriminator, folder: Path) -> None:
+    """Copy another discriminator's network into ``discriminator``, without the last layer where the grades differ;
+    and its patients.
+    """
+    other = load_discriminator(folder)
+    if other.config.network != discriminator.config.network:
         raise ValueError(
-            f"init={str(folder)!r}: its network is {other.config.network!r}, not {guide.config.network!r}; give "
+            f"init={str(folder)!r}: its network is {other.config.network!r}, not {discriminator.config.network!r}; give "
             f"network={other.config.network!r}, or no init"
         )
     state = other.network.state_dict()
-    if other.config.grades != guide.config.grades:
-        last = [name for name, module in guide.network.named_modules() if isinstance(module, nn.Linear)][-1]
-        state |= {k: v for k, v in guide.network.state_dict().items() if k.startswith(f"{last}.")}
-    guide.network.load_state_dict(state)
-    guide.metadata = {"patients": sorted(other.patients)}
+    if other.config.grades != discriminator.config.grades:
+        last = [
+            name for name, module in discriminator.network.named_modules() if isinstance(module, nn.Linear)
+        ][-1]
+        state |= {k: v for k, v in discriminator.network.state_dict().items() if k.startswith(f"{last}.")}
+    discriminator.network.load_state_dict(state)
+    discriminator.metadata = {"patients": sorted(other.patients)}
 
 
-def save_guide(guide: Guide, folder: str | Path, *, patients: Sequence[str], data: dict[str, Any]) -> Path:
-    """Write ``guide.safetensors`` with its config, its patients and its data in the metadata.
+def save_discriminator(
+    discriminator: Discriminator, folder: str | Path, *, patients: Sequence[str], data: dict[str, Any]
+) -> Path:
+    """Write ``discriminator.safetensors`` with its config, its patients and its data in the metadata.
 
     Args:
-        guide: what :func:`train_guide` returned.
-        folder: made if need be; an existing guide there is not overwritten.
-        patients: ids of all that it has seen, so that a judge can be refused where it is not held out; those of
-            the guide it was started from are added.
-        data: anything JSON-able that says what it was trained on; ``preparation`` in it (``Preparation.to_dict()``) is
+        discriminator: what :func:`train_discriminator` returned.
+        folder: made if need be; an existing discriminator there is not overwritten.
+        patients: ids of all that it has seen, so that an oracle can be refused where it is not held out; those of
+            the discriminator it was started from are added.
+        data: anything JSON-able that says what it was trained on; ``preprocessing`` in it (``Preprocessing.to_dict()``) is
             compared with that of the images it is given later (:func:`check_fits`).
     """
-    path = Path(folder) / "guide.safetensors"
+    path = Path(folder) / "discriminator.safetensors"
     if path.exists():
         raise FileExistsError(
-            f"folder={str(folder)!r} already holds a guide: choose another folder or remove it"
+            f"folder={str(folder)!r} already holds a discriminator: choose another folder or remove it"
         )
     path.parent.mkdir(parents=True, exist_ok=True)
     metadata = {
         "format": FORMAT,
-        "config": json.dumps(asdict(guide.config), default=str),
-        "patients": json.dumps(sorted(ids_of(patients) | guide.patients)),
+        "config": json.dumps(asdict(discriminator.config), default=str),
+        "patients": json.dumps(sorted(ids_of(patients) | discriminator.patients)),
         "data": json.dumps(data),
     }
-    state = {k: v.contiguous() for k, v in guide.network.state_dict().items()}
+    state = {k: v.contiguous() for k, v in discriminator.network.state_dict().items()}
     save_tensors(state, path, metadata)
     return path
 
@@ -379,79 +392,83 @@ def ids_of(patients: Iterable[Any]) -> set[str]:
     return {name for name in map(patient_id, patients) if name is not None}
 
 
-def load_guide(
+def load_discriminator(
     folder: str | Path,
     classes: Sequence[str] | None = None,
     *,
     image_size: int | None = None,
-    preparation: Preparation | None = None,
-) -> Guide:
-    """Read what :func:`save_guide` wrote: frozen, restricted to ``classes``, on the CPU.
+    preprocessing: Preprocessing | None = None,
+) -> Discriminator:
+    """Read what :func:`save_discriminator` wrote: frozen, restricted to ``classes``, on the CPU.
 
     Args:
-        folder: with guide.safetensors, or that file.
+        folder: with discriminator.safetensors, or that file.
         classes: in the order of the logits; all its grades by default.
         image_size: of the images that it is to see, and
-        preparation: how they are prepared; both are checked (:func:`check_fits`).
+        preprocessing: how they are preprocessed; both are checked (:func:`check_fits`).
 
     Raises:
-        FileNotFoundError: no guide there.
-        ValueError: the file is not a guide of this version, or is damaged; it does not know a class, or is of other images.
+        FileNotFoundError: no discriminator there.
+        ValueError: the file is not a discriminator of this version, or is damaged; it does not know a class, or is
+        of other images.
     """
     path = Path(folder)
-    path = path / "guide.safetensors" if path.is_dir() else path
+    path = path / "discriminator.safetensors" if path.is_dir() else path
     if not path.is_file():
         raise FileNotFoundError(
-            f"guide={str(folder)!r}: no guide.safetensors there; train one with "
-            "`kecae-aug guide --data DIR --out DIR`"
+            f"discriminator={str(folder)!r}: no discriminator.safetensors there; train one with "
+            "`kecae-aug discriminator --data DIR --out DIR`"
         )
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
         if metadata.get("format") != FORMAT:
             raise ValueError(
-                f"guide={str(path)!r}: format {metadata.get('format')!r}, accepted is {FORMAT!r}"
+                f"discriminator={str(path)!r}: format {metadata.get('format')!r}, accepted is {FORMAT!r}"
             )
         config = json.loads(metadata["config"])
         init = (
             Path(config["init"]) if config.get("init") else None
         )  # absent in files from before there was one
-        made = GuideConfig(**{**config, "grades": tuple(config["grades"]), "init": init})
+        made = DiscriminatorConfig(**{**config, "grades": tuple(config["grades"]), "init": init})
         missing = [c for c in class_names(classes or made.grades) if c not in made.grades]
         if missing:
             raise ValueError(
-                f"guide={str(folder)!r}: classes {missing} are not among the grades {made.grades} it was trained on; "
-                "train one with `kecae-aug guide --grades ...`"
+                f"discriminator={str(folder)!r}: classes {missing} are not among the grades "
+                f"{made.grades} it was trained on; "
+                "train one with `kecae-aug discriminator --grades ...`"
             )
         with cpu_by_default():
-            guide = Guide(made, classes)
-        guide.network.load_state_dict(load_file(path))
+            discriminator = Discriminator(made, classes)
+        discriminator.network.load_state_dict(load_file(path))
     except SafetensorError as error:
         raise ValueError(
-            f"guide={str(path)!r}: damaged or not a safetensors file ({error}); train it anew"
+            f"discriminator={str(path)!r}: damaged or not a safetensors file ({error}); train it anew"
         ) from error
     patients = sorted(ids_of(json.loads(metadata["patients"])))
-    guide.metadata = {"patients": patients, "data": json.loads(metadata["data"])}
-    check_fits(guide, f"guide={str(folder)!r}", image_size=image_size, preparation=preparation)
-    return guide.to(memory_format=torch.channels_last).freeze()
+    discriminator.metadata = {"patients": patients, "data": json.loads(metadata["data"])}
+    check_fits(
+        discriminator, f"discriminator={str(folder)!r}", image_size=image_size, preprocessing=preprocessing
+    )
+    return discriminator.to(memory_format=torch.channels_last).freeze()
 
 
 @torch.no_grad()
 def predict(
-    guide: nn.Module, images: Tensor, batch_size: int = 128, *, precision: Precision = "32-true"
+    discriminator: nn.Module, images: Tensor, batch_size: int = 128, *, precision: Precision = "32-true"
 ) -> Tensor:
     """Class probabilities (N, K), float32 on the CPU, of (N, 1, S, S) float images in [-1, 1], in batches.
 
     Args:
-        guide: anything from images to logits; it runs where its parameters are.
+        discriminator: anything from images to logits; it runs where its parameters are.
         images: on any device.
-        batch_size: of what is on the guide's device at once.
+        batch_size: of what is on the discriminator's device at once.
         precision: of the network; the softmax is float32.
     """
-    device = device_of(guide)
+    device = device_of(discriminator)
     with autocast(device, precision):
         return torch.cat(
-            [guide(part.to(device)).float().softmax(1).cpu() for part in images.split(batch_size)]
+            [discriminator(part.to(device)).float().softmax(1).cpu() for part in images.split(batch_size)]
         )
 
 
@@ -462,8 +479,8 @@ def device_of(network: Any) -> torch.device:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Command line: ``kecae-aug guide`` or ``python -m kecae_training.discriminator``."""
-    with reporting("kecae-aug guide", "interrupted; nothing was written"):
+    """Command line: ``kecae-aug discriminator`` or ``python -m kecae_training.discriminator``."""
+    with reporting("kecae-aug discriminator", "interrupted; nothing was written"):
         _command(argv)
 
 
@@ -472,40 +489,42 @@ def _command(argv: Sequence[str] | None) -> None:
 
     from kecae_aug.data import open_radiographs
 
-    parser = ArgumentParser(prog="kecae-aug guide", description=__doc__)
+    parser = ArgumentParser(prog="kecae-aug discriminator", description=__doc__)
     add = parser.add_argument
     add("--data", type=Path, required=True, help="radiographs: DIR/split/grade/name.png, or a table.csv")
     add("--split", default="train")
-    add("--out", type=Path, required=True, help="folder for guide.safetensors")
+    add("--out", type=Path, required=True, help="folder for discriminator.safetensors")
     add("--no-mirror", action="store_true", help="leave right knees as they are")
     add("--no-fix-inverted", action="store_true", help="leave negatives as they are")
     add("--contrast", type=float, nargs=2, default=None, help="percentiles that become -1 and 1")
     add("--align", action="store_true", help="bring every joint line to one place")
     add("--device", type=Device, default="auto", help=f"{', '.join(DEVICES)} (default: auto)")
-    parser.add_class_arguments(GuideConfig)
+    parser.add_class_arguments(DiscriminatorConfig)
     args = parser.parse_args(listed(sys.argv[1:] if argv is None else argv, "--grades"))
     values = vars(parser.instantiate(args))
-    config = GuideConfig(**{k: values[k] for k in asdict(GuideConfig())})
+    config = DiscriminatorConfig(**{k: values[k] for k in asdict(DiscriminatorConfig())})
     device = choose_device(args.device)
-    preparation = Preparation(
+    preprocessing = Preprocessing(
         config.image_size, not args.no_mirror, not args.no_fix_inverted, args.contrast, args.align
     )
     if config.init is not None:
-        load_guide(config.init)  # a wrong folder is named before the images are read
-    data = open_radiographs(args.data, args.split, grades=config.grades, preparation=preparation)
-    if (args.out / "guide.safetensors").exists():
-        raise FileExistsError(f"--out {args.out}: already holds a guide; choose another folder or remove it")
+        load_discriminator(config.init)  # a wrong folder is named before the images are read
+    data = open_radiographs(args.data, args.split, grades=config.grades, preprocessing=preprocessing)
+    if (args.out / "discriminator.safetensors").exists():
+        raise FileExistsError(
+            f"--out {args.out}: already holds a discriminator; choose another folder or remove it"
+        )
 
     rows = [i for i, patient in enumerate(data.patients) if in_fold(patient, config.fold, config.folds)]
     print(f"{len(rows)} of {len(data)} images, fold {config.fold} of {config.folds}", flush=True)
     images = to_uint8(data, rows)
     start = time.perf_counter()
-    guide = train_guide(images, [data.targets[i] for i in rows], config, device=device)
-    path = save_guide(
-        guide,
+    discriminator = train_discriminator(images, [data.targets[i] for i in rows], config, device=device)
+    path = save_discriminator(
+        discriminator,
         args.out,
         patients=[data.patients[i] for i in rows],
-        data={"split": args.split, "images": len(rows), "preparation": preparation.to_dict()},
+        data={"split": args.split, "images": len(rows), "preprocessing": preprocessing.to_dict()},
     )
     print(f"{path}  ({time.perf_counter() - start:.0f} s)")
 

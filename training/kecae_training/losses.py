@@ -26,7 +26,7 @@ def j_sup(logits: Tensor, donor_labels: Tensor) -> Tensor:
     """Eq. 5: CE(D(X1'), Y_2) + CE(D(X2'), Y_1).
 
     Args:
-        logits: (B, K) of the frozen guide on the exchanged images.
+        logits: (B, K) of the frozen discriminator on the exchanged images.
         donor_labels: labels of the knees that gave the key.
     """
     return 2 * F.cross_entropy(logits.float(), donor_labels)
@@ -68,12 +68,13 @@ def j_classify(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def j_feature_match(features: Sequence[Tensor], reference: Sequence[Tensor]) -> Tensor:
-    """What the guide sees in X^ against what it sees in X: squared error over the reference's own power, mean of stages.
+    """What the discriminator sees in X^ against what it sees in X: squared error over the reference's own power,
+    mean of stages.
 
     PSNR hardly notices an osteophyte of a few pixels; a network that reads grades does.
 
     Args:
-        features: stages of the guide on X^, each (B, C, h, w).
+        features: stages of the discriminator on X^, each (B, C, h, w).
         reference: the same of X; no gradient flows into it.
     """
     errors = [

@@ -1,8 +1,8 @@
-"""Small classifiers for radiographs of one channel: the guide and the held-out judges.
+"""Small classifiers for radiographs of one channel: the discriminator and the held-out oracles.
 
 They take (B, 1, S, S) in [-1, 1], any S of 32 or more, and return (B, n_classes) logits. They are small
-on purpose: the guide runs in every training step of a KECAE, and architectures that share little
-are what makes a judge held out.
+on purpose: the discriminator runs in every training step of a KECAE, and architectures that share little
+are what makes an oracle held out.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from kecae_aug.engine.model import KECAE, KECAEConfig, Latents
 from kecae_training import losses
 from kecae_training.config import LossConfig
-from kecae_training.discriminator import Guide
+from kecae_training.discriminator import Discriminator
 from kecae_training.views import draw_view
 
 
@@ -89,7 +89,7 @@ def hybrid_loss(
     images: Tensor,
     labels: Tensor,
     config: LossConfig,
-    guide: Guide | None,
+    discriminator: Discriminator | None,
     generator: torch.Generator | None = None,
 ) -> dict[str, Tensor]:
     """Eq. 8 and the optional terms: every term unweighted under its name, and their weighted ``total``.
@@ -99,18 +99,20 @@ def hybrid_loss(
         images: (2B, 1, S, S), as given to it.
         labels: (2B,) int64 class indices.
         config: the weights; a term of weight 0 is not computed, but for J_LDA, which is always logged.
-        guide: D of Eq. 5, frozen.
-        generator: of the guide's views, on the CPU; the global one if not given.
+        discriminator: D of Eq. 5, frozen.
+        generator: of the discriminator's views, on the CPU; the global one if not given.
     """
     reconstruction, exchanged = outputs.reconstruction, outputs.exchanged
     weighted = {"mse": (1.0, losses.j_mse(reconstruction, images))}
     lda = losses.j_lda(outputs.latents, config.lda_eps)
     weighted["lda"] = (config.lambda2, lda if config.lambda2 else lda.detach())
     logged: dict[str, Tensor] = {}
-    if config.needs_guide:
-        assert guide is not None
-        by_guide, logged = _guided(outputs, images, labels, config, guide, generator)
-        weighted |= by_guide
+    if config.needs_discriminator:
+        assert discriminator is not None
+        by_discriminator, logged = _discriminator_terms(
+            outputs, images, labels, config, discriminator, generator
+        )
+        weighted |= by_discriminator
     if outputs.same_grade is not None:
         weighted["same_grade"] = (config.same_grade, losses.j_same_grade(outputs.same_grade, images))
     if outputs.key_logits is not None:
@@ -125,21 +127,23 @@ def hybrid_loss(
     return {**{k: term.detach() for k, (_, term) in weighted.items()}, **logged, "total": total}
 
 
-def _guided(
+def _discriminator_terms(
     outputs: Outputs,
     images: Tensor,
     labels: Tensor,
     config: LossConfig,
-    guide: Guide,
+    discriminator: Discriminator,
     generator: torch.Generator | None,
 ) -> tuple[dict[str, tuple[float, Tensor]], dict[str, Tensor]]:
-    """The terms that look through the guide, in one pass through it; and how often it is convinced."""
+    """The terms that look through the discriminator, in one pass through it; and how often it is convinced."""
     half = len(images) // 2
-    seen = max(1, round(config.guide_share * half))
+    seen = max(1, round(config.discriminator_fraction * half))
     rows = torch.cat([torch.arange(seen), half + torch.arange(seen)]).to(images.device)  # pairs stay pairs
     x, exchanged, reconstruction = (t[rows] for t in (images, outputs.exchanged, outputs.reconstruction))
     donor_labels = labels[rows].roll(seen)
-    view = draw_view(x.shape, config.guide_shift, config.guide_noise, generator, config.guide_blur)
+    view = draw_view(
+        x.shape, config.discriminator_shift, config.discriminator_noise, generator, config.discriminator_blur
+    )
     view = view.to(images.device)
     shown = {}
     if config.lambda1:
@@ -149,7 +153,7 @@ def _guided(
     if config.feature_match:
         shown["reconstruction"] = reconstruction
     views = torch.cat([view(part) for part in shown.values()]).contiguous(memory_format=torch.channels_last)
-    logits, features = guide.look(views)
+    logits, features = discriminator.look(views)
     parts = dict(zip(shown, logits.split(len(x)), strict=True))
     terms: dict[str, tuple[float, Tensor]] = {}
     logged: dict[str, Tensor] = {}
@@ -160,10 +164,10 @@ def _guided(
         if weight:
             terms[name] = (weight, losses.j_sup(parts[kind], donor_labels))
             flipped = (parts[kind].argmax(1) == donor_labels).float().mean()
-            logged[name.replace("sup", "guide_flip")] = flipped  # certifies itself: not a result
+            logged[name.replace("sup", "discriminator_flip")] = flipped  # certifies itself: not a result
     if config.feature_match:
         with torch.no_grad():
-            _, reference = guide.look(view(x))
+            _, reference = discriminator.look(view(x))
         last = [stage[-len(x) :] for stage in features]
         terms["feature_match"] = (config.feature_match, losses.j_feature_match(last, reference))
     return terms, logged

@@ -1,7 +1,7 @@
 """Algorithm 1 as a loop.
 
-    kecae-aug guide --data DIR --out runs/guide
-    kecae-aug train --config default --data.root DIR --guide runs/guide --out runs/knee
+    kecae-aug discriminator --data DIR --out runs/discriminator
+    kecae-aug train --config default --data.root DIR --discriminator runs/discriminator --out runs/knee
     kecae-aug train ... --device cuda --precision bf16-mixed --run.devices 2
 
 The same command goes on where a run stopped. In the run's folder: config.json (resolved), log.jsonl,
@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from kecae_aug.data import Preparation, Radiographs, open_radiographs
+from kecae_aug.data import Preprocessing, Radiographs, open_radiographs
 from kecae_aug.device import cpu_by_default
 from kecae_aug.donors import unit_draw
 from kecae_aug.engine.model import KECAE, PRESETS, KECAEConfig
@@ -34,7 +34,7 @@ from kecae_aug.weights.io import load_weights
 from kecae_training.augment import augment
 from kecae_training.checkpoint import RunFolder, fingerprint
 from kecae_training.config import TrainConfig, parse
-from kecae_training.discriminator import Guide, in_fold, load_guide
+from kecae_training.discriminator import Discriminator, in_fold, load_discriminator
 from kecae_training.images import to_float, to_uint8
 from kecae_training.losses import same_grade_permutation
 from kecae_training.pairs import PairSampler
@@ -65,13 +65,13 @@ def learning_rate(config: TrainConfig, step: int, total: int) -> float:
 
 
 def open_data(config: TrainConfig, size: int) -> Radiographs:
-    """The radiographs of the config's split, prepared as the weights will expect them."""
+    """The radiographs of the config's split, preprocessed as the weights will expect them."""
     data = config.data
     if data.root is None:
         raise ValueError("data.root is missing: give --data.root DIR or set KECAE_KNEE_DATA")
-    preparation = Preparation(size, data.mirror_right, data.fix_inverted, data.contrast, data.align)
+    preprocessing = Preprocessing(size, data.mirror_right, data.fix_inverted, data.contrast, data.align)
     folder = open_radiographs(
-        data.root, data.split, grades=list(config.model.classes), preparation=preparation
+        data.root, data.split, grades=list(config.model.classes), preprocessing=preprocessing
     )
     if data.folds == 1:
         return folder
@@ -111,7 +111,7 @@ def train(config: TrainConfig, dataset: Any = None, warm_keys: Remembered | None
         The folder of the exported weights.
 
     Raises:
-        ValueError: a checkpoint of another config or of other data; a guide of other images; a gradient that stays
+        ValueError: a checkpoint of another config or of other data; a discriminator of other images; a gradient that stays
             non-finite.
     """
     with cpu_by_default():
@@ -133,7 +133,9 @@ def _train(config: TrainConfig, dataset: Any, warm_keys: Remembered | None) -> P
     shape = kecae.config
     dataset = open_data(config, shape.image_size) if dataset is None else dataset
     with torch.random.fork_rng(devices=[]):  # what does not fit is named before the images are read
-        guides = open_guides(config, shape, getattr(dataset, "preparation", None), fabric.device)
+        discriminators = open_discriminators(
+            config, shape, getattr(dataset, "preprocessing", None), fabric.device
+        )
     images = to_uint8(dataset, progress=run.progress and fabric.is_global_zero)
     sampler = PairSampler(
         dataset.targets, optim.n_pairs, optim.batch_size, seed=run.seed, bootstrap=optim.bootstrap
@@ -215,10 +217,14 @@ def _train(config: TrainConfig, dataset: Any, warm_keys: Remembered | None) -> P
         for batch in made:
             step = state["step"]
             x, y, permutation = (t.to(fabric.device, non_blocking=True) for t in batch[:3])
-            guide = guides[draw_guide(config, step, len(guides))] if guides else None
+            discriminator = (
+                discriminators[draw_discriminator(config, step, len(discriminators))]
+                if discriminators
+                else None
+            )
             outputs = step_modules(x, permutation)
-            with fabric.autocast():  # for the guide; what needs float32 asks for it
-                terms = hybrid_loss(outputs, x, y, config.loss.at(step), guide, batch.generator)
+            with fabric.autocast():  # for the discriminator; what needs float32 asks for it
+                terms = hybrid_loss(outputs, x, y, config.loss.at(step), discriminator, batch.generator)
             adam.zero_grad(set_to_none=True)
             fabric.backward(terms["total"])
             norm: Any = fabric.clip_gradients(
@@ -277,19 +283,21 @@ class Batch(NamedTuple):
     generator: torch.Generator
 
 
-def open_guides(
-    config: TrainConfig, shape: KECAEConfig, preparation: Preparation | None, device: torch.device
-) -> list[Guide]:
-    """The guides that the terms look through, none where no term does.
+def open_discriminators(
+    config: TrainConfig, shape: KECAEConfig, preprocessing: Preprocessing | None, device: torch.device
+) -> list[Discriminator]:
+    """The discriminators that the terms look through, none where no term does.
 
     Raises:
         ValueError: one of other images or classes than those of the training.
     """
-    if not config.loss.needs_guide:
+    if not config.loss.needs_discriminator:
         return []
     return [
-        load_guide(path, shape.classes, image_size=shape.image_size, preparation=preparation).to(device)
-        for path in config.guides
+        load_discriminator(path, shape.classes, image_size=shape.image_size, preprocessing=preprocessing).to(
+            device
+        )
+        for path in config.discriminators
     ]
 
 
@@ -298,9 +306,9 @@ def _generator(seed: int, step: int, rank: int) -> torch.Generator:
     return torch.Generator().manual_seed((seed * 1_000_003 + step) * 4099 + rank)
 
 
-def draw_guide(config: TrainConfig, step: int, n: int) -> int:
-    """Which of n guides a step looks through: the same for all ranks, whose gradients are averaged."""
-    return int(unit_draw(step, f"guide/{config.run.seed}") * n)
+def draw_discriminator(config: TrainConfig, step: int, n: int) -> int:
+    """Which of n discriminators a step looks through: the same for all ranks, whose gradients are averaged."""
+    return int(unit_draw(step, f"discriminator/{config.run.seed}") * n)
 
 
 def _save_samples(folder: RunFolder, images: Tensor, outputs: Outputs, step: int) -> None:

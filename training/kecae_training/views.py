@@ -1,7 +1,8 @@
-"""How the guide is shown images: slightly moved, blurred and noisy, so that a pattern of single pixels cannot fool it.
+"""How the discriminator is shown images: slightly moved, blurred and noisy, so that a pattern of single pixels
+cannot fool it.
 
-All images of a step that are compared with each other get the same view. Optional (``loss.guide_shift``,
-``loss.guide_noise``, ``loss.guide_blur``); the paper's guide sees the images as they are.
+All images of a step that are compared with each other get the same view. Optional (``loss.discriminator_shift``,
+``loss.discriminator_noise``, ``loss.discriminator_blur``); the paper's discriminator sees the images as they are.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class View:
     blur: float = 0.0
 
     def __call__(self, images: Tensor) -> Tensor:
-        """(B, 1, S, S) as the guide is shown them."""
+        """(B, 1, S, S) as the discriminator is shown them."""
         if self.dx or self.dy:
             pad = (max(self.dx, 0), max(-self.dx, 0), max(self.dy, 0), max(-self.dy, 0))
             height, width = images.shape[-2:]

@@ -1,7 +1,7 @@
 """Keys that know the grade before the first exchange.
 
 An exchange can be learned only once hK says something of the grade. Learning that inside Algorithm 1 costs a decoder
-and a guide in every step; the key's encoder with its head alone is a small classifier.
+and a discriminator in every step; the key's encoder with its head alone is a small classifier.
 """
 
 from __future__ import annotations

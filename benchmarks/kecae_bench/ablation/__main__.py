@@ -2,7 +2,7 @@
 
     python -m kecae_bench.ablation                                  # phantoms: all rows, seeds 0 1 2
     python -m kecae_bench.ablation --rows base paper --seeds 0 --steps 300
-    python -m kecae_bench.ablation --study knee --data DIR --guide runs/resnet --oracles runs/vgg runs/densenet
+    python -m kecae_bench.ablation --study knee --data DIR --discriminator runs/resnet --oracles runs/vgg runs/densenet
     python -m kecae_bench.ablation table                            # all figures; the main ones are in docs/ablation.md
     python -m kecae_bench.ablation --list
 
@@ -36,7 +36,7 @@ from kecae_training.search.study import ROBUST, Study, folder_study, phantom_stu
 from kecae_training.train import model_config
 
 ROWS = Path(__file__).with_name("rows.yaml")
-GUIDE = re.compile(r"\{guide:([^}]+)\}")
+DISCRIMINATOR = re.compile(r"\{discriminator:([^}]+)\}")
 STUDIES = list(yaml.safe_load(ROWS.read_text()))
 PHANTOM = "phantom"
 Overrides = dict[str, Any]
@@ -66,13 +66,13 @@ class Table:
         values = yaml.safe_load(path.read_text())[kind]
         return cls(kind, values["config"], values["base"], values["rows"])
 
-    def flags(self, row: str, steps: int, guide: Callable[[str], Path] = Path) -> list[str]:
-        """The command line of a row; ``guide`` gives the folder for a network's name."""
+    def flags(self, row: str, steps: int, discriminator: Callable[[str], Path] = Path) -> list[str]:
+        """The command line of a row; ``discriminator`` gives the folder for a network's name."""
         merged = {**self.base, "optim.max_steps": steps, **self.rows[row]}
-        return ["--config", self.config, *(f"--{k}={_flag(v, guide)}" for k, v in merged.items())]
+        return ["--config", self.config, *(f"--{k}={_flag(v, discriminator)}" for k, v in merged.items())]
 
     def resolve(self, row: str, steps: int) -> Row:
-        """What a row comes to; the guide by its name, since folders differ between machines."""
+        """What a row comes to; the discriminator by its name, since folders differ between machines."""
         if any(flag.startswith("data.") for flag in self.rows[row]):
             raise SystemExit(f"{ROWS.name}: row {row!r} changes the data, which all rows of a study share")
         try:
@@ -82,11 +82,11 @@ class Table:
         return Row(row, self.rows[row], beside_defaults(config))
 
 
-def _flag(value: Any, guide: Callable[[str], Path]) -> str:
+def _flag(value: Any, discriminator: Callable[[str], Path]) -> str:
     if isinstance(value, list):
-        return json.dumps([_flag(v, guide) for v in value])
+        return json.dumps([_flag(v, discriminator) for v in value])
     if isinstance(value, str):
-        return GUIDE.sub(lambda found: str(guide(found[1])), value)
+        return DISCRIMINATOR.sub(lambda found: str(discriminator(found[1])), value)
     return json.dumps(value)
 
 
@@ -100,8 +100,8 @@ def train_row(table: Table, row: Row, seed: int, study: Study, args: argparse.Na
     line = {"config": row.config, "base": args.base.config, "seed": seed, "data": study.name}
     digest = hashlib.sha256(key(line).encode()).hexdigest()[:10]
     out = args.work / "ablation" / f"{re.sub(r'[^a-zA-Z0-9.]+', '-', row.name)}-seed{seed}-{digest}"
-    guide = study.guide_of or args.guides.__getitem__
-    config = parse([*table.flags(row.name, args.steps, guide), "--out", str(out)])
+    discriminator = study.discriminator_of or args.discriminators.__getitem__
+    config = parse([*table.flags(row.name, args.steps, discriminator), "--out", str(out)])
     config.run = replace(
         config.run,
         seed=seed,
@@ -133,7 +133,9 @@ def open_study(args: argparse.Namespace, table: Table) -> Study:
     if table.kind == PHANTOM:
         return phantom_study(args.work, args.patients, args.test_patients, device=args.device)
     config = parse([*table.flags("base", args.steps), "--data.root", str(args.data)])
-    config.guide = list(args.guides.values())  # of all rows: none of them may have seen a held-out patient
+    config.discriminator = list(
+        args.discriminators.values()
+    )  # of all rows: none of them may have seen a held-out patient
     return folder_study(args.work, config, model_config(config).image_size, args.oracles, device=args.device)
 
 
@@ -162,17 +164,17 @@ def main(argv: list[str] | None = None) -> None:
         help="radiographs: DIR/split/grade/name.png, or a table.csv; for studies of knees",
     )
     parser.add_argument(
-        "--guide",
+        "--discriminator",
         type=Path,
         nargs="+",
         default=[],
-        help=f"with --data: guides; the base has all but *{ROBUST}",
+        help=f"with --data: discriminators; the base has all but *{ROBUST}",
     )
     parser.add_argument("--oracles", type=Path, nargs="+", default=[], help="with --data: held-out oracles")
     parser.add_argument("--patients", type=int, default=800, help="phantoms of the trainings, and of oracles")
     parser.add_argument("--test-patients", type=int, default=150, help="held-out phantoms")
     parser.add_argument(
-        "--work", type=Path, default=PROJECT / "runs" / "ablation", help="images, guides, runs"
+        "--work", type=Path, default=PROJECT / "runs" / "ablation", help="images, discriminators, runs"
     )
     parser.add_argument("--results", type=Path, help="by default benchmarks/results/ablation-<study>.jsonl")
     args = parser.parse_args(argv)
@@ -192,17 +194,23 @@ def main(argv: list[str] | None = None) -> None:
     if args.list:
         print("\n".join(f"{name:<22} {table.rows[name]}" for name in table.rows))
         return
-    args.guides = {path.name: path for path in args.guide}
+    args.discriminators = {path.name: path for path in args.discriminator}
     if args.study != PHANTOM:
-        if not (args.data and args.guide and args.oracles):
-            parser.error("--study knee needs --data, and --guide and --oracles made by `kecae-aug guide`")
+        if not (args.data and args.discriminator and args.oracles):
+            parser.error(
+                "--study knee needs --data, and --discriminator and --oracles made by `kecae-aug discriminator`"
+            )
         plain = [
-            name for name in args.guides if not name.endswith(ROBUST)
+            name for name in args.discriminators if not name.endswith(ROBUST)
         ]  # the others are for rows that name them
-        table = replace(table, base={"guide": [f"{{guide:{name}}}" for name in plain], **table.base})
-        named = set(GUIDE.findall(json.dumps([table.base, *(table.rows[name] for name in names)])))
-        if named - set(args.guides):
-            parser.error(f"--guide: rows name {sorted(named)}, given are {sorted(args.guides)}")
+        table = replace(
+            table, base={"discriminator": [f"{{discriminator:{name}}}" for name in plain], **table.base}
+        )
+        named = set(DISCRIMINATOR.findall(json.dumps([table.base, *(table.rows[name] for name in names)])))
+        if named - set(args.discriminators):
+            parser.error(
+                f"--discriminator: rows name {sorted(named)}, given are {sorted(args.discriminators)}"
+            )
     results = args.results or RESULTS / f"ablation-{args.study}.jsonl"
     rows = [table.resolve(name, args.steps) for name in names]  # all, before the first is trained
     args.base = table.resolve("base", args.steps)
@@ -226,7 +234,16 @@ def run_all(table: Table, rows: list[Row], study: Study, args: argparse.Namespac
     for n, (row, seed) in enumerate(left, 1):
         line = train_row(table, row, seed, study, args)
         append_line(results, line)
-        shown = ("psnr", "reconstructed", "decoder", "host", "guide_gap", "host_share", "key", "non_key")
+        shown = (
+            "psnr",
+            "reconstructed",
+            "decoder",
+            "host",
+            "discriminator_gap",
+            "host_fraction",
+            "key",
+            "non_key",
+        )
         figures = "  ".join(f"{k} {line['figures'].get(k)}" for k in shown)
         minutes = (time.perf_counter() - start) / n * (len(left) - n) / 60
         print(f"[{n}/{len(left)}] seed {seed}  {row.name}: {figures}  ({line['seconds']} s)", flush=True)

@@ -21,9 +21,9 @@ COLUMNS = {  # heading -> figures, joined by a slash; a column without any value
     "X^": ("reconstructed",),
     "X' decoder": ("decoder",),
     "X' host": ("host",),
-    "discriminator gap": ("guide_gap",),
+    "discriminator gap": ("discriminator_gap",),
     "moved 0->2 / 2->0": ("moved_0->2", "moved_2->0"),
-    "host fraction": ("host_share",),
+    "host fraction": ("host_fraction",),
 }
 MORE = {
     "SSIM": ("ssim",),

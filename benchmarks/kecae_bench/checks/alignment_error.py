@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kecae_aug.data import Preparation, RadiographFolder
+from kecae_aug.data import Preprocessing, RadiographFolder
 from kecae_aug.data.alignment import COLUMN, ROW, _sample, align, undo
 from kecae_aug.phantom import PhantomKnees
 from kecae_aug.phantom.truth import GRADES
@@ -99,8 +99,8 @@ def main() -> None:
         images = torch.stack([phantoms[i][0] for i in range(len(phantoms))])
         name = "phantoms"
     else:
-        prepare = Preparation(args.size, mirror_right=True, fix_inverted=True)
-        folder = RadiographFolder(args.data, "val", preparation=prepare)
+        prepare = Preprocessing(args.size, mirror_right=True, fix_inverted=True)
+        folder = RadiographFolder(args.data, "val", preprocessing=prepare)
         rows = np.random.default_rng(0).permutation(len(folder))[: args.limit]
         images, name = torch.stack([folder[int(i)][0] for i in rows]), "radiographs"
     record("alignment_error", {"of": name, **figures(images)})

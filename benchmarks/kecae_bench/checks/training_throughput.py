@@ -26,7 +26,7 @@ from kecae_aug.engine.model import KECAE, PRESETS, PointConvTranspose2d
 from kecae_bench.machine import add_device, add_precision, autocast, synchronize
 from kecae_bench.record import record
 from kecae_training.config import LossConfig, parse
-from kecae_training.discriminator import Guide, GuideConfig
+from kecae_training.discriminator import Discriminator, DiscriminatorConfig
 from kecae_training.step import KeyExchange, hybrid_loss
 
 
@@ -37,7 +37,7 @@ class Variant:
         self,
         size: str,
         loss: LossConfig,
-        discriminator: Guide,
+        discriminator: Discriminator,
         pairs: int,
         *,
         channels_last: bool = True,
@@ -118,10 +118,12 @@ def main() -> None:
     add_precision(parser)
     parser.add_argument("--out", type=Path, help="JSON lines; by default in benchmarks/results")
     args = parser.parse_args()
-    supervised = parse(["--config", "default", "--guide", "made here"]).loss
+    supervised = parse(["--config", "default", "--discriminator", "made here"]).loss
     loss = replace(supervised, lambda1=0.0, lambda1_host=0.0, feature_match=0.0)
     torch.manual_seed(0)
-    discriminator = Guide(GuideConfig(image_size=PRESETS[args.preset].image_size), ("0", "2")).freeze()
+    discriminator = Discriminator(
+        DiscriminatorConfig(image_size=PRESETS[args.preset].image_size), ("0", "2")
+    ).freeze()
     discriminator.to(args.device)
 
     def variant(terms: LossConfig, **options: Any) -> Variant:

@@ -5,7 +5,7 @@ r"""Does T' beat T? Classifiers on real knees alone, and with exchanged ones, on
     python -m kecae_bench.tvt --data DIR --weights W --arms T "T'" --fractions 0.05 0.1 0.25 0.5 1 # few labels
     python -m kecae_bench.tvt --data DIR --weights W --arms T "T' from pairs" --n-pairs 500 5000 50000   # Fig. 5
     python -m kecae_bench.tvt --data DIR --folds 5 --export OUT                                    # cross-validation:
-    ... kecae-aug guide and train on each OUT/fold-K.csv ...
+    ... kecae-aug discriminator and train on each OUT/fold-K.csv ...
     python -m kecae_bench.tvt --data DIR --folds 5 --weights W0 W1 W2 W3 W4 --weights-data OUT/fold-*.csv
 
 Weights that know more patients than T bring labels in that T has not, which matters for few labels: `--fractions 0.1

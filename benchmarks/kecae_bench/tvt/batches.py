@@ -100,10 +100,10 @@ class Batches:
                         self.added += replaced
                     else:
                         new = adds.make(images, labels, indices, step)
-        images = self._augment(images, step, "classical")
+        images = self._augment(images, step, "standard")
         real = len(images)
         if new is not None and len(new[0]):
-            extra = self._augment(new[0], step, "classical of added")
+            extra = self._augment(new[0], step, "standard of added")
             images = torch.cat([images, extra])
             labels = _join(labels, new[1], self._k)
             self.added += len(extra)

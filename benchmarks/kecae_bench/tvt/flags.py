@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         nargs="+",
         default=[],
-        help="held-out oracles (kecae-aug guide); {fold} is the fold",
+        help="held-out oracles (kecae-aug discriminator); {fold} is the fold",
     )
     data.add_argument(
         "--image-size", type=int, default=128, help="of the classifiers' images; the paper's is 299"

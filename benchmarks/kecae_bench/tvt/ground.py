@@ -10,12 +10,12 @@ from itertools import product
 from pathlib import Path
 
 from kecae_aug import KECAE, load_weights
-from kecae_aug.data import Preparation
+from kecae_aug.data import Preprocessing
 from kecae_aug.data.table import write_table
 from kecae_bench.tvt.knees import Knees, read_folder
 from kecae_bench.tvt.seen import Seen, by_oracle, by_weights
 from kecae_bench.tvt.split import Split, fixed_split, fraction_of, k_fold_split, new_patients, unseen_split
-from kecae_training.discriminator import Guide, load_guide
+from kecae_training.discriminator import Discriminator, load_discriminator
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Ground:
     model: KECAE | None = None
     name: str = ""
     seen: Seen | None = None
-    oracles: Mapping[str, Guide] = field(default_factory=dict)
+    oracles: Mapping[str, Discriminator] = field(default_factory=dict)
     new: bool = False
 
     @property
@@ -72,16 +72,16 @@ def open_grounds(
             "none of their patients"
         )
     models = [load_weights(name) for name in args.weights]
-    preparations = {Preparation.of(m) for m in models}
+    preprocessings = {Preprocessing.of(m) for m in models}
     classes = {m.config.classes for m in models}
-    if len(preparations) > 1 or len(classes) > 1:
+    if len(preprocessings) > 1 or len(classes) > 1:
         raise ValueError(
-            f"weights: they differ in preparation or classes ({preparations}, {classes}); give like ones"
+            f"weights: they differ in preprocessing or classes ({preprocessings}, {classes}); give like ones"
         )
     grades = [str(c) for c in models[0].config.classes]
-    preparation = _preparation(args, models[0])
-    oracles = {fold: _oracles(args.oracles, fold, grades, preparation) for fold in numbers}
-    knees, test, _ = read_folder(args.data, grades, preparation, progress=progress)
+    preprocessing = _preprocessing(args, models[0])
+    oracles = {fold: _oracles(args.oracles, fold, grades, preprocessing) for fold in numbers}
+    knees, test, _ = read_folder(args.data, grades, preprocessing, progress=progress)
     of_t = _halving(args) if args.test_unseen is not True else []  # of True, they are the weights themselves
     folders = [args.data, *args.weights_data]
     loaded = [
@@ -117,9 +117,9 @@ def _agree(args: argparse.Namespace, folds: int | None) -> None:
         raise ValueError("--test-unseen and --folds: both say who is tested; give one")
 
 
-def _preparation(args: argparse.Namespace, model: KECAE) -> Preparation:
+def _preprocessing(args: argparse.Namespace, model: KECAE) -> Preprocessing:
     """As the weights ask for it, but for the flags."""
-    own = Preparation.of(model)
+    own = Preprocessing.of(model)
     return replace(own, image_size=args.image_size, mirror_right=own.mirror_right and not args.no_mirror)
 
 
@@ -150,11 +150,11 @@ def _halving(args: argparse.Namespace) -> list[Seen]:
 
 
 def _oracles(
-    paths: Sequence[Path], fold: int | None, grades: Sequence[str], preparation: Preparation
-) -> dict[str, Guide]:
+    paths: Sequence[Path], fold: int | None, grades: Sequence[str], preprocessing: Preprocessing
+) -> dict[str, Discriminator]:
     """Oracles of a fold, of images like these: ``{fold}`` in a path is its number."""
     named = [str(path).replace("{fold}", str(fold)) for path in paths]
-    return {name: load_guide(name, grades, preparation=preparation) for name in named}
+    return {name: load_discriminator(name, grades, preprocessing=preprocessing) for name in named}
 
 
 def describe(ground: Ground) -> None:
@@ -204,8 +204,8 @@ def export(
             "--export: weights that are trained on T know its patients; leave --new-patients out"
         )
     model = load_weights(args.weights[0])
-    preparation = _preparation(args, model)
-    knees, test, images = read_folder(args.data, [str(c) for c in model.config.classes], preparation)
+    preprocessing = _preprocessing(args, model)
+    knees, test, images = read_folder(args.data, [str(c) for c in model.config.classes], preprocessing)
     tables: dict[Path, Sequence[int]] = {}
     for fold in range(folds) if folds else [None]:
         split = _split(args, knees, test, _halving(args), fold, folds)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from kecae_aug.data import Preparation, check_disjoint, open_radiographs
+from kecae_aug.data import Preprocessing, check_disjoint, open_radiographs
 from kecae_aug.data.folder import Row
 from kecae_aug.data.source import has_split
 from kecae_bench.machine import CPU, to_device
@@ -87,14 +87,14 @@ class Folder(NamedTuple):
 
 
 def read_folder(
-    data: Path, grades: Sequence[str], preparation: Preparation, *, progress: bool = True
+    data: Path, grades: Sequence[str], preprocessing: Preprocessing, *, progress: bool = True
 ) -> Folder:
     """The splits ``train`` and ``val`` (the test split) in one set; or all, where there is no ``train``.
 
     Args:
         data: folder or table, see :func:`kecae_aug.data.open_radiographs`.
         grades: the classes, in the order of their indices.
-        preparation: as the weights ask for it, at the classifiers' size.
+        preprocessing: as the weights ask for it, at the classifiers' size.
         progress: show a bar while images are decoded.
 
     Raises:
@@ -103,7 +103,7 @@ def read_folder(
     """
     splits: list[str | None] = [split for split in ("train", "val") if has_split(data, split)]
     parts = {
-        split: open_radiographs(data, split, grades=grades, preparation=preparation)
+        split: open_radiographs(data, split, grades=grades, preprocessing=preprocessing)
         for split in (splits if "train" in splits else [None])
     }
     check_disjoint(**{str(split): part.patients for split, part in parts.items()})

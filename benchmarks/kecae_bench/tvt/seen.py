@@ -10,7 +10,7 @@ from pathlib import Path
 
 from kecae_aug.data.folder import PATTERN
 from kecae_aug.engine.model import KECAE
-from kecae_training.discriminator import Guide
+from kecae_training.discriminator import Discriminator
 from kecae_training.evaluate.provenance import training_patients
 
 
@@ -61,7 +61,7 @@ def by_weights(model: KECAE, name: str, folders: Sequence[Path], *, trust: bool 
     return Seen(f"weights {name}", None if patients is None else frozenset(patients))
 
 
-def by_oracle(oracle: Guide, name: str) -> Seen:
+def by_oracle(oracle: Discriminator, name: str) -> Seen:
     """Training patients of an oracle or discriminator, which its file lists."""
     return Seen(f"oracle {name}", frozenset(oracle.metadata["patients"]))
 

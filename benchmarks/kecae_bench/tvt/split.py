@@ -170,7 +170,8 @@ def _drawn(knees: Knees, rest: Sequence[int], seen: Sequence[Seen], fraction: fl
         raise SplitError(
             f"validation: {wanted} patients are wanted ({fraction:.0%} of {n_rest}), and {n_free} of the training patients "
             f"have been seen by neither weights nor oracles ({counts}). Train those on fewer patients (`--data.folds` of "
-            "kecae-aug train, `--folds` of kecae-aug guide), on the same half; or ask for a smaller --validation-fraction"
+            "kecae-aug train, `--folds` of kecae-aug discriminator), on the same half; or ask for a "
+            "smaller --validation-fraction"
         )
     return draw(free, wanted / n_free)
 

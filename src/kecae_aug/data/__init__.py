@@ -1,7 +1,7 @@
-"""Radiographs: folders and tables, preparation, splits. The phantom is in ``kecae_aug.phantom``."""
+"""Radiographs: folders and tables, preprocessing, splits. The phantom is in ``kecae_aug.phantom``."""
 
 from kecae_aug.data.folder import RadiographFolder, Radiographs
-from kecae_aug.data.preprocessing import Preparation, inversion_score, is_inverted
+from kecae_aug.data.preprocessing import Preprocessing, inversion_score, is_inverted
 from kecae_aug.data.reading import BadImageError, BadImagesError, read_image
 from kecae_aug.data.source import open_radiographs
 from kecae_aug.data.splits import PatientOverlapError, check_disjoint, split_patients
@@ -11,7 +11,7 @@ __all__ = [
     "BadImageError",
     "BadImagesError",
     "PatientOverlapError",
-    "Preparation",
+    "Preprocessing",
     "RadiographFolder",
     "RadiographTable",
     "Radiographs",

@@ -3,8 +3,8 @@
     aligned, matrix, found = align(image)            # before encoding
     image = undo(changed, matrix, original=image)    # after decoding
 
-The ruler (:mod:`kecae_aug.phantom.jsw`) finds the joint line; the image is turned and moved, never scaled: a joint-space
-width is the grade, and the bones' width cannot be told from the osteophytes at their margins.
+The JSW measurement (:mod:`kecae_aug.phantom.jsw`) finds the joint line; the image is turned and moved, never scaled:
+a joint-space width is the grade, and the bones' width cannot be told from the osteophytes at their margins.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Aligned(NamedTuple):
 def align(image: Tensor) -> Aligned:
     """Turn and move knees so that the joint line is level, with its middle at (:data:`ROW`, :data:`COLUMN`).
 
-    Negatives have to be turned first: the ruler looks for a dark line between bright bones.
+    Negatives have to be turned first: the JSW measurement looks for a dark line between bright bones.
 
     Args:
         image: (1, S, S) or (B, 1, S, S), floats of any range, bone bright, S at least 48; not changed.
@@ -114,7 +114,7 @@ def _as_batch(image: Tensor, name: str) -> Tensor:
     if len(shape) not in (3, 4) or shape[-3] != 1 or shape[-1] != shape[-2] or shape[-1] < 48 or 0 in shape:
         raise ValueError(
             f"{name}: got shape {shape}, accepted are (1, S, S) and (B, 1, S, S) with S at least 48; resize first "
-            "(Preparation's image_size)"
+            "(Preprocessing's image_size)"
         )
     if not image.is_floating_point():
         raise ValueError(f"{name}: got {image.dtype}, accepted are floats; convert with .float()")

@@ -300,7 +300,8 @@ def value_range_of(dataset: Any, given: tuple[float, float] | None) -> tuple[flo
     other = next((p for p in ways if p.value != ways[0].value), None)
     if other is not None:
         raise ValueError(
-            f"preparation: the parts of the data set differ in it ({differences(ways[0].value, other.value)}); prepare them "
+            "preprocessing: the parts of the data set differ in it "
+            f"({differences(ways[0].value, other.value)}); prepare them "
             "alike"
         )
     if given is None:

@@ -1,6 +1,6 @@
 """Radiographs on disk as torch Datasets: a folder for each grade; a table is in kecae_aug.data.table.
 
-    RadiographFolder("knees", split="train", grades=("0", "2"), preparation=Preparation(128))
+    RadiographFolder("knees", split="train", grades=("0", "2"), preprocessing=Preprocessing(128))
 
 Convention: an item is (image (1, S, S) float32 in [-1, 1], class index), as of torchvision's ImageFolder.
 Targets, patients and sides are read from names and columns alone; no image is decoded for them.
@@ -20,7 +20,7 @@ from typing import Any, Literal, NamedTuple, Self
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from kecae_aug.data.preprocessing import Preparation
+from kecae_aug.data.preprocessing import Preprocessing
 from kecae_aug.data.reading import SUFFIXES, BadImagesError, bad_files, listed, read_image
 from kecae_aug.names import by_value, class_name, class_names, patient_id, warn_of_zeros
 
@@ -59,7 +59,7 @@ class Radiographs(Dataset[tuple[Tensor, int]]):
         root: Path,
         rows: Iterable[Row],
         grades: Sequence[str | int] | None,
-        preparation: Preparation,
+        preprocessing: Preprocessing,
         transform: Callable[[Tensor], Any] | None,
         on_bad: Literal["raise", "skip"],
         skipped: Iterable[tuple[Path, str]] = (),
@@ -77,7 +77,7 @@ class Radiographs(Dataset[tuple[Tensor, int]]):
                 f"grades={grades}: accepted are different grades that have images under {root}; those are "
                 f"{found or 'none'}" + (f", not {missing}" if missing else "") + _of_skipped(skipped)
             )
-        self.root, self.preparation, self.transform = root, preparation, transform
+        self.root, self.preprocessing, self.transform = root, preprocessing, transform
         index = {grade: i for i, grade in enumerate(self.classes)}
         kept = [row for row in rows if row.label in index]
         self.skipped: list[tuple[Path, str]] = list(skipped)
@@ -93,7 +93,7 @@ class Radiographs(Dataset[tuple[Tensor, int]]):
         self.targets = [index[row.label] for row in kept]
         self.patients = [row.patient for row in kept]
         self.sides = [row.side for row in kept]
-        if preparation.mirror_right and None in self.sides:
+        if preprocessing.mirror_right and None in self.sides:
             raise ValueError(
                 f"mirror_right: {self.sides.count(None)} images have no side (first: "
                 f"{self.paths[self.sides.index(None)]}); name files <patient><L|R>, give a pattern or a column "
@@ -104,7 +104,7 @@ class Radiographs(Dataset[tuple[Tensor, int]]):
         return len(self.paths)
 
     def __getitem__(self, index: int) -> tuple[Any, int]:
-        image: Any = self.preparation(read_image(self.paths[index]), self.sides[index])
+        image: Any = self.preprocessing(read_image(self.paths[index]), self.sides[index])
         return (image if self.transform is None else self.transform(image)), self.targets[index]
 
     def __repr__(self) -> str:
@@ -112,7 +112,7 @@ class Radiographs(Dataset[tuple[Tensor, int]]):
         skipped = f", {len(self.skipped)} skipped" if self.skipped else ""
         return (
             f"{type(self).__name__}({len(self)} images of {len(set(self.patients))} patients under "
-            f"{self.root}{skipped}, per grade {counts}, {self.preparation})"
+            f"{self.root}{skipped}, per grade {counts}, {self.preprocessing})"
         )
 
     def subset(self, rows: Iterable[int]) -> Self:
@@ -174,7 +174,7 @@ class Radiographs(Dataset[tuple[Tensor, int]]):
             pixels.update(raw)
         return {
             "files": hashlib.sha256("\n".join(lines).encode()).hexdigest(),
-            "preprocessing": json.dumps(self.preparation.to_dict()),
+            "preprocessing": json.dumps(self.preprocessing.to_dict()),
             "classes": json.dumps(self.classes),
             "pixels": pixels.hexdigest(),
             "order": hashlib.sha256("\n".join(self.files).encode()).hexdigest(),
@@ -193,8 +193,8 @@ class RadiographFolder(Radiographs):
         root: top folder.
         split: subfolder to read; None where the grades are directly below ``root``.
         grades: the grades to use, in the order of their class index; all folders by default.
-        preparation: see :class:`Preparation`.
-        transform: applied to the prepared image.
+        preprocessing: see :class:`Preprocessing`.
+        transform: applied to the preprocessed image.
         pattern: regular expression with the groups ``patient`` and, optionally, ``side`` (L, R, left, right),
             which the whole file name without suffix must match.
         patients: ``"name"`` takes the patient from the pattern; ``"file"`` takes every file for a patient of
@@ -215,7 +215,7 @@ class RadiographFolder(Radiographs):
         split: str | None = None,
         *,
         grades: Sequence[str | int] | None = None,
-        preparation: Preparation = Preparation(),  # noqa: B008  (frozen)
+        preprocessing: Preprocessing = Preprocessing(),  # noqa: B008  (frozen)
         transform: Callable[[Tensor], Any] | None = None,
         pattern: str = PATTERN,
         patients: Literal["name", "file"] = "name",
@@ -272,7 +272,7 @@ class RadiographFolder(Radiographs):
                 f"{listed(p.name for p in unmatched)}\nGive a pattern whose group 'patient' is the patient's id, "
                 "or patients='file' if every file is another patient; on the command line, a table (docs/data.md)."
             )
-        super().__init__(root, rows, grades, preparation, transform, on_bad, skipped)
+        super().__init__(root, rows, grades, preprocessing, transform, on_bad, skipped)
 
 
 def _why_not(path: Path) -> str:

@@ -48,8 +48,8 @@ def identity(dataset: Any) -> dict[str, str]:
 
 
 def preprocessing_of(dataset: Any) -> dict[str, Any] | None:
-    """Its ``preparation`` by field, as this package's sets have one."""
-    way = getattr(dataset, "preparation", None)
+    """Its ``preprocessing`` by field, as this package's sets have one."""
+    way = getattr(dataset, "preprocessing", None)
     return asdict(way) if is_dataclass(way) and not isinstance(way, type) else None
 
 

@@ -23,7 +23,7 @@ _GRID = 16
 
 
 @dataclass(frozen=True)
-class Preparation:
+class Preprocessing:
     """Prepares one image; the defaults are the paper's.
 
     Args:
@@ -34,7 +34,7 @@ class Preparation:
         align: last, turn and move the knee to a level joint line in one place (:mod:`kecae_aug.data.alignment`); a
             knee whose line cannot be measured stays as it is. Images are square and of 48 px or more, and negatives
             turned (``fix_inverted``). This is for sets of files, which come out aligned; images that are to go back
-            where they were are prepared without it and go through ``align`` and ``undo``. KeyExchangeAugment
+            where they were are preprocessed without it and go through ``align`` and ``undo``. KeyExchangeAugment
             aligns nothing: give it knees that already are (docs/data.md).
 
     Raises:
@@ -102,12 +102,12 @@ class Preparation:
         return align(x).image
 
     @classmethod
-    def of(cls, model: KECAE) -> Preparation:
-        """How the training images of loaded weights were prepared, from their metadata."""
-        return cls(**{"image_size": model.config.image_size, **model.metadata.get("preparation", {})})
+    def of(cls, model: KECAE) -> Preprocessing:
+        """How the training images of loaded weights were preprocessed, from their metadata."""
+        return cls(**{"image_size": model.config.image_size, **model.metadata.get("preprocessing", {})})
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able; ``Preparation(**d)`` is its inverse."""
+        """JSON-able; ``Preprocessing(**d)`` is its inverse."""
         return asdict(self)
 
 

@@ -15,7 +15,7 @@ def open_radiographs(source: str | Path, split: str | None = None, **options: An
     Args:
         source: the table or the folder.
         split: rows of this split, or its subfolder; None for all rows, or where there are no such subfolders.
-        options: ``grades``, ``preparation``, ``transform``, ``on_bad``, as of both; or what only one of them takes.
+        options: ``grades``, ``preprocessing``, ``transform``, ``on_bad``, as of both; or what only one of them takes.
 
     Raises:
         FileNotFoundError, ValueError, PatientOverlapError: as of both.

@@ -29,7 +29,7 @@ def split_patients(
     Args:
         targets: class index of every image.
         patients: patient id of every image.
-        fractions: share of each split, with the sum 1.
+        fractions: fraction of each split, with the sum 1.
         seed: of the order.
 
     Returns:

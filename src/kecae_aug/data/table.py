@@ -14,7 +14,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from kecae_aug.data.folder import SIDES, Radiographs, Row
-from kecae_aug.data.preprocessing import Preparation
+from kecae_aug.data.preprocessing import Preprocessing
 from kecae_aug.data.reading import listed
 from kecae_aug.data.splits import check_disjoint
 from kecae_aug.names import class_name, patient_id
@@ -31,8 +31,8 @@ class RadiographTable(Radiographs):
         root: folder that relative paths start from; the table's own folder by default.
         split: keep the rows whose split column has this value; None keeps all.
         grades: as of :class:`RadiographFolder`.
-        preparation: see :class:`Preparation`.
-        transform: applied to the prepared image.
+        preprocessing: see :class:`Preprocessing`.
+        transform: applied to the preprocessed image.
         columns: names of the columns where they are not ``path``, ``label``, ``patient``, ``side`` and
             ``split``; side (L, R, left, right or empty) and split may be absent.
         on_bad: ``"raise"`` refuses a table with bad rows, and raises at the first use of a bad file; ``"skip"`` lists
@@ -53,7 +53,7 @@ class RadiographTable(Radiographs):
         split: str | None = None,
         *,
         grades: Sequence[str | int] | None = None,
-        preparation: Preparation = Preparation(),  # noqa: B008  (frozen)
+        preprocessing: Preprocessing = Preprocessing(),  # noqa: B008  (frozen)
         transform: Callable[[Tensor], Any] | None = None,
         columns: dict[str, str] | None = None,
         on_bad: Literal["raise", "skip"] = "raise",
@@ -102,7 +102,7 @@ class RadiographTable(Radiographs):
             if line["split"] and (who := patient_id(line["patient"])) is not None:
                 patients_of.setdefault(line["split"], []).append(who)
         check_disjoint(**patients_of)
-        super().__init__(root, rows, grades, preparation, transform, on_bad, skipped)
+        super().__init__(root, rows, grades, preprocessing, transform, on_bad, skipped)
 
 
 def write_table(table: Path, rows: Iterable[Row], split: str) -> None:

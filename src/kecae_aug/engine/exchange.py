@@ -59,7 +59,7 @@ class Exchanger:
             self._copies[device] = copy.deepcopy(self.fast).to(device)
         return self._copies[device]
 
-    def prepared(self, unit: Tensor) -> Tensor:
+    def preprocessed(self, unit: Tensor) -> Tensor:
         """Unit images -> what the model reads: (B, 1, S, S) in [-1, 1]."""
         size = self.config.image_size
         return resize(unit.mean(1, keepdim=True), (size, size)) * 2 - 1
@@ -67,12 +67,12 @@ class Exchanger:
     def keys(self, unit: Tensor) -> Tensor:
         """HK of unit images, (B, C, h, w)."""
         with torch.autocast(unit.device.type, enabled=False):
-            return self.on(unit.device).encode_key(self.prepared(unit))
+            return self.on(unit.device).encode_key(self.preprocessed(unit))
 
     def non_keys(self, unit: Tensor) -> Tensor:
         """HN of unit images, (B, C, h, w)."""
         with torch.autocast(unit.device.type, enabled=False):
-            return self.on(unit.device).encode_non_key(self.prepared(unit))
+            return self.on(unit.device).encode_non_key(self.preprocessed(unit))
 
     def exchange(
         self, hosts: Tensor, key: Tensor, own_key: Tensor | None, strengths: Tensor, detail: Detail
@@ -83,7 +83,7 @@ class Exchanger:
             hosts: unit images.
             key: hK of the donors.
             own_key: hK of the hosts; may be None where it plays no part (:func:`needs_own_key`).
-            strengths: (B,) share of the donor's key.
+            strengths: (B,) fraction of the donor's key.
             detail: see :class:`~kecae_aug.KeyExchangeAugment`.
 
         Returns:
@@ -91,7 +91,7 @@ class Exchanger:
         """
         with torch.autocast(hosts.device.type, enabled=False):
             model = self.on(hosts.device)
-            non_key = model.encode_non_key(self.prepared(hosts))
+            non_key = model.encode_non_key(self.preprocessed(hosts))
             new = model.decode(non_key + mixed(key, own_key, strengths))
             if detail == "decoder":
                 out = (resize(new, hosts.shape[-2:]) + 1) / 2

@@ -95,7 +95,7 @@ class Intensity:
         """
         self.check_shape(images)
         said: set[str] = self.__dict__["_said"]
-        for kind, sentence in self.judge(images, self.statistics(images).cpu()).items():
+        for kind, sentence in self.oracle(images, self.statistics(images).cpu()).items():
             if kind not in said:
                 said.add(kind)
                 warnings.warn(sentence, stacklevel=3)
@@ -118,7 +118,7 @@ class Intensity:
 
     @torch.no_grad()
     def statistics(self, images: Tensor) -> Tensor:
-        """What :meth:`judge` needs, on the images' device, so that it can come over in one transfer with other things.
+        """What :meth:`oracle` needs, on the images' device, so that it can come over in one transfer with other things.
 
         Returns:
             (C, 2) + (B, 2), flat, float32: lowest and highest value of each channel as it came, and, with three channels,
@@ -146,7 +146,7 @@ class Intensity:
         other = (off.abs().amax(1) > CHANNEL_TOLERANCE).float().mean((1, 2))
         return torch.cat([ranges, area, other])
 
-    def judge(self, images: Tensor, statistics: Tensor) -> dict[str, str]:
+    def oracle(self, images: Tensor, statistics: Tensor) -> dict[str, str]:
         """Refuse what cannot be grey radiographs in this scale; for what is mended a sentence of each kind.
 
         Args:

@@ -267,7 +267,7 @@ class KECAE(nn.Module):
         if images.ndim != 4 or images.shape[1:] != (1, size, size):
             raise ValueError(
                 f"images: got shape {tuple(images.shape)}, accepted is (B, 1, {size}, {size}) for these weights. "
-                "KeyExchangeAugment resizes and takes 3 channels; kecae_aug.data.Preparation prepares files."
+                "KeyExchangeAugment resizes and takes 3 channels; kecae_aug.data.Preprocessing prepares files."
             )
         return Latents(self.spread(self.key_encoder(images)), self.non_key_encoder(images))
 

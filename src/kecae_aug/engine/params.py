@@ -16,7 +16,7 @@ class ExchangeParams:
         rows: (k,) int64, the rows that became exchanged knees (hosts).
         donors: (k,) int64, the rows, of the batch or of the bank, that gave them the key; -1 for a row that a fixed number
             of added rows repeats as it is.
-        strengths: (k,) float32, share of the donor's key.
+        strengths: (k,) float32, fraction of the donor's key.
         bank: fingerprint of the bank that the donors are rows of; None for the batch itself.
     """
 

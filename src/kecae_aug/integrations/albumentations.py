@@ -65,7 +65,7 @@ class KeyExchange(_ImageOnlyTransform):
     Args:
         weights: a bundled name, a folder or a Hub id; or a KECAE, with which ``to_dict``, ``A.save`` and
             ``ReplayCompose`` refuse to work.
-        strength: share of the donor's key, or a range (low, high). Below 0.5 the label stays the host's.
+        strength: fraction of the donor's key, or a range (low, high). Below 0.5 the label stays the host's.
         detail: ``"decoder"`` or ``"host"``, see :class:`~kecae_aug.KeyExchangeAugment`.
         classes: names of the classes in the order of their indices; by default the weights' own.
         label_key: name of the label in the call and in the items.

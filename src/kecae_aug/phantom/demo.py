@@ -2,7 +2,7 @@
 
 A small classifier learns KL-0 against KL-2 from few labelled knees: from T, from T with reconstructions
 added (the control: it gets the same extra images, without an exchange), and from T' = T with exchanged
-knees added. Equal optimiser steps, equal real knees a step. The phantom's truth is known, so a ruler also
+knees added. Equal optimiser steps, equal real knees a step. The phantom's truth is known, so a JSW measurement also
 says whether the exchange moved the joint space where it should be.
 """
 
@@ -40,7 +40,7 @@ class DemoConfig:
 
     Args:
         train_patients: labelled patients that the classifier learns from, two knees each.
-        test_patients: patients that it is judged on.
+        test_patients: patients that it is tested on.
         steps: optimiser steps of every arm.
         batch_size: real knees a step.
         seeds: repetitions; each draws initial weights, order and augmentation anew.
@@ -138,9 +138,9 @@ def exchange_test(model: KECAE, knees: Knees) -> dict[str, Tensor]:
 
 
 def joint_space(knees: Knees, exchanged: dict[str, Tensor]) -> dict[str, Any]:
-    """Medial joint-space width by the ruler, in percent of the image's height, for each direction.
+    """Medial joint-space width by the JSW measurement, in percent of the image's height, for each direction.
 
-    ``moved`` is the share of the gap between the grades that the exchange covers: 1 is exactly right.
+    ``moved`` is the fraction of the gap between the grades that the exchange covers: 1 is exactly right.
     """
     widths = {
         name: joint_space_width(images[:, 0], "L")[0] * 100
@@ -207,7 +207,7 @@ def fit(arm: str, model: KECAE, train: Knees, config: DemoConfig, seed: int) -> 
 
 
 def _classical(images: Tensor) -> Tensor:
-    """Classical augmentation, in every arm: a shift of up to 3 pixels and another exposure for each image."""
+    """Standard augmentation, in every arm: a shift of up to 3 pixels and another exposure for each image."""
     n = len(images)
     theta = torch.eye(2, 3).repeat(n, 1, 1)
     theta[:, :, 2] = (torch.rand(n, 2) - 0.5) * 0.2

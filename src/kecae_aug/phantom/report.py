@@ -51,7 +51,7 @@ def write_report(result: dict[str, Any], sheet: Image.Image, path: Path) -> Path
 <h1>kecae-aug demo: exchanged knees in a training loop</h1>
 <p>{config["train_patients"]} labelled patients to learn from, {
         config["test_patients"]
-    } others to be judged on,
+    } others to be tested on,
 {config["steps"]} optimiser steps of {config["batch_size"]} real knees in every arm, {
         config["seeds"]
     } repetitions.
@@ -62,8 +62,8 @@ For that: <code>python examples/existing_loop.py --data DIR</code>.</p>
 <p class="note">X^ are reconstructions with their own labels: the same extra images without an exchange. Only what
 T&prime; gains beyond that arm comes from exchanging keys. Intervals: bootstrap over seeds and test patients.</p>
 <h2>Does it move the joint space?</h2>
-<p>Medial joint-space width as measured on the image by a ruler, in percent of the image's height.
-&ldquo;Moved&rdquo; is the share of the gap between the two grades that the exchange covers; 100 % is exactly right.</p>
+<p>Medial joint-space width as measured on the image by a JSW measurement, in percent of the image's height.
+&ldquo;Moved&rdquo; is the fraction of the gap between the two grades that the exchange covers; 100 % is exactly right.</p>
 {
         _html_table(
             ("direction", "hosts", "donors", "X^", "X' decoder", "X' host", "moved, decoder", "moved, host"),
@@ -86,7 +86,7 @@ def verdict(difference: dict[str, float]) -> str:
     """A plain word for a difference with its interval."""
     if difference["low"] > 0:
         return "better"
-    return "worse" if difference["high"] < 0 else "not told apart"
+    return "worse" if difference["high"] < 0 else "not significant"
 
 
 def _arm(name: str, value: dict[str, float], difference: dict[str, float] | None) -> tuple[str, ...]:

@@ -54,8 +54,10 @@ def facts_table(model: KECAE, source: str = "") -> str:
         ),
         ("Classes", ", ".join(shape.classes)),
     ]
-    if preparation := {k: v for k, v in (facts.get("preparation") or {}).items() if v not in (None, False)}:
-        rows.append(("Preparation in training", listed(preparation)))
+    if preprocessing := {
+        k: v for k, v in (facts.get("preprocessing") or {}).items() if v not in (None, False)
+    }:
+        rows.append(("Preprocessing in training", listed(preprocessing)))
     if {"images", "split", "per_class", "fingerprint"} <= set(data):
         rows.append(
             (

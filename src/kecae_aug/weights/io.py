@@ -86,7 +86,7 @@ def save_weights(
     Args:
         model: the model; not changed.
         folder: where to write.
-        metadata: JSON-able facts about the weights (preparation, losses, data fingerprint, ...).
+        metadata: JSON-able facts about the weights (preprocessing, losses, data fingerprint, ...).
         dtype: ``torch.float32``, or ``torch.float16`` for half the size: then convolution kernels are
             stored as float16, while the vectors (biases, BatchNorm statistics) stay float32.
         overwrite: whether weights that are already in ``folder`` may be replaced.
@@ -181,6 +181,8 @@ def _read(config_path: Path, weights_path: Path, device: str | torch.device, sou
         document = json.loads(config_path.read_text(encoding="utf-8"))
         version, sha256 = document["format_version"], document["sha256"]
         values, metadata = document["model"], dict(document["metadata"])
+        if "preparation" in metadata:  # its name in weights of before
+            metadata["preprocessing"] = metadata.pop("preparation")
     except (ValueError, KeyError, TypeError) as error:
         raise WeightsError(
             f"{where}: {CONFIG_FILE} is not one that save_weights wrote ({type(error).__name__}: {error}); "

@@ -1,6 +1,6 @@
 """What `kecae-aug evaluate` measures, and how it is shown.
 
-:mod:`~kecae_training.evaluate.evaluation` puts it together: judges (``judging``, ``robustness``), anatomy (``anatomy``,
+:mod:`~kecae_training.evaluate.evaluation` puts it together: oracles (``oracles``, ``robustness``), anatomy (``anatomy``,
 ``phantom_truth``), identity (``identity``), latents (``probes``), realism (``realism``, ``two_sample``, ``frd``).
-``bars`` says what is good enough; ``page``, ``tables`` and ``pictures`` show it.
+``criteria`` says what is good enough; ``page``, ``tables`` and ``pictures`` show it.
 """

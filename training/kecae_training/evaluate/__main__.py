@@ -1,12 +1,14 @@
-"""What weights are worth, measured by what they have not seen: judges, a ruler, other knees. One JSON line, one page.
+"""What weights are worth, measured by what they have not seen: oracles, a JSW measurement, other knees. One JSON
+line, one page.
 
-    kecae-aug evaluate --weights runs/knee/weights --data DIR --judges runs/judge-vgg runs/judge-densenet runs/judge-resnet \
-        --guide runs/guide --train_split train --out figures.jsonl --page figures.html
+    kecae-aug evaluate --weights runs/knee/weights --data DIR --oracles runs/oracle-vgg runs/oracle-densenet
+    runs/oracle-resnet \
+        --discriminator runs/discriminator --train_split train --out figures.jsonl --page figures.html
 
-Cross-fit, two halves of the training patients, each half's weights judged by judges of the other half:
+Cross-fit, two halves of the training patients, each half's weights evaluated by oracles of the other half:
 
-    kecae-aug evaluate --weights runs/a/weights runs/b/weights --judges '[["judges/b1", ...], ["judges/a1", ...]]' \
-        --guide runs/guide-a runs/guide-b --data DIR ...
+    kecae-aug evaluate --weights runs/a/weights runs/b/weights --oracles '[["oracles/b1", ...], ["oracles/a1", ...]]' \
+        --discriminator runs/discriminator-a runs/discriminator-b --data DIR ...
 
 Each knee of the split is a host once, with a random donor of another grade. Figures: docs/evaluate.md.
 """
@@ -22,20 +24,20 @@ from typing import Any, NamedTuple
 
 import torch
 
-from kecae_aug.data import Preparation, open_radiographs
+from kecae_aug.data import Preprocessing, open_radiographs
 from kecae_aug.device import Device, Precision, choose_device, cpu_by_default
 from kecae_aug.donors import random_donors
 from kecae_aug.errors import reporting
 from kecae_aug.weights.io import load_weights
 from kecae_training.checkpoint import environment
-from kecae_training.discriminator import in_fold, load_guide
-from kecae_training.evaluate.criteria import bars, not_measured
+from kecae_training.discriminator import in_fold, load_discriminator
+from kecae_training.evaluate.criteria import criteria, not_measured
 from kecae_training.evaluate.evaluation import Entrant, Evaluation, Training, kinds_to_look_at
 from kecae_training.evaluate.exchanged import Kind
 from kecae_training.evaluate.identity import Album, shrink
 from kecae_training.evaluate.measures import Knees, open_knees, pool, stratified, summarise
 from kecae_training.evaluate.phantom_truth import Truths, open_truths
-from kecae_training.evaluate.provenance import check_judges, check_weights, training_patients, warnings_of
+from kecae_training.evaluate.provenance import check_oracles, check_weights, training_patients, warnings_of
 from kecae_training.evaluate.tables import table
 from kecae_training.images import to_float, to_uint8
 
@@ -49,13 +51,13 @@ class EvaluateConfig:
 
     Args:
         data: folder of split/grade/name, or a table.
-        split: subfolder whose knees are exchanged; neither weights nor judges may have seen a patient of it.
+        split: subfolder whose knees are exchanged; neither weights nor oracles may have seen a patient of it.
         strengths: exchange strengths of the curve.
         seed: of the donors, the samples and the bootstrap.
         max_images: at most so many knees, stratified by grade, for a quick look.
         train_split: subfolder that the weights were trained on: PSNR on its knees, and copies of them, are measured.
-        robustness: judge again after 8-bit rounding, JPEG, blur and a shift.
-        realism: distances and a two-sample classifier, with the first judge as extractor.
+        robustness: oracle again after 8-bit rounding, JPEG, blur and a shift.
+        realism: distances and a two-sample classifier, with the first oracle as extractor.
         radiomics: with ``realism``, the Frechet radiomics distance too (extra ``[radiomics]``; minutes more).
         probes: what can be read from the latents.
         out: file to which one JSON line is appended.
@@ -113,20 +115,20 @@ def evaluate(
     device: str | torch.device | None = None,
     precision: Precision = "32-true",
 ) -> Evaluated:
-    """All figures of one weights file, or of several that are judged by different judges (cross-fit).
+    """All figures of one weights file, or of several that are evaluated by different oracles (cross-fit).
 
     Args:
-        entrants: name -> weights with their judges.
-        knees: of patients that neither weights nor judges have seen; the same hosts and donors for all entrants.
+        entrants: name -> weights with their oracles.
+        knees: of patients that neither weights nor oracles have seen; the same hosts and donors for all entrants.
         strengths: of the exchange.
         seed: of donors, samples and bootstrap.
-        robustness: whether the judges look again after small degradations.
+        robustness: whether the oracles look again after small degradations.
         realism: whether distances and a two-sample classifier are measured.
         radiomics: and the Frechet radiomics distance.
         with_probes: whether the latents are probed.
         training: by name of the entrant, images that its weights were trained on.
         truths: of the knees, where they are phantoms.
-        progress: show progress bars.
+        progress: show progress criteria.
         device: where the networks run; they are moved there. By default each stays where it is. Figures are made on the CPU.
         precision: of the networks.
 
@@ -136,7 +138,7 @@ def evaluate(
     """
     for name, entrant in entrants.items():
         _check_classes(name, entrant)
-        for network in (entrant.model, *entrant.judges.values(), entrant.guide):
+        for network in (entrant.model, *entrant.oracles.values(), entrant.discriminator):
             if network is not None and device is not None:
                 network.to(device)
     options = {
@@ -151,13 +153,13 @@ def evaluate(
 
 
 def _check_classes(name: str, entrant: Entrant) -> None:
-    """Refuse judges whose logits are of other classes than the weights', or in another order."""
+    """Refuse oracles whose logits are of other classes than the weights', or in another order."""
     wanted = entrant.model.config.classes
-    for who, judge in [*entrant.judges.items(), ("guide", entrant.guide)]:
-        if judge is not None and tuple(judge.classes) != tuple(wanted):
+    for who, oracle in [*entrant.oracles.items(), ("discriminator", entrant.discriminator)]:
+        if oracle is not None and tuple(oracle.classes) != tuple(wanted):
             raise ValueError(
-                f"{who}: its logits are of classes {tuple(judge.classes)}, {name} exchanges {tuple(wanted)}; load it with "
-                f"load_guide(folder, {tuple(wanted)})"
+                f"{who}: its logits are of classes {tuple(oracle.classes)}, {name} exchanges {tuple(wanted)}; load it with "
+                f"load_discriminator(folder, {tuple(wanted)})"
             )
 
 
@@ -189,17 +191,21 @@ def _evaluated(
         closer = run.closer(list(kinds.values()), training=training.get(name), **options)
         trees[name] = {"closer": names, **curves[name], **closer}
     figures = summarise(pool(list(trees.values())))
-    figures["judges_at_chance"] = [n for tree in trees.values() for n in tree["judges_at_chance"]]
-    figures = with_bars(figures)
+    figures["oracles_at_chance"] = [n for tree in trees.values() for n in tree["oracles_at_chance"]]
+    figures = with_criteria(figures)
     if len(trees) > 1:
-        figures["folds"] = {name: with_bars(summarise(tree)) for name, tree in trees.items()}
+        figures["folds"] = {name: with_criteria(summarise(tree)) for name, tree in trees.items()}
     return Evaluated(figures, runs, kinds)
 
 
-def with_bars(figures: dict[str, Any]) -> dict[str, Any]:
-    """The figures, and how they stand to the bars."""
-    found = bars(figures)
-    return {**figures, "bars": [bar.to_dict() for bar in found], "not_measured": not_measured(figures)}
+def with_criteria(figures: dict[str, Any]) -> dict[str, Any]:
+    """The figures, and how they stand to the criteria."""
+    found = criteria(figures)
+    return {
+        **figures,
+        "criteria": [criterion.to_dict() for criterion in found],
+        "not_measured": not_measured(figures),
+    }
 
 
 def open_training(entrant: Entrant, data: Path, split: str, seed: int) -> Training:
@@ -207,7 +213,7 @@ def open_training(entrant: Entrant, data: Path, split: str, seed: int) -> Traini
     model = entrant.model
     facts = model.metadata.get("data") or {}
     folder = open_radiographs(
-        data, split, grades=list(model.config.classes), preparation=Preparation.of(model)
+        data, split, grades=list(model.config.classes), preprocessing=Preprocessing.of(model)
     )
     folds, fold = int(facts.get("folds", 1)), int(facts.get("fold", 0))
     folder = folder.subset(i for i, p in enumerate(folder.patients) if in_fold(p, fold, folds))
@@ -218,43 +224,53 @@ def open_training(entrant: Entrant, data: Path, split: str, seed: int) -> Traini
 
 
 def open_entrants(
-    weights: Sequence[str], judges: Sequence[Sequence[str]], guides: Sequence[str]
+    weights: Sequence[str], oracles: Sequence[Sequence[str]], discriminators: Sequence[str]
 ) -> dict[str, Entrant]:
-    """Weights with their judges and guide, by name.
+    """Weights with their oracles and discriminator, by name.
 
     Raises:
-        ValueError: numbers that do not fit, weights that do not read the same images, or a judge or guide of other images.
+        ValueError: numbers that do not fit, weights that do not read the same images, or an oracle or discriminator
+        of other images.
     """
-    if len(judges) != len(weights) or not all(judges):
+    if len(oracles) != len(weights) or not all(oracles):
         raise ValueError(
-            f"judges: {len(judges)} lists for {len(weights)} weights; give one list of judges for one weights file, "
-            """or as JSON a list for each: --judges '[["a", "b"], ["c", "d"]]'"""
+            f"oracles: {len(oracles)} lists for {len(weights)} weights; give one list of oracles for one weights file, "
+            """or as JSON a list for each: --oracles '[["a", "b"], ["c", "d"]]'"""
         )
-    if guides and len(guides) != len(weights):
-        raise ValueError(f"guide: {len(guides)} for {len(weights)} weights; give one for each, or none")
+    if discriminators and len(discriminators) != len(weights):
+        raise ValueError(
+            f"discriminator: {len(discriminators)} for {len(weights)} weights; give one for each, or none"
+        )
     if len(set(weights)) < len(weights):
         raise ValueError(f"weights={list(weights)}: each only once")
     entrants = {}
     for i, name in enumerate(weights):
         model = load_weights(name)
         classes = model.config.classes
-        fits = Preparation.of(model)
-        by_name = {Path(path).name: load_guide(path, classes, preparation=fits) for path in judges[i]}
-        if len(by_name) < len(judges[i]):
-            raise ValueError(f"judges={list(judges[i])}: two folders of one name; rename one")
-        guide = load_guide(guides[i], classes, preparation=fits) if guides else None
-        entrants[name] = Entrant(model, by_name, guide)
+        fits = Preprocessing.of(model)
+        by_name = {
+            Path(path).name: load_discriminator(path, classes, preprocessing=fits) for path in oracles[i]
+        }
+        if len(by_name) < len(oracles[i]):
+            raise ValueError(f"oracles={list(oracles[i])}: two folders of one name; rename one")
+        discriminator = (
+            load_discriminator(discriminators[i], classes, preprocessing=fits) if discriminators else None
+        )
+        entrants[name] = Entrant(model, by_name, discriminator)
     first, *others = (entrant.model for entrant in entrants.values())
     for other in others:
-        if other.config.classes != first.config.classes or Preparation.of(other) != Preparation.of(first):
+        if other.config.classes != first.config.classes or Preprocessing.of(other) != Preprocessing.of(first):
             raise ValueError(
-                "weights: they read different images (classes or preparation), so they cannot be pooled"
+                "weights: they read different images (classes or preprocessing), so they cannot be pooled"
             )
     return entrants
 
 
 def run(
-    weights: Sequence[str], judges: Sequence[Sequence[str]], guides: Sequence[str], config: EvaluateConfig
+    weights: Sequence[str],
+    oracles: Sequence[Sequence[str]],
+    discriminators: Sequence[str],
+    config: EvaluateConfig,
 ) -> dict[str, Any]:
     """The command: evaluate, append the JSON line, write the page.
 
@@ -267,18 +283,18 @@ def run(
     config.check()
     device = choose_device(config.device)
     start = time.perf_counter()
-    entrants = open_entrants(weights, judges, guides)
+    entrants = open_entrants(weights, oracles, discriminators)
     first = next(iter(entrants.values())).model
     knees = open_knees(first, config.data, config.split, config.max_images, config.seed)
     provenance = {}
     for name, entrant in entrants.items():
         seen = training_patients(entrant.model, config.data)
         check_weights(name, seen, knees.patients, config.split)
-        by_guide = entrant.guide.patients if entrant.guide else None
-        judged_by = check_judges(entrant.judges, knees.patients, config.split, seen, by_guide)
+        by_discriminator = entrant.discriminator.patients if entrant.discriminator else None
+        judged_by = check_oracles(entrant.oracles, knees.patients, config.split, seen, by_discriminator)
         provenance[name] = {
             "sha256": entrant.model.metadata.get("weights", {}).get("sha256"),
-            "judges": judged_by,
+            "oracles": judged_by,
             "warnings": warnings_of(judged_by),
         }
     training = {}
@@ -296,7 +312,7 @@ def run(
         radiomics=config.radiomics,
         with_probes=config.probes,
         training=training,
-        truths=open_truths(config.data, config.split, knees.files, Preparation.of(first)),
+        truths=open_truths(config.data, config.split, knees.files, Preprocessing.of(first)),
         progress=True,
         device=device,
         precision=config.precision,
@@ -340,25 +356,31 @@ def _command(argv: Sequence[str] | None) -> None:
     parser = ArgumentParser(prog="kecae-aug evaluate", description=__doc__)
     parser.add_argument("--weights", nargs="+", required=True, help="bundled names, folders or Hub ids")
     parser.add_argument(
-        "--judges",
+        "--oracles",
         nargs="+",
         required=True,
-        help="folders of judges; for several weights a JSON list of lists",
+        help="folders of oracles; for several weights a JSON list of lists",
     )
     parser.add_argument(
-        "--guide", nargs="+", default=[], help="folder of the training's guide, one for each weights"
+        "--discriminator",
+        nargs="+",
+        default=[],
+        help="folder of the training's discriminator, one for each weights",
     )
     parser.add_class_arguments(EvaluateConfig)
     values = vars(parser.instantiate(parser.parse_args(argv)))
-    weights, guides = (_listed(values.pop(key)) for key in ("weights", "guide"))
-    judges = _listed(values.pop("judges"))
-    lists = judges if judges and isinstance(judges[0], list) else [judges]
-    line = run(weights, lists, guides, EvaluateConfig(**values))
+    weights, discriminators = (_listed(values.pop(key)) for key in ("weights", "discriminator"))
+    oracles = _listed(values.pop("oracles"))
+    lists = oracles if oracles and isinstance(oracles[0], list) else [oracles]
+    line = run(weights, lists, discriminators, EvaluateConfig(**values))
     print(json.dumps({k: line[k] for k in ("images", "patients", "reconstruction", "seconds")}))
     for fold in line.get("folds", {"": line}).values():
         print(table(fold, line["classes"]))
-    for bar in line["bars"]:
-        print(f"{bar['verdict']:<32} {bar['bar']}: {bar['figure']['mean']} (wanted {bar['wanted']})")
+    for criterion in line["criteria"]:
+        print(
+            f"{criterion['verdict']:<32} {criterion['criterion']}: {criterion['figure']['mean']} "
+            f"(wanted {criterion['wanted']})"
+        )
 
 
 def _listed(values: Any) -> list[Any]:

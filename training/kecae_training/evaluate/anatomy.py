@@ -1,9 +1,9 @@
-"""Does the exchange move the joint? The joint-space ruler on X, X^ and X'.
+"""Does the exchange move the joint? The JSW measurement on X, X^ and X'.
 
-"Moved" is the mean change of the medial joint-space width over the gap between the two grades, which the same ruler
-measures on the real knees: 0 is nothing, 1 exactly right, above 1 too much. The change is measured against
+"Moved" is the mean change of the medial joint-space width over the gap between the two grades, which the same JSW
+measurement measures on the real knees: 0 is nothing, 1 exactly right, above 1 too much. The change is measured against
 what X' would be without an exchange (X^ for ``detail="decoder"``, the host for ``detail="host"``).
-On real knees the ruler is a proxy that no reader has checked; on phantoms
+On real knees the JSW measurement is a proxy that no reader has checked; on phantoms
 :mod:`~kecae_training.evaluate.phantom_truth` knows better.
 """
 
@@ -26,12 +26,12 @@ Floats = NDArray[np.float64]
 
 
 def read(images: Tensor, medial: Sequence[Side | None]) -> list[JointSpace]:
-    """The ruler on (N, 1, S, S) images; where the medial side is not known, it is read as if at the left."""
+    """The JSW measurement on (N, 1, S, S) images; where the medial side is not known, it is read as if at the left."""
     return [measure(image[0], side or "L") for image, side in zip(images, medial, strict=True)]
 
 
 def widths(readings: Sequence[JointSpace]) -> Floats:
-    """(N,) medial joint-space width in percent of the image's height; NaN where the ruler declined."""
+    """(N,) medial joint-space width in percent of the image's height; NaN where the JSW measurement declined."""
     return np.array([100 * r.medial for r in readings])
 
 
@@ -77,7 +77,7 @@ def anatomy(
     reconstructed: Floats,
     exchanged: Mapping[Kind, Floats],
 ) -> dict[str, Any]:
-    """All figures of the ruler, as draws.
+    """All figures of the JSW measurement, as draws.
 
     Args:
         boot: over the hosts.
@@ -91,7 +91,7 @@ def anatomy(
     Returns:
         ``gap``: by direction, in percent of the height; ``moved``: by kind and direction; ``follows_strength``: by
         detail and direction, mean over the hosts of :func:`follows_strength` (from three strengths on);
-        ``not_measured``: share of the images that the ruler declined; ``width``: mean by grade, of X and of X^.
+        ``not_measured``: fraction of the images that the JSW measurement declined; ``width``: mean by grade, of X and of X^.
     """
     gaps = class_gaps(boot, real, labels, wanted)
     widths_of = {"real": real, "reconstructed": reconstructed}

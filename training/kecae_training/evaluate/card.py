@@ -35,8 +35,8 @@ class CardConfig:
         about: one sentence: what they exchange, and on which images they were trained.
         license: of the weights, in the Hub's notation.
         source: of the training images, with whatever has to be cited.
-        cross_fit: file of a cross-fit of the same recipe (`kecae-aug evaluate` with two weights), whose judges share no
-            patient with the weights they judge; its last line is put beside the figures.
+        cross_fit: file of a cross-fit of the same recipe (`kecae-aug evaluate` with two weights), whose oracles share no
+            patient with the weights they oracle; its last line is put beside the figures.
     """
 
     weights: Path
@@ -58,11 +58,11 @@ def model_card(config: CardConfig) -> str:
     figures = own_figures(last_line(config.figures), model.metadata["weights"]["sha256"], config)
     line, classes = last_line(config.figures), model.config.classes
     reconstruction = figures["reconstruction"]
-    judges = "; ".join(f"{name}: {_provenance(j)}" for name, j in figures["judges"].items())
+    oracles = "; ".join(f"{name}: {_provenance(j)}" for name, j in figures["oracles"].items())
     warned = "".join(f"- **{w}**\n" for w in figures.get("warnings", []))
-    if at_chance := figures.get("judges_at_chance"):
+    if at_chance := figures.get("oracles_at_chance"):
         warned += f"- **No better than chance on real knees: {', '.join(at_chance)}.** Their figures mean nothing.\n"
-    met = sum(bar["verdict"].startswith("met") for bar in figures["bars"])
+    met = sum(criterion["verdict"].startswith("met") for criterion in figures["criteria"])
     missing = "".join(f"- {m}\n" for m in figures["not_measured"])
     return f"""{front_matter(config.license)}
 
@@ -74,37 +74,37 @@ def model_card(config: CardConfig) -> str:
 
 {facts_table(model, config.source)}
 
-## Measured: {met} of {len(figures["bars"])} bars met
+## Measured: {met} of {len(figures["criteria"])} criteria met
 
-On {figures["images"]} images of {figures["patients"]} patients of split `{line["split"]}`, which neither these weights nor a judge has seen.
+On {figures["images"]} images of {figures["patients"]} patients of split `{line["split"]}`, which neither these weights nor an oracle has seen.
 Brackets are 95 % intervals (bootstrap over patients). One training run: the spread over training seeds is not in them.
 X^ is a knee reconstructed, X' one exchanged: its label is the donor's. "decoder" and "host" are the transform's `detail`, the
 number is its `strength`; "host" stands at the strength that is best on these same knees.
 
-Judges: {judges}.
+Oracles: {oracles}.
 {warned}
 Reconstruction X^ against X: **{tables.cell(reconstruction["psnr"], 2)} dB** PSNR, **{tables.cell(reconstruction["ssim"], 3)}** SSIM.
 
-{tables.markdown(*tables.bar_rows(figures))}
+{tables.markdown(*tables.criterion_rows(figures))}
 
 Not measured:
 
 {missing}
-{_cross_fit(config, line)}### Judges
+{_cross_fit(config, line)}### Oracles
 
-How often a judge gives the wanted grade. For X' that is the donor's grade, so "says {classes[-1]}" of a host of grade {classes[0]} is an
-exchange {classes[0]} -> {classes[-1]}. Read it beside the same judge on real images and on X^. The guide's own figures only show how
+How often an oracle gives the wanted grade. For X' that is the donor's grade, so "says {classes[-1]}" of a host of grade {classes[0]} is an
+exchange {classes[0]} -> {classes[-1]}. Read it beside the same oracle on real images and on X^. The discriminator's own figures only show how
 far it certifies itself.
 
 {tables.table(figures, classes)}
 
-Means over the judges; flips at the threshold at which a judge is equally right on both grades of the real knees:
+Means over the oracles; flips at the threshold at which an oracle is equally right on both grades of the real knees:
 
 {tables.markdown(*tables.headline_rows(figures))}
 {_confusions(figures, classes)}{_sections(figures)}
 ## Limits
 
-- Not a medical device; nothing here was read by a radiologist. A judge is a classifier: it can be fooled by what no
+- Not a medical device; nothing here was read by a radiologist. An oracle is a classifier: it can be fooled by what no
   reader would call an osteophyte.
 - Decoded knees are visibly blurred: fine bone texture and thin outlines are lost, whatever the PSNR says (radiographs have
   little contrast, so a blurred one is near in grey levels). Compare with reconstructions (X^), not only with the
@@ -127,7 +127,7 @@ def last_line(path: Path) -> dict[str, Any]:
         line: dict[str, Any] = json.loads(lines[-1])
     except ValueError as error:
         raise ValueError(f"figures: the last line of {path} is torn ({error}); evaluate anew") from None
-    if "bars" not in line:
+    if "criteria" not in line:
         raise ValueError(
             f"figures: the last line of {path} is of an older `kecae-aug evaluate`; evaluate anew"
         )
@@ -150,16 +150,18 @@ def own_figures(line: dict[str, Any], sha256: str, config: CardConfig) -> dict[s
     )
 
 
-def _provenance(judge: Mapping[str, Any]) -> str:
+def _provenance(oracle: Mapping[str, Any]) -> str:
     def shared(whom: str) -> str:
-        count = judge.get(f"shared_with_{whom}")
+        count = oracle.get(f"shared_with_{whom}")
         return f"{'?' if count is None else count} shared with the {whom}"
 
-    return f"{judge['network']}, {judge['patients']} patients ({shared('weights')}, {shared('guide')})"
+    return (
+        f"{oracle['network']}, {oracle['patients']} patients ({shared('weights')}, {shared('discriminator')})"
+    )
 
 
 def _cross_fit(config: CardConfig, line: Mapping[str, Any]) -> str:
-    """The bars of a cross-fit: of the file that was given, or of the figures themselves."""
+    """The criteria of a cross-fit: of the file that was given, or of the figures themselves."""
     other = last_line(config.cross_fit) if config.cross_fit else line
     if "folds" not in other:
         if config.cross_fit:
@@ -167,10 +169,10 @@ def _cross_fit(config: CardConfig, line: Mapping[str, Any]) -> str:
         return ""
     return f"""### Cross-fit of the recipe
 
-The same recipe on each half of the training patients, judged by judges of the other half (no patient in common), on
+The same recipe on each half of the training patients, evaluated by oracles of the other half (no patient in common), on
 {other["images"]} images of {other["patients"]} patients; means over the {len(other["folds"])} halves.
 
-{tables.markdown(*tables.bar_rows(other))}
+{tables.markdown(*tables.criterion_rows(other))}
 
 """
 
@@ -179,10 +181,10 @@ def _confusions(figures: Mapping[str, Any], classes: Sequence[str]) -> str:
     if len(classes) == 2:
         return ""
     kinds = {"real": figures["real"], "X^": figures["reconstructed"]}
-    kinds |= {f"X' ({k})": figures["exchanged"][k]["judges"] for k in figures["closer"].values()}
-    parts = ["\nWanted grade (rows) against judged grade, means over the judges:\n"]
+    kinds |= {f"X' ({k})": figures["exchanged"][k]["oracles"] for k in figures["closer"].values()}
+    parts = ["\nWanted grade (rows) against predicted grade, means over the oracles:\n"]
     for kind, by in kinds.items():
-        mean = np.mean([by[name]["confusion"] for name in figures["judges"]], axis=0)
+        mean = np.mean([by[name]["confusion"] for name in figures["oracles"]], axis=0)
         rows = [(c, *(f"{v:.2f}" for v in row)) for c, row in zip(classes, mean, strict=True)]
         parts.append(tables.markdown((kind, *classes), rows) + "\n")
     return "\n".join(parts)
@@ -190,9 +192,9 @@ def _confusions(figures: Mapping[str, Any], classes: Sequence[str]) -> str:
 
 def _sections(figures: Mapping[str, Any]) -> str:
     """Every other measurement that was made."""
-    ruler = "Medial joint-space width by the ruler: the mean change over the gap between the grades; 1 is exactly right."
+    jsw = "Medial joint-space width by the JSW measurement: the mean change over the gap between the grades; 1 is exactly right."
     if "phantoms" not in figures:
-        ruler += " On real knees the ruler is a proxy that no reader has checked."
+        jsw += " On real knees the JSW measurement is a proxy that no reader has checked."
     follows = figures.get("follows") or {}
     identity = (
         f"Outside the joint, among up to 500 knees. X' (decoder) changes by {tables.cell(follows.get('host'), 3)} when its host is another "
@@ -200,12 +202,12 @@ def _sections(figures: Mapping[str, Any]) -> str:
         f"{tables.cell(follows.get('host_over_donor'), 1)} times, as variance {tables.cell(follows.get('variance_ratio'), 0)} times."
     )
     parts = [
-        ("Anatomy", ruler, tables.anatomy_rows(figures)),
+        ("Anatomy", jsw, tables.anatomy_rows(figures)),
         ("Against the drawn truth", "1 is exactly right in every column.", tables.phantom_rows(figures)),
         ("Identity", identity, tables.identity_rows(figures)),
         (
             "Robustness",
-            "Mean over the judges, and what is lost of it (and of the accuracy at the balanced threshold) after small changes.",
+            "Mean over the oracles, and what is lost of it (and of the accuracy at the balanced threshold) after small changes.",
             tables.robustness_rows(figures),
         ),
         (
@@ -215,7 +217,7 @@ def _sections(figures: Mapping[str, Any]) -> str:
         ),
         (
             "Realism",
-            'Distances of a judge\'s features to real knees of other patients ("real" is the floor); 0.5 is not told apart.',
+            'Distances of an oracle\'s features to real knees of other patients ("real" is the floor); 0.5 is not significant.',
             tables.realism_rows(figures),
         ),
     ]

@@ -1,4 +1,4 @@
-"""A line chart as inline SVG: curves of a figure over the strength, with their intervals and a bar."""
+"""A line chart as inline SVG: curves of a figure over the strength, with their intervals and a criterion."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def line_chart(
     Args:
         title: above the chart.
         curves: name -> points; a figure is mean, low, high.
-        wanted: a bar, drawn as a level line.
+        wanted: a criterion, drawn as a level line.
         label: of the horizontal axis.
     """
     points = [p for curve in curves.values() for p in curve if p[1].get("mean") is not None]
@@ -63,7 +63,8 @@ def line_chart(
     if wanted is not None:
         parts.append(
             f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(wanted):.1f}" y2="{y(wanted):.1f}" stroke="#1c1c1f" '
-            f'stroke-width="1.5"/><text x="{WIDTH - RIGHT}" y="{y(wanted) - 4:.1f}" text-anchor="end">bar {wanted:g}</text>'
+            f'stroke-width="1.5"/><text x="{WIDTH - RIGHT}" y="{y(wanted) - 4:.1f}" text-anchor="end">'
+            f"criterion {wanted:g}</text>"
         )
     for i, (name, curve) in enumerate(curves.items()):
         shown = sorted((p for p in curve if p[1].get("mean") is not None), key=lambda p: p[0])

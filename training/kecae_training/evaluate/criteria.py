@@ -1,7 +1,7 @@
-"""The bars that weights have to clear, and whether the figures of an evaluation clear them.
+"""The criteria that weights have to clear, and whether the figures of an evaluation clear them.
 
-They are those of the project's plan for real knees; a bar that needs what was not measured is left out and named in
-:func:`not_measured`. A bar is met by the figure itself; whether its interval is on the same side is said beside it.
+They are those of the project's plan for real knees; a criterion that needs what was not measured is left out and named in
+:func:`not_measured`. A criterion is met by the figure itself; whether its interval is on the same side is said beside it.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from typing import Any
 
 Figure = Mapping[str, Any]  # mean, low, high
-JUDGES = "judges"
+JUDGES = "oracles"
 COPIED = {"donor": "donors", "other": "knees of other patients", "training": "training images"}
 ELSEWHERE = "X^ added to each batch of a classifier costs no accuracy: a training, not part of evaluate"
 
 
 @dataclass(frozen=True)
-class Bar:
-    """One bar: what is asked, of which figure, and the figure; bars of one group belong together."""
+class Criterion:
+    """One criterion: what is asked, of which figure, and the figure; criteria of one group belong together."""
 
     group: str
     name: str
@@ -26,11 +26,11 @@ class Bar:
     at_most: float | None
     figure: Figure
     unit: str = ""
-    judged: bool = True  # False where the judges that the figure depends on are no judges
+    judged: bool = True  # False where the oracles that the figure depends on are no oracles
 
     @property
     def wanted(self) -> str:
-        """The bar in words."""
+        """The criterion in words."""
         unit = f" {self.unit}" if self.unit else ""
         if self.at_least is None:
             return f"at most {self.at_most:g}{unit}"
@@ -49,17 +49,17 @@ class Bar:
 
     @property
     def met(self) -> bool:
-        """Whether the figure itself clears the bar."""
+        """Whether the figure itself clears the criterion."""
         return self.judged and self._holds(self.figure["mean"])
 
     @property
     def verdict(self) -> str:
-        """``met`` or ``not met``, and whether the interval leaves it open; ``no verdict`` where no judge can give one."""
+        """``met`` or ``not met``, and whether the interval leaves it open; ``no verdict`` where no oracle can give one."""
         if not self.judged:
-            return "no verdict: a judge does not tell real knees apart"
+            return "no verdict: an oracle does not tell real knees apart"
         ends = [self._holds(self.figure["low"]), self._holds(self.figure["high"])]
         sure = all(ends) if self.met else not any(ends) and not self._spans()
-        return ("met" if self.met else "not met") + ("" if sure else ", interval includes the bar")
+        return ("met" if self.met else "not met") + ("" if sure else ", interval includes the criterion")
 
     def _spans(self) -> bool:
         """Whether the interval holds the whole accepted range while its ends do not."""
@@ -71,7 +71,7 @@ class Bar:
         """JSON-able."""
         return {
             "group": self.group,
-            "bar": self.name,
+            "criterion": self.name,
             "wanted": self.wanted,
             "figure": dict(self.figure),
             "verdict": self.verdict,
@@ -87,16 +87,16 @@ def at(tree: Any, *path: str) -> Any:
     return tree
 
 
-def bars(figures: Mapping[str, Any]) -> list[Bar]:
-    """Every bar whose figure is there.
+def criteria(figures: Mapping[str, Any]) -> list[Criterion]:
+    """Every criterion whose figure is there.
 
     Args:
         figures: summarised figures of one weights file, or pooled over several.
     """
     closer = figures.get("closer") or {}
-    found: list[Bar] = []
+    found: list[Criterion] = []
 
-    fit = not figures.get("judges_at_chance")
+    fit = not figures.get("oracles_at_chance")
 
     def ask(
         group: str,
@@ -107,7 +107,7 @@ def bars(figures: Mapping[str, Any]) -> list[Bar]:
         unit: str = "",
     ) -> None:
         if isinstance(figure, Mapping) and figure.get("mean") is not None:
-            found.append(Bar(group, name, at_least, at_most, figure, unit, fit or group != JUDGES))
+            found.append(Criterion(group, name, at_least, at_most, figure, unit, fit or group != JUDGES))
 
     for detail, least in (("decoder", 0.95), ("host", 0.85)):
         kind = closer.get(detail)
@@ -137,7 +137,7 @@ def bars(figures: Mapping[str, Any]) -> list[Bar]:
         for whom, name in COPIED.items():
             ask(
                 "identity",
-                f"share of near copies of {name}, {kind}",
+                f"fraction of near copies of {name}, {kind}",
                 at(own, "copies", f"of_{whom}"),
                 at_most=0,
             )
@@ -158,13 +158,13 @@ def bars(figures: Mapping[str, Any]) -> list[Bar]:
             ask("anatomy", f"joint-space change {direction} over the true one, {kind}", moved, 0.8, 1.2)
     for detail in ("decoder", "host"):
         kind = str(closer.get(detail))
-        for what, by in (at(figures, "realism", "told_apart", kind) or {}).items():
+        for what, by in (at(figures, "realism", "two_sample", kind) or {}).items():
             ask("realism", f"a classifier ({what}) tells X' from X, {kind}", by, at_most=0.65)
     return found
 
 
 def not_measured(figures: Mapping[str, Any]) -> list[str]:
-    """What the plan has a bar for and these figures do not hold."""
+    """What the plan has a criterion for and these figures do not hold."""
     missing = [ELSEWHERE]
     if "training_images" not in figures:
         missing.append("X^ of training knees and copies of training images: give --train_split")

@@ -1,6 +1,6 @@
 """One weights file on one set of knees: every measurement of an evaluation, in two passes.
 
-First the curve (judges and ruler at every strength), then a closer look at few kinds of X' (identity, robustness, truth,
+First the curve (oracles and jsw at every strength), then a closer look at few kinds of X' (identity, robustness, truth,
 realism), which costs more. Both return trees of draws (:mod:`kecae_training.evaluate.measures`).
 """
 
@@ -16,30 +16,30 @@ from tqdm import tqdm
 
 from kecae_aug.device import Precision
 from kecae_aug.engine.model import KECAE
-from kecae_training.discriminator import Guide
+from kecae_training.discriminator import Discriminator
 from kecae_training.evaluate.anatomy import Floats, anatomy, read, widths
 from kecae_training.evaluate.exchanged import DETAILS, Exchanges, Kind
 from kecae_training.evaluate.identity import Album, follows, identity, joint_band
 from kecae_training.evaluate.measures import Bootstrap, Knees, directions, psnr, ssim
-from kecae_training.evaluate.oracles import Bench, guide_gap
+from kecae_training.evaluate.oracles import Bench, discriminator_gap
 from kecae_training.evaluate.phantom_truth import Truths, phantom_anatomy
 from kecae_training.evaluate.probes import probes
 from kecae_training.evaluate.robustness import after_degradation
 
-GUIDE = "guide (certifies itself)"
+DISCRIMINATOR = "discriminator (certifies itself)"
 
 
 @dataclass
 class Entrant:
-    """A weights file with those who judge it.
+    """A weights file with those who oracle it.
 
     Fields:
-        model: the weights. judges: name -> judge. guide: the training's own, for the gap.
+        model: the weights. oracles: name -> oracle. discriminator: the training's own, for the gap.
     """
 
     model: KECAE
-    judges: dict[str, Guide]
-    guide: Guide | None = None
+    oracles: dict[str, Discriminator]
+    discriminator: Discriminator | None = None
 
 
 @dataclass(frozen=True)
@@ -55,11 +55,11 @@ class Evaluation:
     """One entrant on one set of knees; holds the exchanges, so that nothing is encoded twice.
 
     Args:
-        entrant: weights and judges.
+        entrant: weights and oracles.
         knees: of patients that neither has seen.
         donors: (N,) rows, of another grade and patient.
         seed: of bootstrap and samples.
-        progress: show a progress bar.
+        progress: show a progress criterion.
         precision: of the networks, which run where their parameters are; figures are made on the CPU.
     """
 
@@ -78,23 +78,30 @@ class Evaluation:
         self.wanted = knees.labels[donors]
         self.exchanges = Exchanges(entrant.model, knees.images, donors, precision)
         self.boot = Bootstrap(knees.patients, seed)
-        self.bench = Bench(entrant.judges, knees.images, knees.labels, knees.patients, seed, precision)
+        self.bench = Bench(entrant.oracles, knees.images, knees.labels, knees.patients, seed, precision)
         self.own = (
-            Bench({GUIDE: entrant.guide}, knees.images, knees.labels, knees.patients, seed, precision)
-            if entrant.guide is not None
+            Bench(
+                {DISCRIMINATOR: entrant.discriminator},
+                knees.images,
+                knees.labels,
+                knees.patients,
+                seed,
+                precision,
+            )
+            if entrant.discriminator is not None
             else None
         )
         self.directions = directions(knees.labels, self.wanted, self.bench.classes)
         self.readings = read(knees.images, knees.medial)
-        self.real, self.reconstructed = widths(self.readings), self.ruler(self.exchanges.reconstruction)
+        self.real, self.reconstructed = widths(self.readings), self.jsw(self.exchanges.reconstruction)
         self.joint = joint_band(self.readings, knees.images.shape[-1])
 
-    def ruler(self, images: Tensor) -> Floats:
+    def jsw(self, images: Tensor) -> Floats:
         """(N,) medial widths of images of the hosts."""
         return widths(read(images, self.knees.medial))
 
     def curve(self, strengths: Sequence[float]) -> dict[str, Any]:
-        """Judges and ruler at every strength, as draws: what comes before a strength is chosen to look closer at."""
+        """Oracles and jsw at every strength, as draws: what comes before a strength is chosen to look closer at."""
         knees, x_hat = self.knees, self.exchanges.reconstruction
         result: dict[str, Any] = {
             "images": len(knees.images),
@@ -110,7 +117,7 @@ class Evaluation:
                 "psnr": self.boot.mean(psnr(x_hat, knees.images)),
                 "ssim": self.boot.mean(ssim(x_hat, knees.images)),
             },
-            "judges_at_chance": self.bench.at_chance(),
+            "oracles_at_chance": self.bench.at_chance(),
             "real": self._judged(knees.images, knees.labels),
             "reconstructed": self._judged(x_hat, knees.labels),
             "kept": self.bench.kept(self.bench.see(x_hat), knees.labels),
@@ -120,7 +127,7 @@ class Evaluation:
         kinds = [Kind(detail, strength) for detail in DETAILS for strength in strengths]
         for kind in tqdm(kinds, desc="strengths", disable=not self.progress, leave=False):
             images = self.exchanges.of(kind)
-            measured[kind] = self.ruler(images) if kind.strength else self._unchanged(kind)
+            measured[kind] = self.jsw(images) if kind.strength else self._unchanged(kind)
             result["exchanged"][str(kind)] = self._exchanged(kind, images)
         result["anatomy"] = anatomy(
             self.boot, knees.labels, self.wanted, self.directions, self.real, self.reconstructed, measured
@@ -142,7 +149,7 @@ class Evaluation:
 
         Args:
             kinds: of X'.
-            robustness: whether the judges look again after small degradations.
+            robustness: whether the oracles look again after small degradations.
             realism: whether distances and a two-sample classifier are measured.
             radiomics: and the Frechet radiomics distance.
             with_probes: whether the latents are probed.
@@ -181,17 +188,17 @@ class Evaluation:
             changes = {
                 kind: (
                     x - self.exchanges.base(kind.detail),
-                    self.ruler(x) - self._unchanged(kind),
+                    self.jsw(x) - self._unchanged(kind),
                 )
                 for kind, x in images.items()
             }
             result["phantoms"] = phantom_anatomy(
-                self.boot, truths, self.exchanges.donors, self.directions, changes, self.ruler
+                self.boot, truths, self.exchanges.donors, self.directions, changes, self.jsw
             )
         if realism:
             from kecae_training.evaluate.realism import realism as measured_realism
 
-            extractor = next(iter(self.entrant.judges.values()))
+            extractor = next(iter(self.entrant.oracles.values()))
             named = {str(kind): x for kind, x in images.items()}
             result["realism"] = measured_realism(
                 knees.images,
@@ -215,18 +222,20 @@ class Evaluation:
         result: dict[str, Any] = {
             "change": self.boot.mean((images - self.exchanges.base(kind.detail)).abs().flatten(1).mean(1)),
             "psnr_to_host": self.boot.mean(psnr(images, self.knees.images)),
-            "judges": self.bench.tree(seen, self.wanted),
+            "oracles": self.bench.tree(seen, self.wanted),
             "headline": self.bench.headline(seen, self.wanted),
         }
         if self.own is not None:
-            by_guide = self.own.see(images)
-            result["judges"] |= self.own.tree(by_guide, self.wanted)
-            result["guide_gap"] = guide_gap(self.bench, self.own, seen, by_guide, self.wanted)
+            by_discriminator = self.own.see(images)
+            result["oracles"] |= self.own.tree(by_discriminator, self.wanted)
+            result["discriminator_gap"] = discriminator_gap(
+                self.bench, self.own, seen, by_discriminator, self.wanted
+            )
         return result
 
     def _judged(self, images: Tensor, wanted: Tensor) -> dict[str, Any]:
-        by_guide = self.own.tree(self.own.see(images), wanted) if self.own is not None else {}
-        return self.bench.tree(self.bench.see(images), wanted) | by_guide
+        by_discriminator = self.own.tree(self.own.see(images), wanted) if self.own is not None else {}
+        return self.bench.tree(self.bench.see(images), wanted) | by_discriminator
 
     @torch.no_grad()
     def _fidelity(self, training: Training) -> dict[str, Any]:
@@ -240,7 +249,7 @@ class Evaluation:
 def kinds_to_look_at(curves: Sequence[dict[str, Any]], strengths: Sequence[float]) -> dict[str, Kind]:
     """The kinds that are looked at closely: the decoder at the strength nearest to 1, the host's detail at its best one.
 
-    "Best" is by the judges' AUROC (kappa for more grades) over that on real knees, mean over the weights.
+    "Best" is by the oracles' AUROC (kappa for more grades) over that on real knees, mean over the weights.
     """
 
     def score(strength: float) -> float:

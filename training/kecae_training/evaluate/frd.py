@@ -46,7 +46,7 @@ def radiomic_features(images: Tensor, name: str = "images") -> NDArray[np.float3
 
     Args:
         images: (N, 1, S, S) in [-1, 1]; read as 8-bit greys.
-        name: shown by the progress bar.
+        name: shown by the progress criterion.
 
     Returns:
         (N, F) float32, F about 470: first order and texture (GLCM, GLRLM, GLSZM, NGTDM) of the image, of its

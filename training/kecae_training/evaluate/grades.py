@@ -1,6 +1,6 @@
-"""Figures of more than two grades: who was given which grade, and what the judges say.
+"""Figures of more than two grades: who was given which grade, and what the oracles say.
 
-Rows are the wanted grade, columns the judged one. The single figure is Cohen's kappa with quadratic weights, as in the
+Rows are the wanted grade, columns the predicted one. The single figure is Cohen's kappa with quadratic weights, as in the
 reading of radiographs: 1 is full agreement, 0 what chance gives; a miss by two grades counts four times one by one.
 """
 
@@ -15,14 +15,14 @@ Ints = NDArray[np.int64]
 
 
 def confusions(weights: NDArray[np.float64], wanted: Ints, judged: Ints, n: int) -> NDArray[np.float64]:
-    """Weighted counts (D, n, n) of (N,) wanted and judged grades under (D, N) weights of the rows."""
+    """Weighted counts (D, n, n) of (N,) wanted and predicted grades under (D, N) weights of the rows."""
     cells = np.zeros((len(wanted), n * n))
     cells[np.arange(len(wanted)), wanted * n + judged] = 1
     return np.asarray((weights @ cells).reshape(-1, n, n))
 
 
 def shares(counts: NDArray[np.float64]) -> list[list[float]]:
-    """One matrix (n, n) of counts as shares of its rows; a row without images is all 0."""
+    """One matrix (n, n) of counts as fractions of its rows; a row without images is all 0."""
     total = counts.sum(1, keepdims=True)
     rows: list[list[float]] = (
         np.divide(counts, total, out=np.zeros_like(counts), where=total > 0).round(4).tolist()

@@ -26,7 +26,7 @@ GALLERY = 500  # knees that a host is told apart from
 SHORT_LIST = 5  # nearest by L1 that are compared by SSIM, beside host and donor
 FOLLOWS = 256  # hosts for which host and donor are replaced
 BAND = 0.27  # of the image's height, above and below the joint line
-LINE = 0.585  # where the line is taken to be when the ruler finds none
+LINE = 0.585  # where the line is taken to be when the JSW measurement finds none
 
 
 @dataclass(frozen=True)
@@ -38,11 +38,12 @@ class Album:
 
 
 def joint_band(readings: Sequence[JointSpace], size: int) -> Tensor:
-    """(N, S, S) bool: the joint region of each host, a straight band about its joint line as the ruler sees it.
+    """(N, S, S) bool: the joint region of each host, a straight band about its joint line as the JSW measurement sees it.
 
     It reaches :data:`BAND` of the image's height above and below the line, along its tilt: the region which a phantom's key
     may change (0.25 in the knee's frame, which may be a little larger than the image's). On radiographs cropped to the
-    joint it holds the margins where osteophytes grow. Where the ruler found no line, the band is level, at :data:`LINE`.
+    joint it holds the margins where osteophytes grow. Where the JSW measurement found no line, the band is level, at
+    :data:`LINE`.
     """
     x, y = (np.arange(size) + 0.5) / size - 0.5, (np.arange(size) + 0.5) / size
     flank = (np.abs(x) > 0.15) & (np.abs(x) < 0.35)

@@ -33,7 +33,7 @@ class Knees:
     Fields:
         images: (N, 1, S, S) in [-1, 1]. labels: (N,) class indices. patients: N ids.
         files: name of every image, to list it by. sides: "L", "R" or None as in the file.
-        medial: where the medial side of the *prepared* image is, as the ruler wants it; None where not known.
+        medial: where the medial side of the *preprocessed* image is, as the JSW measurement wants it; None where not known.
     """
 
     images: Tensor
@@ -74,7 +74,7 @@ def ssim_map(images: Tensor, reference: Tensor) -> Tensor:
 class Bootstrap:
     """Patients drawn with replacement, as weights of rows; all rows of a patient are drawn together.
 
-    Every figure of an evaluation comes from the same draws, so differences, ratios and means over judges or weights
+    Every figure of an evaluation comes from the same draws, so differences, ratios and means over oracles or weights
     are paired.
 
     Args:
@@ -192,7 +192,7 @@ def stratified(labels: Sequence[int], n: int, seed: int) -> list[int]:
 def open_knees(
     model: KECAE, data: Path, split: str | None, max_images: int | None = None, seed: int = 0
 ) -> Knees:
-    """The knees of a split, prepared as the weights ask for it.
+    """The knees of a split, preprocessed as the weights ask for it.
 
     Args:
         model: the weights.
@@ -201,10 +201,10 @@ def open_knees(
         max_images: at most so many, stratified by grade; None takes all.
         seed: of that choice.
     """
-    from kecae_aug.data import Preparation, open_radiographs
+    from kecae_aug.data import Preprocessing, open_radiographs
 
-    preparation = Preparation.of(model)
-    folder = open_radiographs(data, split, grades=list(model.config.classes), preparation=preparation)
+    preprocessing = Preprocessing.of(model)
+    folder = open_radiographs(data, split, grades=list(model.config.classes), preprocessing=preprocessing)
     if max_images is not None:
         if max_images < 2 * len(model.config.classes):
             raise ValueError(
@@ -212,7 +212,7 @@ def open_knees(
             )
         folder = folder.subset(stratified(folder.targets, max_images, seed))
     medial: list[Side | None] = [
-        "L" if preparation.mirror_right or side == "L" else "R" if side == "R" else None
+        "L" if preprocessing.mirror_right or side == "L" else "R" if side == "R" else None
         for side in folder.sides
     ]
     return Knees(

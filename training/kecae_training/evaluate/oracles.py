@@ -1,6 +1,6 @@
-"""What held-out judges say of images: agreement with the grade that they should have, AUROC, and both against real knees.
+"""What held-out oracles say of images: agreement with the grade that they should have, AUROC, and both against real knees.
 
-Judges are not calibrated: one that calls most knees KL-0 "flips" few knees to KL-2 whatever they show. Beside the
+Oracles are not calibrated: one that calls most knees KL-0 "flips" few knees to KL-2 whatever they show. Beside the
 agreement at its own argmax stands the agreement at the threshold where it is equally right on both grades of the
 real knees, which is what the bars are about.
 """
@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kecae_aug.device import Precision
-from kecae_training.discriminator import Guide, predict
+from kecae_training.discriminator import Discriminator, predict
 from kecae_training.evaluate.grades import confusions, kappa, shares
 from kecae_training.evaluate.measures import Bootstrap, Draws, ratio, summarise, summary
 
 Probabilities = NDArray[np.float32]
-Seen = dict[str, Probabilities]  # by judge, (N, K)
+Seen = dict[str, Probabilities]  # by oracle, (N, K)
 Tree = dict[str, Any]
 
 
@@ -65,20 +65,20 @@ def aurocs(positive: NDArray[Any], labels: NDArray[np.int64], weights: NDArray[n
 
 
 class Bench:
-    """Judges and the real knees they are measured against.
+    """Oracles and the real knees they are measured against.
 
     Args:
-        judges: name -> held-out judge of the same classes.
+        oracles: name -> held-out oracle of the same classes.
         images: (N, 1, S, S) real knees in [-1, 1].
         labels: (N,) their class indices.
         patients: (N,) ids; figures of other images refer to the same hosts, row by row.
         seed: of the intervals.
-        precision: of the judges, which run where their parameters are.
+        precision: of the oracles, which run where their parameters are.
     """
 
     def __init__(
         self,
-        judges: Mapping[str, Guide],
+        oracles: Mapping[str, Discriminator],
         images: Tensor,
         labels: Tensor,
         patients: Sequence[str],
@@ -86,9 +86,9 @@ class Bench:
         precision: Precision = "32-true",
     ) -> None:
         self.precision = precision
-        self.judges, self.bootstrap = dict(judges), Bootstrap(patients, seed)
+        self.oracles, self.bootstrap = dict(oracles), Bootstrap(patients, seed)
         self.labels = labels.numpy()
-        self.classes = next(iter(self.judges.values())).classes
+        self.classes = next(iter(self.oracles.values())).classes
         self.binary = len(self.classes) == 2
         self.real = self.see(images)
         self.cuts = (
@@ -99,29 +99,29 @@ class Bench:
         self._on_real = {name: self._absolute(p, self.labels, name) for name, p in self.real.items()}
 
     def at_chance(self) -> list[str]:
-        """Judges that do not tell the real knees apart: the interval of their AUROC (kappa) on them holds chance, or less.
+        """Oracles that do not tell the real knees apart: the interval of their AUROC (kappa) on them holds chance, or less.
 
-        Ratios to such a judge's figures mean nothing.
+        Ratios to such an oracle's figures mean nothing.
         """
         chance, figure = (0.5, "auroc") if self.binary else (0.0, "kappa")
         low = {name: summary(own[figure])["low"] for name, own in self._on_real.items()}
         return [name for name, value in low.items() if value is None or value <= chance]
 
     def see(self, images: Tensor) -> Seen:
-        """Class probabilities (N, K) of images (N, 1, S, S) by every judge."""
+        """Class probabilities (N, K) of images (N, 1, S, S) by every oracle."""
         return {
-            name: predict(judge, images, precision=self.precision).numpy()
-            for name, judge in self.judges.items()
+            name: predict(oracle, images, precision=self.precision).numpy()
+            for name, oracle in self.oracles.items()
         }
 
     def tree(self, seen: Seen, wanted: Tensor) -> Tree:
-        """What every judge says of images that should be of the grades ``wanted`` (N,), as draws.
+        """What every oracle says of images that should be of the grades ``wanted`` (N,), as draws.
 
         Returns:
-            By judge: ``says_<grade>`` (share given the wanted grade, for each wanted grade); for two grades also
+            By oracle: ``says_<grade>`` (share given the wanted grade, for each wanted grade); for two grades also
             ``balanced_<grade>`` (the same at the balanced threshold) and ``auroc``; for more of them ``kappa`` and
-            ``confusion`` (rows the wanted grade, columns the judged one, shares of a row). Each figure X also as
-            ``X_over_real``: over the same figure of the same judge on the real knees.
+            ``confusion`` (rows the wanted grade, columns the predicted one, fractions of a row). Each figure X also as
+            ``X_over_real``: over the same figure of the same oracle on the real knees.
         """
         target, result = wanted.numpy(), {}
         for name, probability in seen.items():
@@ -151,19 +151,19 @@ class Bench:
         return result
 
     def headline(self, seen: Seen, wanted: Tensor) -> Tree:
-        """Means over the judges of what :meth:`tree` says of X', as draws.
+        """Means over the oracles of what :meth:`tree` says of X', as draws.
 
         For two grades: ``auroc_over_real``, and for each direction ``flip_0->2`` (at the balanced threshold) and
-        ``flip_0->2_over_real`` (over the judge's balanced accuracy on real knees). For more: ``kappa``,
+        ``flip_0->2_over_real`` (over the oracle's balanced accuracy on real knees). For more: ``kappa``,
         ``kappa_over_real`` and ``confusion``.
 
         Args:
-            seen: what the judges said of X'.
+            seen: what the oracles said of X'.
             wanted: (N,) the donors' class indices.
         """
         by = self.tree(seen, wanted)
         if not self.binary:
-            matrix = np.mean([judge["confusion"] for judge in by.values()], axis=0).round(4).tolist()
+            matrix = np.mean([oracle["confusion"] for oracle in by.values()], axis=0).round(4).tolist()
             return {
                 "kappa": mean_of(by, "kappa"),
                 "kappa_over_real": mean_of(by, "kappa_over_real"),
@@ -174,17 +174,17 @@ class Bench:
         for start, end in ((low, high), (high, low)):
             flips = [
                 ratio(
-                    judge[f"balanced_{end}"],
+                    oracle[f"balanced_{end}"],
                     (self._on_real[n][f"balanced_{low}"] + self._on_real[n][f"balanced_{high}"]) / 2,
                 )
-                for n, judge in by.items()
+                for n, oracle in by.items()
             ]
             result[f"flip_{start}->{end}"] = mean_of(by, f"balanced_{end}")
             result[f"flip_{start}->{end}_over_real"] = np.mean(flips, axis=0)
         return result
 
     def kept(self, seen: Seen, wanted: Tensor) -> Tree:
-        """Means over the judges of what X^ keeps: accuracy over that on real knees for each grade, at the own argmax
+        """Means over the oracles of what X^ keeps: accuracy over that on real knees for each grade, at the own argmax
         (``says_0_over_real``) and, for two grades, at the balanced threshold (``balanced_0_over_real``); and AUROC or kappa.
         """
         by = self.tree(seen, wanted)
@@ -193,11 +193,18 @@ class Bench:
 
 
 def mean_of(by: Mapping[str, Tree], key: str) -> Draws:
-    """Mean over the judges of one figure, draw by draw."""
-    return np.asarray(np.mean([judge[key] for judge in by.values()], axis=0))
+    """Mean over the oracles of one figure, draw by draw."""
+    return np.asarray(np.mean([oracle[key] for oracle in by.values()], axis=0))
 
 
-def guide_gap(bench: Bench, guide: Bench, seen: Seen, seen_by_guide: Seen, wanted: Tensor) -> Tree:
-    """How far the guide certifies itself: for each wanted grade its agreement minus the judges' mean, at the own argmax."""
-    judges, own = bench.tree(seen, wanted), next(iter(guide.tree(seen_by_guide, wanted).values()))
-    return {f"says_{g}": own[f"says_{g}"] - mean_of(judges, f"says_{g}") for g in bench.classes}
+def discriminator_gap(
+    bench: Bench, discriminator: Bench, seen: Seen, seen_by_discriminator: Seen, wanted: Tensor
+) -> Tree:
+    """How far the discriminator certifies itself: for each wanted grade its agreement minus the oracles' mean, at
+    the own argmax.
+    """
+    oracles, own = (
+        bench.tree(seen, wanted),
+        next(iter(discriminator.tree(seen_by_discriminator, wanted).values())),
+    )
+    return {f"says_{g}": own[f"says_{g}"] - mean_of(oracles, f"says_{g}") for g in bench.classes}

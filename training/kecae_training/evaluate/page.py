@@ -48,19 +48,19 @@ def write_page(
     """
     folds: Mapping[str, Any] = line.get("folds") or {str(line["weights"]): line}
     several = len(folds) > 1
-    classes, parts = line["classes"], [_head(line, folds), _bars(line)]
+    classes, parts = line["classes"], [_head(line, folds), _criteria(line)]
     drawn = {name: sheets(run, kinds, per_direction, int(line["seed"])) for name, run in runs.items()}
     for name in runs:
         parts.append(f"<h2>Look at them{': ' + html.escape(name) if several else ''}</h2><p>{_PICTURES}</p>")
         parts.append(_sheet(drawn[name][0]))
     parts.append(_curves(line, classes))
     for name, fold in folds.items():
-        title = f"What each judge says: {name}" if several else "What each judge says"
-        parts.append(_section(title, tables.judge_rows(fold, classes, intervals=False), _JUDGES))
+        title = f"What each oracle says: {name}" if several else "What each oracle says"
+        parts.append(_section(title, tables.oracle_rows(fold, classes, intervals=False), _JUDGES))
         if len(classes) > 2:
             parts.append(_confusions(fold, classes))
     for title, rows, text in (
-        ("The joint space, by a ruler", tables.anatomy_rows(line), _ruler(line)),
+        ("The joint space, by a JSW measurement", tables.anatomy_rows(line), _jsw(line)),
         ("Phantoms: against the drawn truth", tables.phantom_rows(line), _TRUTH),
         ("Is it still the host's knee?", tables.identity_rows(line), _identity(line)),
         ("Does the flip survive small changes?", tables.robustness_rows(line), _ROBUST),
@@ -77,33 +77,33 @@ def write_page(
     return path
 
 
-_JUDGES = """Share of the images to which a judge gives the grade they should have; for X' that is the donor's, so that
+_JUDGES = """Fraction of the images to which an oracle gives the grade they should have; for X' that is the donor's, so that
 "says" of the second grade is the direction from the first to the second. Compare X' with X^ and with the real
-knees of the same judge. The guide's own figures only show how far it certifies itself."""
-_TRUTH = """All figures are shares of the true change, which the phantom lets us draw: 1 is exactly right, 0 nothing. "Joint
-space" is measured by the ruler on both, so that its own error cancels; "osteophytes" and "rest of the key" are
-least squares of the image's change on the two true changes; "explained" is the part of the image's change that
-lies along the true one."""
-_ROBUST = """Mean over the judges, for the label that the images should have. What dies under rounding, JPEG, a blur of 1 px
-or a shift of 2 px was no anatomy. A loss below 0 is a gain; what real knees lose is the judges' own weakness."""
+knees of the same oracle. The discriminator's own figures only show how far it certifies itself."""
+_TRUTH = """All figures are fractions of the true change, which the phantom lets us draw: 1 is exactly right, 0
+nothing. "Joint space" is measured by the JSW measurement on both, so that its own error cancels; "osteophytes" and
+"rest of the key" are least squares of the image's change on the two true changes; "explained" is the part of the
+image's change that lies along the true one."""
+_ROBUST = """Mean over the oracles, for the label that the images should have. What dies under rounding, JPEG, a blur of 1 px
+or a shift of 2 px was no anatomy. A loss below 0 is a gain; what real knees lose is the oracles' own weakness."""
 _PROBES = """Classifiers on the latents, tested on patients they have not seen. The grade should be readable in the key and
 at chance in the non-key; side and patient at chance in the key. "Likeness": how often the patient's other knee,
 of the same grade, is more like than other knees are."""
-_REALISM = """Distances of features of the first judge between the images and real knees of other patients: compare with
+_REALISM = """Distances of features of the first oracle between the images and real knees of other patients: compare with
 "real" (the floor) and "reconstruction". "Told apart": balanced accuracy of a classifier that tells them from
 real knees; 0.5 is perfect."""
 _PICTURES = """The pictures show images of the data folder: treat this file as you treat them. In differences, mid-grey is no
 change, brighter is brighter."""
 
 
-def _ruler(line: Mapping[str, Any]) -> str:
+def _jsw(line: Mapping[str, Any]) -> str:
     note = (
         "These are phantoms."
         if "phantoms" in line
-        else "On real knees the ruler is a proxy: no reader has checked it."
+        else "On real knees the JSW measurement is a proxy: no reader has checked it."
     )
     return f""""Moved" is the mean change of the medial joint-space width over the gap between the grades, both by the
-same ruler: 0 is nothing, 1 exactly right. Gap in percent of the image's height. The rank correlation is 1 where a
+same JSW measurement: 0 is nothing, 1 exactly right. Gap in percent of the image's height. The rank correlation is 1 where a
 knee's width goes the wanted way at every step of the strength. {note}"""
 
 
@@ -122,10 +122,10 @@ def _head(line: Mapping[str, Any], folds: Mapping[str, Any]) -> str:
     names = ", ".join(
         f"<code>{html.escape(n)}</code> ({str(f.get('sha256'))[:12]})" for n, f in folds.items()
     )
-    judges = "; ".join(
+    oracles = "; ".join(
         f"{html.escape(n)}: {html.escape(str(j['network']))}, {j['patients']} patients"
         for fold in folds.values()
-        for n, j in fold["judges"].items()
+        for n, j in fold["oracles"].items()
     )
     warned = [
         f"<p class='warning'>{html.escape((f'{name}: ' if len(folds) > 1 else '') + w)}</p>"
@@ -133,7 +133,7 @@ def _head(line: Mapping[str, Any], folds: Mapping[str, Any]) -> str:
         for w in [*fold["warnings"], *_at_chance(fold)]
     ]
     several = (
-        " Each half's weights are judged by judges of the other half; figures are means over the halves."
+        " Each half's weights are evaluated by oracles of the other half; figures are means over the halves."
         if len(folds) > 1
         else ""
     )
@@ -143,19 +143,19 @@ def _head(line: Mapping[str, Any], folds: Mapping[str, Any]) -> str:
 <h1>Are exchanged knees valid?</h1>
 <p>Weights {names}. A KECAE takes the key (what makes the grade) of a donor and puts it into a host: X'. X^ is the host
 reconstructed without an exchange. <code>decoder</code> is X' as decoded, <code>host</code> adds only its change to
-the host; the number is the strength, 1 the plain exchange. Judges are classifiers that have
+the host; the number is the strength, 1 the plain exchange. Oracles are classifiers that have
 seen none of these patients.</p>
 <p>{line["images"]} images ({counts}) of {line["patients"]} patients of split
 <code>{html.escape(line["split"])}</code>, each a host once with a random donor of another grade and patient.{several}
-Judges: {judges}. Intervals: 95 %, bootstrap over patients; what another training run would give is not in them.</p>
+Oracles: {oracles}. Intervals: 95 %, bootstrap over patients; what another training run would give is not in them.</p>
 {"".join(warned)}"""
 
 
 def _at_chance(fold: Mapping[str, Any]) -> list[str]:
-    names = ", ".join(fold["judges_at_chance"])
+    names = ", ".join(fold["oracles_at_chance"])
     return (
         [
-            f"No better than chance on real knees: {names}. No figure that depends on such a judge means anything; "
+            f"No better than chance on real knees: {names}. No figure that depends on such an oracle means anything; "
             "train it longer."
         ]
         if names
@@ -163,9 +163,9 @@ def _at_chance(fold: Mapping[str, Any]) -> list[str]:
     )
 
 
-def _bars(line: Mapping[str, Any]) -> str:
-    met = sum(b["verdict"].startswith("met") for b in line["bars"])
-    head, rows = tables.bar_rows(line)
+def _criteria(line: Mapping[str, Any]) -> str:
+    met = sum(b["verdict"].startswith("met") for b in line["criteria"])
+    head, rows = tables.criterion_rows(line)
     cells = [
         (
             *map(html.escape, row[:-1]),
@@ -174,8 +174,8 @@ def _bars(line: Mapping[str, Any]) -> str:
         for row in rows
     ]
     missing = "".join(f"<li>{html.escape(m)}</li>" for m in line["not_measured"])
-    return f"""<h2>In short: {met} of {len(rows)} bars met</h2>
-<p class="note">The bars were set for knees of KL 0 and 2. "host" is shown at the
+    return f"""<h2>In short: {met} of {len(rows)} criteria met</h2>
+<p class="note">The criteria were set for knees of KL 0 and 2. "host" is shown at the
 strength at which its AUROC is best on these same knees.</p>
 {_table(head, cells)}<p>Not measured here:</p><ul>{missing}</ul>"""
 
@@ -189,7 +189,7 @@ def _curves(line: Mapping[str, Any], classes: Sequence[str]) -> str:
     if len(classes) == 2:
         charts.append(
             line_chart(
-                "judges' AUROC over that on real knees",
+                "oracles' AUROC over that on real knees",
                 {d: points(d, "headline", "auroc_over_real") for d in DETAILS},
                 0.95,
             )
@@ -198,7 +198,7 @@ def _curves(line: Mapping[str, Any], classes: Sequence[str]) -> str:
             curve = {d: points(d, "headline", f"flip_{a}->{b}_over_real") for d in DETAILS}
             charts.append(line_chart(f"flip {a} -> {b} over accuracy on real knees", curve, 0.8))
     else:
-        charts.append(line_chart("judges' kappa", {d: points(d, "headline", "kappa") for d in DETAILS}))
+        charts.append(line_chart("oracles' kappa", {d: points(d, "headline", "kappa") for d in DETAILS}))
     for name in at(line, "anatomy", "gap") or {}:
         moved = at(line, "anatomy", "moved")
         curve = {
@@ -209,17 +209,17 @@ def _curves(line: Mapping[str, Any], classes: Sequence[str]) -> str:
     head, rows = tables.headline_rows(line)
     return (
         "<h2>How strong?</h2><div class='charts'>" + "".join(charts) + "</div>"
-        "<p class='note'>Means over the judges; bands are 95 % intervals. A flip counts at the threshold at "
-        "which a judge is equally right on both grades of the real knees. At strength 0 nothing is exchanged.</p>"
+        "<p class='note'>Means over the oracles; bands are 95 % intervals. A flip counts at the threshold at "
+        "which an oracle is equally right on both grades of the real knees. At strength 0 nothing is exchanged.</p>"
         + _escaped(head, rows)
     )
 
 
 def _confusions(fold: Mapping[str, Any], classes: Sequence[str]) -> str:
     kinds = {"real": fold["real"], "X^": fold["reconstructed"]}
-    kinds |= {f"X' {k}": fold["exchanged"][k]["judges"] for k in fold["closer"].values()}
-    out = ["<h3>Confusion: wanted grade (rows) against judged grade</h3>"]
-    for name in fold["judges"]:
+    kinds |= {f"X' {k}": fold["exchanged"][k]["oracles"] for k in fold["closer"].values()}
+    out = ["<h3>Confusion: wanted grade (rows) against predicted grade</h3>"]
+    for name in fold["oracles"]:
         blocks = []
         for kind, by in kinds.items():
             head = (kind, *classes)

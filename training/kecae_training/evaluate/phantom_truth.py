@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kecae_aug.data import Preparation
+from kecae_aug.data import Preprocessing
 from kecae_aug.data.alignment import align, place
 from kecae_aug.phantom import KneeNuisance, KneeTruth, render
 from kecae_training.evaluate.anatomy import Floats
@@ -61,7 +61,7 @@ class Truths:
 
 
 def open_truths(
-    data: Path, split: str | None, files: Sequence[str], preparation: Preparation
+    data: Path, split: str | None, files: Sequence[str], preprocessing: Preprocessing
 ) -> Truths | None:
     """The truths of a folder of `kecae-aug phantoms`, in the order of ``files``; None for any other folder.
 
@@ -69,7 +69,7 @@ def open_truths(
         data: the folder.
         split: of it.
         files: names below ``data``.
-        preparation: of the weights; the truth is drawn at the files' size and then prepared as the files are. With
+        preprocessing: of the weights; the truth is drawn at the files' size and then preprocessed as the files are. With
             ``align`` a host with another key goes where the host went, not where its new joint line would take it.
 
     Raises:
@@ -93,7 +93,7 @@ def open_truths(
 
     truths = [known[name] for name in files]
     hosts = {truth.nuisance: truth for truth in truths}  # with_key keeps the nuisance
-    unaligned = replace(preparation, align=False)
+    unaligned = replace(preprocessing, align=False)
 
     def in_its_place(truth: KneeTruth) -> Tensor:
         return unaligned(render(truth, size), truth.nuisance.side)
@@ -104,7 +104,7 @@ def open_truths(
 
     def draw(truth: KneeTruth) -> Tensor:
         image = in_its_place(truth)
-        return place(image, pose(truth.nuisance)) if preparation.align else image
+        return place(image, pose(truth.nuisance)) if preprocessing.align else image
 
     return Truths(truths, draw)
 
@@ -131,7 +131,7 @@ def against_truth(boot: Bootstrap, sums: NDArray[np.float64], rows: Bools) -> di
 
     Returns:
         ``osteophytes``, ``joint_space_and_sclerosis``: how much of each true change is in the image, from least squares
-        with both; ``whole``: the change projected on the whole true change; ``explained``: the share of the squared
+        with both; ``whole``: the change projected on the whole true change; ``explained``: the fraction of the squared
         change that lies along the true one, 0 to 1; the rest changes what should have stayed.
     """
     ss, sr, rr, cs, cr, cc, cw, ww = (boot.weights[:, rows] @ sums[rows]).T
@@ -159,13 +159,13 @@ def phantom_anatomy(
         truths: of the knees.
         donors: (N,) rows.
         of_direction: rows of each direction.
-        changes: by kind, (X' less X' without an exchange, the change of the width that the ruler saw).
-        read: the ruler, (N, 1, S, S) -> (N,) widths in percent of the image's height.
+        changes: by kind, (X' less X' without an exchange, the change of the width that the JSW measurement saw).
+        read: the JSW measurement, (N, 1, S, S) -> (N,) widths in percent of the image's height.
 
     Returns:
         By kind and direction: ``joint_space``, the mean change of the width over that from the host as drawn to the truth as
-        drawn, all by the ruler, so that its own error cancels; and the figures of :func:`against_truth`. And ``gap``: by
-        direction the true change of the key's width, and what the ruler sees of it.
+        drawn, all by the JSW measurement, so that its own error cancels; and the figures of :func:`against_truth`.
+        And ``gap``: by direction the true change of the key's width, and what the JSW measurement sees of it.
     """
     own, wanted, spurred = truths.own(), truths.wanted(donors), truths.only_osteophytes(donors)
     spurs, rest = spurred - own, wanted - spurred
@@ -174,7 +174,7 @@ def phantom_anatomy(
     true = np.array([keys[d] - keys[i] for i, d in enumerate(donors.tolist())])
     result: dict[str, Any] = {
         "gap": {
-            name: {"true": boot.mean(true, rows), "by_the_ruler": boot.mean(should, rows)}
+            name: {"true": boot.mean(true, rows), "by_jsw": boot.mean(should, rows)}
             for name, rows in of_direction.items()
         }
     }

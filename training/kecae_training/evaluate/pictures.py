@@ -68,7 +68,7 @@ def sheets(run: Evaluation, kinds: Mapping[str, Kind], per_direction: int = 4, s
         ),
         sheet(
             f"Worst: judged wrong most surely, X' ({kinds['decoder']})",
-            "Lowest mean probability, over the judges, of the donor's grade. The judges may be wrong too.",
+            "Lowest mean probability, over the oracles, of the donor's grade. The oracles may be wrong too.",
             fooled,
             {i: f"P(wanted) {1 - wrong[i]:.2f}" for i in fooled},
         ),
@@ -76,7 +76,7 @@ def sheets(run: Evaluation, kinds: Mapping[str, Kind], per_direction: int = 4, s
 
 
 def confidence_in_wrong(run: Evaluation, images: Tensor) -> Tensor:
-    """(N,) one minus the judges' mean probability of the wanted grade."""
+    """(N,) one minus the oracles' mean probability of the wanted grade."""
     seen = run.bench.see(images)
     mean = torch.stack([torch.from_numpy(p) for p in seen.values()]).mean(0)
     return 1 - mean.gather(1, run.wanted[:, None])[:, 0]

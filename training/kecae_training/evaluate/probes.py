@@ -66,7 +66,7 @@ def balanced(boot: Bootstrap, said: NDArray[np.int64], target: NDArray[np.int64]
 
 
 def same_patient(latents: Floats, labels: NDArray[np.int64], patients: list[str]) -> Floats:
-    """(N,) how well a knee's latent finds the patient's other knee: the share of other knees that are less like it.
+    """(N,) how well a knee's latent finds the patient's other knee: the fraction of other knees that are less like it.
 
     Both knees of a patient tend to have one grade, so that only knees of the same grade are compared. Likeness is the cosine
     of standardised principal components. 0.5 is chance, 1 recognises every patient; NaN where a knee has no partner.

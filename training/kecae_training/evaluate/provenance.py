@@ -1,4 +1,4 @@
-"""Who has seen whom: a judge must not have seen the evaluated patients, and should not have seen those of the weights."""
+"""Who has seen whom: an oracle must not have seen the evaluated patients, and should not have seen those of the weights."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 from kecae_aug.data import open_radiographs
 from kecae_aug.engine.model import KECAE
 from kecae_aug.names import warn_of_zeros
-from kecae_training.discriminator import Guide, ids_of, in_fold
+from kecae_training.discriminator import Discriminator, ids_of, in_fold
 
 
 class NotHeldOutError(ValueError):
-    """Judges or weights have seen patients of the evaluated split."""
+    """Oracles or weights have seen patients of the evaluated split."""
 
 
 def training_patients(model: KECAE, data: Path) -> set[str] | None:
@@ -42,43 +42,45 @@ def both_of(seen: Iterable[Any], evaluated: Iterable[Any]) -> list[str]:
     return sorted(one & two)
 
 
-def check_judges(
-    judges: Mapping[str, Guide],
+def check_oracles(
+    oracles: Mapping[str, Discriminator],
     evaluated: Sequence[str],
     split: str,
     of_weights: set[str] | None,
-    of_guide: set[str] | None,
+    of_discriminator: set[str] | None,
 ) -> dict[str, dict[str, Any]]:
-    """What is known of every judge; refuses one that has seen an evaluated patient.
+    """What is known of every oracle; refuses one that has seen an evaluated patient.
 
     Args:
-        judges: name -> judge, with the patients in its metadata.
+        oracles: name -> oracle, with the patients in its metadata.
         evaluated: patients of the evaluated images.
         split: its name, for the error.
         of_weights: patients that the weights were trained on, None where not known.
-        of_guide: patients that their guide was trained on, None where not known.
+        of_discriminator: patients that their discriminator was trained on, None where not known.
 
     Returns:
-        By judge: ``network``, ``patients``, ``shared_with_weights`` and ``shared_with_guide`` (counts, None where not
-        known).
+        By oracle: ``network``, ``patients``, ``shared_with_weights`` and ``shared_with_discriminator`` (counts, None
+        where not known).
 
     Raises:
-        NotHeldOutError: a judge was trained on evaluated patients.
+        NotHeldOutError: an oracle was trained on evaluated patients.
     """
     result = {}
-    for name, judge in judges.items():
-        seen = ids_of(judge.metadata["patients"])
+    for name, oracle in oracles.items():
+        seen = ids_of(oracle.metadata["patients"])
         both = both_of(seen, evaluated)
         if both:
             raise NotHeldOutError(
-                f"judges: {name} was trained on {len(both)} patients of split {split!r} ({both[:3]}, ...): "
-                "it is not held out; train one on other patients (`kecae-aug guide --fold`)"
+                f"oracles: {name} was trained on {len(both)} patients of split {split!r} ({both[:3]}, ...): "
+                "it is not held out; train one on other patients (`kecae-aug discriminator --fold`)"
             )
         result[name] = {
-            "network": judge.config.network,
+            "network": oracle.config.network,
             "patients": len(seen),
             "shared_with_weights": None if of_weights is None else len(seen & ids_of(of_weights)),
-            "shared_with_guide": None if of_guide is None else len(seen & ids_of(of_guide)),
+            "shared_with_discriminator": None
+            if of_discriminator is None
+            else len(seen & ids_of(of_discriminator)),
         }
     return result
 
@@ -97,26 +99,26 @@ def check_weights(name: str, seen: set[str] | None, evaluated: Sequence[str], sp
         )
 
 
-def warnings_of(judges: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def warnings_of(oracles: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Plain sentences on what is not as held out as it should be.
 
     Args:
-        judges: of one weights file, as :func:`check_judges` gives them.
+        oracles: of one weights file, as :func:`check_oracles` gives them.
     """
     found = []
-    for whom, what in (("weights", "these weights were"), ("guide", "their guide was")):
-        shared = {n: j.get(f"shared_with_{whom}") for n, j in judges.items()}
-        some = [f"{n} ({count} of {judges[n]['patients']} patients)" for n, count in shared.items() if count]
+    for whom, what in (("weights", "these weights were"), ("discriminator", "their discriminator was")):
+        shared = {n: j.get(f"shared_with_{whom}") for n, j in oracles.items()}
+        some = [f"{n} ({count} of {oracles[n]['patients']} patients)" for n, count in shared.items() if count]
         if some:
             found.append(
-                f"Trained on patients that {what} trained on too: {', '.join(some)}. What such a judge and the weights "
+                f"Trained on patients that {what} trained on too: {', '.join(some)}. What such an oracle and the weights "
                 "have learned from the same knees, it cannot find wrong."
             )
         unknown = [n for n, count in shared.items() if count is None]
         if unknown and whom == "weights":
             found.append(
-                f"Not known whether a judge shares patients with these weights: {', '.join(unknown)}."
+                f"Not known whether an oracle shares patients with these weights: {', '.join(unknown)}."
             )
-    if len({j["network"] for j in judges.values()}) < 3:
-        found.append("Fewer than three different judge networks: what fools one may fool both.")
+    if len({j["network"] for j in oracles.values()}) < 3:
+        found.append("Fewer than three different oracle networks: what fools one may fool both.")
     return found

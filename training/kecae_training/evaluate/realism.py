@@ -23,7 +23,7 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
 
 from kecae_aug.device import Precision, autocast
-from kecae_training.discriminator import Guide, device_of
+from kecae_training.discriminator import Discriminator, device_of
 from kecae_training.evaluate.frd import radiomic_features, standardised
 from kecae_training.evaluate.robustness import eight_bits
 from kecae_training.evaluate.two_sample import accuracy, by_features, by_network, halves
@@ -37,7 +37,7 @@ def realism(
     real: Tensor,
     reconstruction: Tensor,
     exchanged: dict[str, Tensor],
-    extractor: Guide,
+    extractor: Discriminator,
     patients: Sequence[str],
     seed: int = 0,
     radiomics: bool = False,
@@ -50,7 +50,7 @@ def realism(
         reconstruction: X^ of the same hosts, row by row.
         exchanged: X' of the same hosts by name, such as ``"decoder 1"``. Their grades should be as frequent as the
             real ones', or the distances show that too.
-        extractor: a judge; its penultimate features are the domain's. It must not have seen these patients.
+        extractor: an oracle; its penultimate features are the domain's. It must not have seen these patients.
         patients: (N,) ids of the hosts; four or more different ones.
         seed: of the halves, the bootstrap and the classifier.
         radiomics: also the FRD; needs the extra ``[radiomics]`` and about 0.15 s an image.
@@ -61,7 +61,7 @@ def realism(
         ``exchanged``) ``frechet`` and ``kernel_x1000`` (in units of the features' mean variance, so that a
         rescaled extractor gives the same) and ``frd`` (log of the squared distance, as frd-score gives it), each with
         ``mean``, ``low``, ``high``, and ``..._over_floor``, its difference from ``real`` at the same division of the
-        patients, which varies far less; ``told_apart``: by kind the balanced accuracy of ``features`` (logistic regression)
+        patients, which varies far less; ``two_sample``: by kind the balanced accuracy of ``features`` (logistic regression)
         and ``network`` (small VGG), with patient-clustered intervals; 0.5 is perfect, and what real against real
         has by construction.
 
@@ -100,15 +100,15 @@ def realism(
     return {
         "images": min(min(len(one), len(two)) for one, two in divisions),
         "distances": by_kind,
-        "told_apart": told,
+        "two_sample": told,
     }
 
 
 @torch.no_grad()
 def penultimate(
-    extractor: Guide, images: Tensor, batch_size: int = 128, *, precision: Precision = "32-true"
+    extractor: Discriminator, images: Tensor, batch_size: int = 128, *, precision: Precision = "32-true"
 ) -> Features:
-    """(N, D) what the last linear layer of a judge reads of (N, 1, S, S): pooled features of its last stage."""
+    """(N, D) what the last linear layer of an oracle reads of (N, 1, S, S): pooled features of its last stage."""
     last = [m for m in extractor.network.modules() if isinstance(m, nn.Linear)][-1]
     seen: list[Tensor] = []
     hook = last.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))

@@ -1,4 +1,4 @@
-"""Small changes that a true change of anatomy survives: a flip of the judges that dies under them was noise.
+"""Small changes that a true change of anatomy survives: a flip of the oracles that dies under them was noise.
 
 Each takes and gives (N, 1, S, S) in [-1, 1].
 """
@@ -56,35 +56,35 @@ DEGRADATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def after_degradation(bench: Bench, images: Tensor, wanted: Tensor) -> dict[str, Any]:
-    """What is left of the judges' figure after each of :data:`DEGRADATIONS`, as draws.
+    """What is left of the oracles' figure after each of :data:`DEGRADATIONS`, as draws.
 
     Args:
-        bench: the judges. The figure is their AUROC for two grades, their kappa for more.
+        bench: the oracles. The figure is their AUROC for two grades, their kappa for more.
         images: (N, 1, S, S) in [-1, 1], before any degradation.
         wanted: (N,) the grades that the images should be of.
 
     Returns:
-        ``undegraded`` and each kind, means over the judges; ``lost``: by kind, undegraded minus degraded; ``judges``: by
-        kind and judge. For two grades also ``balanced_lost``: the same of the accuracy at the threshold that is balanced
+        ``undegraded`` and each kind, means over the oracles; ``lost``: by kind, undegraded minus degraded; ``oracles``: by
+        kind and oracle. For two grades also ``balanced_lost``: the same of the accuracy at the threshold that is balanced
         on undegraded real knees, since a change that only fades keeps its AUROC; compare it with that of the real
         knees, whose threshold moves too. A loss below 0 is a gain.
     """
     figure = "auroc" if bench.binary else "kappa"
     kinds = {"undegraded": images} | {kind: degrade(images) for kind, degrade in DEGRADATIONS.items()}
     by = {kind: bench.tree(bench.see(x), wanted) for kind, x in kinds.items()}
-    means = {kind: mean_of(judges, figure) for kind, judges in by.items()}
+    means = {kind: mean_of(oracles, figure) for kind, oracles in by.items()}
     result: dict[str, Any] = {
         **means,
         "lost": {kind: means["undegraded"] - means[kind] for kind in DEGRADATIONS},
-        "judges": {
-            kind: {name: judge[figure] for name, judge in judges.items()} for kind, judges in by.items()
+        "oracles": {
+            kind: {name: oracle[figure] for name, oracle in oracles.items()} for kind, oracles in by.items()
         },
     }
     if bench.binary:
         low, high = bench.classes
         both = {
-            kind: (mean_of(judges, f"balanced_{low}") + mean_of(judges, f"balanced_{high}")) / 2
-            for kind, judges in by.items()
+            kind: (mean_of(oracles, f"balanced_{low}") + mean_of(oracles, f"balanced_{high}")) / 2
+            for kind, oracles in by.items()
         }
         result["balanced_lost"] = {kind: both["undegraded"] - both[kind] for kind in DEGRADATIONS}
     return result

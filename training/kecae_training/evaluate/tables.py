@@ -26,13 +26,13 @@ def markdown(head: Row, rows: Sequence[Row]) -> str:
     return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
 
 
-def judge_rows(
+def oracle_rows(
     figures: Mapping[str, Any], classes: Sequence[str], intervals: bool = True
 ) -> tuple[Row, list[Row]]:
-    """What every judge says of real knees, X^ and each X': head and rows.
+    """What every oracle says of real knees, X^ and each X': head and rows.
 
     Args:
-        figures: of one weights file (judges of several are not the same).
+        figures: of one weights file (oracles of several are not the same).
         classes: names of the grades.
         intervals: whether the shares have theirs; the single figure always has.
     """
@@ -41,7 +41,7 @@ def judge_rows(
     head = ("images", *(f"{n}: says {' / '.join(classes)}, {single}" for n in names))
     kinds = [("real", figures["real"]), ("X^ (reconstructed, own label)", figures["reconstructed"])]
     kinds += [
-        (f"X' ({kind}, donor's label)", value["judges"]) for kind, value in figures["exchanged"].items()
+        (f"X' ({kind}, donor's label)", value["oracles"]) for kind, value in figures["exchanged"].items()
     ]
     rows = []
     for kind, by in kinds:
@@ -56,54 +56,58 @@ def judge_rows(
 
 
 def table(figures: Mapping[str, Any], classes: Sequence[str]) -> str:
-    """:func:`judge_rows` as Markdown."""
-    return markdown(*judge_rows(figures, classes))
+    """:func:`oracle_rows` as Markdown."""
+    return markdown(*oracle_rows(figures, classes))
 
 
-def bar_rows(figures: Mapping[str, Any]) -> tuple[Row, list[Row]]:
-    """Every bar with its figure and verdict."""
+def criterion_rows(figures: Mapping[str, Any]) -> tuple[Row, list[Row]]:
+    """Every criterion with its figure and verdict."""
     rows: list[Row] = []
     group = ""
-    for b in figures.get("bars", []):
+    for b in figures.get("criteria", []):
         digits = 1 if b["wanted"].endswith("dB") or b["figure"]["mean"] > 10 else 2
         if 0 < abs(b["figure"]["mean"]) < 0.005:  # one copy among 540 is not 0.00
             digits = 4
         rows.append(
             (
                 b["group"] if b["group"] != group else "",
-                b["bar"],
+                b["criterion"],
                 b["wanted"],
                 cell(b["figure"], digits),
                 b["verdict"],
             )
         )
         group = b["group"]
-    return ("", "bar", "wanted", "measured (95 % interval)", "verdict"), rows
+    return ("", "criterion", "wanted", "measured (95 % interval)", "verdict"), rows
 
 
 def headline_rows(figures: Mapping[str, Any]) -> tuple[Row, list[Row]]:
-    """Means over the judges at every strength; and how far the guide certifies itself."""
+    """Means over the oracles at every strength; and how far the discriminator certifies itself."""
     exchanged = figures["exchanged"]
     keys = list(
         dict.fromkeys(k for v in exchanged.values() for k, f in at(v, "headline").items() if "mean" in f)
     )
     keys = [k for k in keys if k.endswith("over_real")]
     names = [k.removesuffix("_over_real").replace("auroc", "AUROC").replace("flip_", "flip ") for k in keys]
-    gaps = list(dict.fromkeys(k for v in exchanged.values() for k in v.get("guide_gap", {})))
+    gaps = list(dict.fromkeys(k for v in exchanged.values() for k in v.get("discriminator_gap", {})))
     head = (
         "X'",
         *(f"{n} over real" for n in names),
-        *(f"guide {g.replace('_', ' ')} less judges" for g in gaps),
+        *(f"discriminator {g.replace('_', ' ')} less oracles" for g in gaps),
     )
     rows = [
-        (kind, *(cell(v["headline"].get(k)) for k in keys), *(cell(at(v, "guide_gap", g)) for g in gaps))
+        (
+            kind,
+            *(cell(v["headline"].get(k)) for k in keys),
+            *(cell(at(v, "discriminator_gap", g)) for g in gaps),
+        )
         for kind, v in exchanged.items()
     ]
     return head, rows
 
 
 def anatomy_rows(figures: Mapping[str, Any]) -> tuple[Row, list[Row]]:
-    """The ruler: share of the gap that is moved, by kind and direction, and what it could not measure."""
+    """The JSW measurement: fraction of the gap that is moved, by kind and direction, and what it could not measure."""
     part = figures.get("anatomy") or {}
     names = list(part.get("gap", {}))
     head = ("X'", *(f"{n}: moved, of a gap of {cell(part['gap'][n])} %" for n in names), "not measured")
@@ -124,11 +128,11 @@ def phantom_rows(figures: Mapping[str, Any]) -> tuple[Row, list[Row]]:
     head = (
         "X'",
         "direction",
-        "joint space (ruler)",
+        "joint space (jsw)",
         "osteophytes",
         "rest of the key",
         "whole",
-        "share explained",
+        "fraction explained",
     )
     rows = [
         (kind, direction, *(cell(by.get(k)) for k in keys))
@@ -163,7 +167,7 @@ def identity_rows(figures: Mapping[str, Any]) -> tuple[Row, list[Row]]:
 
 
 def robustness_rows(figures: Mapping[str, Any]) -> tuple[Row, list[Row]]:
-    """Mean over the judges of AUROC (kappa for more grades) as it is, and what each degradation takes from it."""
+    """Mean over the oracles of AUROC (kappa for more grades) as it is, and what each degradation takes from it."""
     part = figures.get("robustness") or {}
     kinds = list(next(iter(part.values()))["lost"]) if part else []
     head = ("images", "as they are", *(f"lost after {k}; accuracy" for k in kinds))
@@ -198,7 +202,7 @@ def probe_rows(figures: Mapping[str, Any]) -> tuple[Row, list[Row]]:
 def realism_rows(figures: Mapping[str, Any]) -> tuple[Row, list[Row]]:
     """Distances to real knees, and how often a classifier tells the difference."""
     part = figures.get("realism") or {}
-    distances, told = part.get("distances") or {}, part.get("told_apart") or {}
+    distances, told = part.get("distances") or {}, part.get("two_sample") or {}
     keys = list(dict.fromkeys(k for by in distances.values() for k in by if not k.endswith("_over_floor")))
     ways = list(dict.fromkeys(k for by in told.values() for k in by))
     head = ("images", *(k.replace("_", " ") for k in keys), *(f"told apart by {w}" for w in ways))

@@ -23,7 +23,7 @@ from kecae_training.evaluate.measures import with_interval
 from kecae_training.networks import build
 
 Rows = NDArray[np.intp]
-Judge = Callable[[Rows, Rows], NDArray[np.float64]]  # trained on the first rows, scores (2, n) of the second
+Oracle = Callable[[Rows, Rows], NDArray[np.float64]]  # trained on the first rows, scores (2, n) of the second
 
 
 def halves(patients: Sequence[str], seed: int = 0) -> tuple[Rows, Rows]:
@@ -43,18 +43,18 @@ def halves(patients: Sequence[str], seed: int = 0) -> tuple[Rows, Rows]:
     return np.flatnonzero(first[inverse]), np.flatnonzero(~first[inverse])
 
 
-def accuracy(judge: Judge, patients: Sequence[str], seed: int = 0) -> dict[str, Any]:
-    """Balanced accuracy over all hosts, each judged by the classifier that has not seen its patient.
+def accuracy(oracle: Oracle, patients: Sequence[str], seed: int = 0) -> dict[str, Any]:
+    """Balanced accuracy over all hosts, each evaluated by the classifier that has not seen its patient.
 
     Args:
-        judge: see :data:`Judge`; scores above 0 say "generated"; first row of the real images, second of the others.
+        oracle: see :data:`Oracle`; scores above 0 say "generated"; first row of the real images, second of the others.
         patients: (N,) ids of the hosts.
         seed: of the halves and the bootstrap.
     """
     right = np.empty(len(patients))
     one, two = halves(patients, seed)
     for train, test in ((one, two), (two, one)):
-        real, other = judge(train, test)
+        real, other = oracle(train, test)
         right[test] = (_share(-real) + _share(other)) / 2
     return with_interval(lambda rows: float(right[rows].mean()), patients, seed)
 
@@ -64,15 +64,15 @@ def _share(score: NDArray[np.float64]) -> NDArray[np.float64]:
     return (np.sign(score) + 1) / 2
 
 
-def by_features(real: NDArray[np.float64], other: NDArray[np.float64]) -> Judge:
+def by_features(real: NDArray[np.float64], other: NDArray[np.float64]) -> Oracle:
     """Logistic regression on features (N, D) of both kinds, row by row of the same hosts."""
 
-    def judge(train: Rows, test: Rows) -> NDArray[np.float64]:
+    def oracle(train: Rows, test: Rows) -> NDArray[np.float64]:
         model = make_pipeline(StandardScaler(), LogisticRegression(C=0.05, max_iter=500))
         model.fit(np.concatenate([real[train], other[train]]), np.repeat([0, 1], len(train)))
         return np.stack([model.decision_function(real[test]), model.decision_function(other[test])])
 
-    return judge
+    return oracle
 
 
 def by_network(
@@ -83,10 +83,10 @@ def by_network(
     pairs: int = 16,
     *,
     device: str | torch.device = "cpu",
-) -> Judge:
+) -> Oracle:
     """A small VGG from scratch, on random crops of half the side, which make few images go further.
 
-    It looks for what is local: blur, noise, patterns. It judges an image by the mean of five crops.
+    It looks for what is local: blur, noise, patterns. It oracles an image by the mean of five crops.
 
     Args:
         real: (N, 1, S, S) in [-1, 1].
@@ -100,7 +100,7 @@ def by_network(
     side = max(32, real.shape[-1] // 2)
     room = real.shape[-1] - side
 
-    def judge(train: Rows, test: Rows) -> NDArray[np.float64]:
+    def oracle(train: Rows, test: Rows) -> NDArray[np.float64]:
         draw = torch.Generator().manual_seed(seed)
         with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
             torch.manual_seed(seed)
@@ -132,7 +132,7 @@ def by_network(
                 ]
             )
 
-    return judge
+    return oracle
 
 
 def _seen(net: torch.nn.Module, images: Tensor) -> Tensor:

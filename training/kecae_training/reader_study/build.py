@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from kecae_aug.data import Preparation, Radiographs, open_radiographs
+from kecae_aug.data import Preprocessing, Radiographs, open_radiographs
 from kecae_aug.device import Precision, amp_dtype, choose_device
 from kecae_aug.engine.model import KECAE
 from kecae_aug.weights.io import load_weights
@@ -202,15 +202,15 @@ def _check_places(out: Path, key_file: Path) -> None:
 def _open(config: BuildConfig, models: Mapping[str, KECAE], say: Callable[[str], None]) -> Radiographs:
     """The split's knees as the weights read them; refuses patients whom they saw in training."""
     first, *others = models.values()
-    preprocessing = Preparation.of(first)
+    preprocessing = Preprocessing.of(first)
     for other in others:
-        if other.config.classes != first.config.classes or Preparation.of(other) != preprocessing:
+        if other.config.classes != first.config.classes or Preprocessing.of(other) != preprocessing:
             raise ValueError(
                 "weights: they read different images (classes or preprocessing), which readers could see; build a study "
                 "for each"
             )
     knees = open_radiographs(
-        config.data, config.split, grades=list(first.config.classes), preparation=preprocessing
+        config.data, config.split, grades=list(first.config.classes), preprocessing=preprocessing
     )
     for name, model in models.items():
         seen = training_patients(model, config.data)

@@ -1,13 +1,13 @@
 """`kecae-aug search`: weights of loss terms, by the paper's grid or by evolution; every trial is a short training.
 
     kecae-aug search --method grid --phantoms 200 --steps 100 --config paper --out runs/fig3
-    kecae-aug search --method cmaes --trials 40 --data DIR --guide runs/guide --judges runs/judge --out runs/cmaes
-    kecae-aug search --method nsga2 --trials 60 --terms loss.lambda1 loss.same_grade ... --loss.lambda2 0
+    kecae-aug search --method cmaes --trials 40 --data DIR --discriminator runs/discriminator --oracles runs/oracle
+    --out runs/cmaes kecae-aug search --method nsga2 --trials 60 --terms loss.lambda1 loss.same_grade ... --loss.lambda2 0
 
 ``grid`` is Fig. 3: accuracy of an RBF SVM on hK over a grid of lambda1 and lambda2. ``cmaes`` and ``nsga2`` are the
-evolution that the paper leaves for later, judged by what the weights have not seen: *flip*, the held-out judges' AUROC on
-X' for the new label over their AUROC on real knees, and *identity*, the share of the variance of X' that follows the
-host. CMA-ES has one objective, flip - 5 max(0, bar - identity); NSGA-II has both.
+evolution that the paper leaves for later, evaluated by what the weights have not seen: *flip*, the held-out oracles'
+AUROC on X' for the new label over their AUROC on real knees, and *identity*, the fraction of the variance of X' that
+follows the host. CMA-ES has one objective, flip - 5 max(0, criterion - identity); NSGA-II has both.
 
 Flags that are not listed are those of `kecae-aug train`. The same command goes on where it stopped, a trial that was cut
 off goes on from its checkpoint, and a larger --trials adds to what is there.
@@ -33,8 +33,8 @@ from kecae_training.search.study import Study, folder_study, phantom_study
 from kecae_training.search.trials import METHODS, Trials, Values, alone
 from kecae_training.train import model_config
 
-FLIP, IDENTITY = "decoder", "host_share"  # of kecae_training.search.short.figures
-PENALTY = 5.0  # of one below the bar: an identity of 0.2 less costs as much as the whole flip
+FLIP, IDENTITY = "decoder", "host_fraction"  # of kecae_training.search.short.figures
+PENALTY = 5.0  # of one below the criterion: an identity of 0.2 less costs as much as the whole flip
 SHORT_FLAGS = (
     "--optim.ema",
     "null",
@@ -56,7 +56,7 @@ class SearchConfig:
         points: of the grid, for each term.
         trials: of an evolution, over all calls.
         population: of NSGA-II.
-        identity_bar: of CMA-ES; 0.8 is a host that counts four times as much as the donor.
+        identity_criterion: of CMA-ES; 0.8 is a host that counts four times as much as the donor.
         seed: of the samplers; trainings have ``train.run.seed``.
     """
 
@@ -69,7 +69,7 @@ class SearchConfig:
     points: int = 5
     trials: int = 40
     population: int = 10
-    identity_bar: float = 0.8
+    identity_criterion: float = 0.8
     seed: int = 0
 
     def check(self) -> None:
@@ -100,7 +100,9 @@ class SearchConfig:
 
     def settings(self, study: Study) -> dict[str, Any]:
         """What a search that goes on must agree with."""
-        by_method = {"grid": ("points",), "cmaes": ("identity_bar",), "nsga2": ("population",)}[self.method]
+        by_method = {"grid": ("points",), "cmaes": ("identity_criterion",), "nsga2": ("population",)}[
+            self.method
+        ]
         names = ("method", "terms", "low", "high", "seed", *by_method)
         training = {k: v for k, v in beside_defaults(self.train).items() if k not in self.terms}
         own = {name: getattr(self, name) for name in names}
@@ -114,8 +116,8 @@ def search(config: SearchConfig, study: Study, say: Callable[[str], None] = prin
     """Run or resume a search.
 
     Returns:
-        The lines of trials.jsonl: ``values`` by term, ``figures`` (:func:`~kecae_training.search.short.figures`; None where it
-        diverged), ``scores`` (what is maximised), ``seconds``.
+        The lines of trials.jsonl: ``values`` by term, ``figures`` (:func:`~kecae_training.search.short.figures`;
+        None where it diverged), ``scores`` (what is maximised), ``seconds``.
 
     Raises:
         ValueError: ``config`` is wrong, or ``out`` holds something else, or another search.
@@ -129,7 +131,7 @@ def search(config: SearchConfig, study: Study, say: Callable[[str], None] = prin
             start = time.perf_counter()
             try:
                 figures = _train(config, study, values)
-                scores = objectives(config.method, figures, config.identity_bar)
+                scores = objectives(config.method, figures, config.identity_criterion)
                 result = "  ".join(f"{k} {figures[k]:.3f}" for k in ("svm_key", "psnr", FLIP, IDENTITY))
             except DivergedError:
                 figures, scores, result = None, None, "diverged"
@@ -148,13 +150,13 @@ def search(config: SearchConfig, study: Study, say: Callable[[str], None] = prin
     return rows
 
 
-def objectives(method: str, figures: Figures, bar: float) -> list[float]:
+def objectives(method: str, figures: Figures, criterion: float) -> list[float]:
     """What a method maximises."""
     flip, identity = figures[FLIP], figures[IDENTITY]
     if method == "nsga2":
         return [flip, identity]
     if method == "cmaes":
-        return [flip - PENALTY * max(0.0, bar - identity)]
+        return [flip - PENALTY * max(0.0, criterion - identity)]
     return [figures["svm_key"]]
 
 
@@ -195,7 +197,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--population", type=int, default=own.population, help="of nsga2 (default: %(default)s)"
     )
     parser.add_argument(
-        "--identity-bar", type=float, default=own.identity_bar, help="of cmaes (default: %(default)s)"
+        "--identity-criterion",
+        type=float,
+        default=own.identity_criterion,
+        help="of cmaes (default: %(default)s)",
     )
     parser.add_argument("--seed", type=int, default=own.seed, help="of the samplers (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=200, help="of each training (default: %(default)s)")
@@ -206,19 +211,25 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--split", default="val", help="held-out patients of --data (default: %(default)s)")
     parser.add_argument(
-        "--judges", type=Path, nargs="+", default=[], help="with --data: folders of held-out judges"
+        "--oracles", type=Path, nargs="+", default=[], help="with --data: folders of held-out oracles"
     )
-    parser.add_argument("--guide", type=Path, nargs="+", default=[], help="with --data: folders of guides")
-    parser.add_argument("--device", choices=DEVICES, help="of trainings and judges (default: auto)")
+    parser.add_argument(
+        "--discriminator", type=Path, nargs="+", default=[], help="with --data: folders of discriminators"
+    )
+    parser.add_argument("--device", choices=DEVICES, help="of trainings and oracles (default: auto)")
     parser.add_argument(
         "--precision", choices=PRECISIONS, default=None, help="of the trainings (default: that of --config)"
     )
-    parser.add_argument("--work", type=Path, help="images, and guides of phantoms (default: OUT.study)")
+    parser.add_argument(
+        "--work", type=Path, help="images, and discriminators of phantoms (default: OUT.study)"
+    )
     args, flags = parser.parse_known_args(argv)
     if bool(args.phantoms) == bool(args.data):
         parser.error("give either --phantoms N or --data DIR")
-    if args.phantoms and (args.judges or args.guide):
-        parser.error("--judges and --guide go with --data; on phantoms they are trained by the search itself")
+    if args.phantoms and (args.oracles or args.discriminator):
+        parser.error(
+            "--oracles and --discriminator go with --data; on phantoms they are trained by the search itself"
+        )
     with reporting("kecae-aug search", "interrupted; the same command goes on where it stopped"):
         config, study = _set_up(args, flags)
         search(config, study, lambda line: print(line, flush=True))
@@ -228,18 +239,20 @@ def _set_up(args: argparse.Namespace, flags: list[str]) -> tuple[SearchConfig, S
     """Everything is checked before anything is drawn or trained."""
     phantom = PHANTOM_FLAGS if args.phantoms else ("--data.root", str(args.data))
 
-    def training(guides: list[Path]) -> TrainConfig:
-        guide = ("--guide", json.dumps([str(path) for path in guides])) if guides else ()
+    def training(discriminators: list[Path]) -> TrainConfig:
+        discriminator = (
+            ("--discriminator", json.dumps([str(path) for path in discriminators])) if discriminators else ()
+        )
         steps = ("--optim.max_steps", str(args.steps))
-        # default.yaml brings the guide after more steps than most trials have
-        late = ("--loss.guide_from", str(args.steps // 4)) if args.config == "default" else ()
+        # default.yaml brings the discriminator after more steps than most trials have
+        late = ("--loss.discriminator_from", str(args.steps // 4)) if args.config == "default" else ()
         machine = ["--device", args.device] if args.device else []
         machine += ["--precision", args.precision] if args.precision else []
-        ours = ["--config", args.config, *SHORT_FLAGS, *steps, *late, *phantom, *guide]
+        ours = ["--config", args.config, *SHORT_FLAGS, *steps, *late, *phantom, *discriminator]
         return parse([*ours, *machine, *flags])
 
     config = SearchConfig(
-        train=training([Path("resnet")] if args.phantoms else args.guide),
+        train=training([Path("resnet")] if args.phantoms else args.discriminator),
         **{
             name: getattr(args, name) for name in vars(SearchConfig(Path(), TrainConfig())) if name != "train"
         },
@@ -253,10 +266,10 @@ def _set_up(args: argparse.Namespace, flags: list[str]) -> tuple[SearchConfig, S
     device = choose_device(accelerator if accelerator in DEVICES else "auto")  # Fabric knows more names
     if args.phantoms:
         study = phantom_study(work, args.phantoms, min(200, max(20, args.phantoms // 2)), size, device=device)
-        assert study.guide_of is not None
-        config.train = training([study.guide_of("resnet")])
+        assert study.discriminator_of is not None
+        config.train = training([study.discriminator_of("resnet")])
     else:
-        study = folder_study(work, config.train, size, args.judges, args.split, device=device)
+        study = folder_study(work, config.train, size, args.oracles, args.split, device=device)
     return config, study
 
 

@@ -12,8 +12,8 @@ from kecae_aug.files import replacing
 Row = dict[str, Any]
 PANELS = {
     "svm_key": "RBF SVM on hK: balanced accuracy (Fig. 3)",
-    "decoder": "X': judges' AUROC over real",
-    "host_share": "X': variance that follows the host",
+    "decoder": "X': oracles' AUROC over real",
+    "host_fraction": "X': variance that follows the host",
     "psnr": "X^: PSNR, dB",
 }
 
@@ -79,7 +79,7 @@ def heat_map(path: Path, terms: list[str], rows: list[Row]) -> Path:
 
 
 def _table(terms: list[str], rows: list[Row]) -> str:
-    names = {"svm_key": "SVM on hK", "decoder": "flip", "host_share": "identity", "psnr": "PSNR of X^"}
+    names = {"svm_key": "SVM on hK", "decoder": "flip", "host_fraction": "identity", "psnr": "PSNR of X^"}
     lines = [f"| {' | '.join([*terms, *names.values()])} |", "|---|" + "---|" * (len(terms) + len(names) - 1)]
     for row in rows:
         values = [f"{row['values'][term]:g}" for term in terms]

@@ -19,7 +19,7 @@ from kecae_aug.engine.model import KECAE
 from kecae_aug.phantom.jsw import joint_space_width
 from kecae_aug.weights.io import load_weights
 from kecae_training.config import TrainConfig
-from kecae_training.discriminator import Guide, device_of, load_guide, predict
+from kecae_training.discriminator import Discriminator, device_of, load_discriminator, predict
 from kecae_training.evaluate.measures import psnr, ssim
 from kecae_training.evaluate.oracles import auroc
 from kecae_training.evaluate.probes import classifier
@@ -48,30 +48,31 @@ def run(config: TrainConfig, study: Study) -> Figures:
         if "gradient was not finite" in str(error):  # what train says of it
             raise DivergedError(str(error)) from None
         raise
-    guides = [
-        load_guide(path, model.config.classes, image_size=model.config.image_size).to(study.device)
-        for path in config.guides
+    discriminators = [
+        load_discriminator(path, model.config.classes, image_size=model.config.image_size).to(study.device)
+        for path in config.discriminators
     ]
-    result = figures(model, study, guides)
+    result = figures(model, study, discriminators)
     (config.out / "checkpoint.pt").unlink(missing_ok=True)  # weights and log stay
     return result
 
 
 @torch.no_grad()
-def figures(model: KECAE, study: Study, guides: Sequence[Guide] = ()) -> Figures:
+def figures(model: KECAE, study: Study, discriminators: Sequence[Discriminator] = ()) -> Figures:
     """All figures of a model.
 
     Args:
         model: in evaluation mode, on any device; figures are made on the CPU.
-        study: its held-out knees, judges and, on phantoms, the truth.
-        guides: the training's own, for their gap to the judges.
+        study: its held-out knees, oracles and, on phantoms, the truth.
+        discriminators: the training's own, for their gap to the oracles.
 
     Returns:
-        ``psnr``, ``ssim`` of X^; ``reconstructed``, ``decoder``, ``host``: mean over the judges of AUROC for the wanted
-        label, over their AUROC on real knees (``real`` is that AUROC); ``flip_0->2``, ...: share of decoded X' that
-        the judges give the new grade, at the threshold balanced on real knees; ``guide_flip`` by the guides'
-        argmax and ``guide_gap``, its excess over the judges' by their argmax; ``host_share``, see :func:`host_share`;
-        ``key``, ``non_key`` and ``svm_key``, see :func:`probes`; with a truth those of :func:`against_truth`.
+        ``psnr``, ``ssim`` of X^; ``reconstructed``, ``decoder``, ``host``: mean over the oracles of AUROC for the wanted
+        label, over their AUROC on real knees (``real`` is that AUROC); ``flip_0->2``, ...: fraction of decoded X' that
+        the oracles give the new grade, at the threshold balanced on real knees; ``discriminator_flip`` by the
+        discriminators' argmax and ``discriminator_gap``, its excess over the oracles' by their argmax;
+        ``host_fraction``, see :func:`host_fraction`; ``key``, ``non_key`` and ``svm_key``, see :func:`probes`; with
+        a truth those of :func:`against_truth`.
     """
     images, labels, donors = to_float(study.test.pixels), study.test.labels, study.donors
     key, non_key = _encode(model, images)
@@ -96,17 +97,24 @@ def figures(model: KECAE, study: Study, guides: Sequence[Guide] = ()) -> Figures
         "decoder": by_decoder,
         "host": over_real(host, wanted)[0],
         "change": float((decoded - reconstruction).abs().mean()),
-        "host_share": host_share(model, images, labels),
+        "host_fraction": host_fraction(model, images, labels),
         **probes(model, study),
     }
     for grade, name in enumerate(_directions(model)):
         of = wanted == grade
-        flips = [((p >= bench.cuts[judge]) == bool(grade))[of].mean() for judge, p in seen.items()]
+        flips = [((p >= bench.cuts[oracle]) == bool(grade))[of].mean() for oracle, p in seen.items()]
         result[f"flip_{name}"] = float(np.mean(flips))
-    if guides:
-        by_guide = float(np.mean([predict(guide, decoded).argmax(1).numpy() == wanted for guide in guides]))
-        by_judges = float(np.mean([((p > 0.5) == (wanted == 1)).mean() for p in seen.values()]))
-        result |= {"guide_flip": by_guide, "guide_gap": by_guide - by_judges}
+    if discriminators:
+        by_discriminator = float(
+            np.mean(
+                [
+                    predict(discriminator, decoded).argmax(1).numpy() == wanted
+                    for discriminator in discriminators
+                ]
+            )
+        )
+        by_oracles = float(np.mean([((p > 0.5) == (wanted == 1)).mean() for p in seen.values()]))
+        result |= {"discriminator_flip": by_discriminator, "discriminator_gap": by_discriminator - by_oracles}
     if study.truth is not None:
         result |= against_truth(model, study, reconstruction, decoded)
     return {name: round(float(value), 4) for name, value in result.items()}
@@ -118,7 +126,7 @@ def against_truth(model: KECAE, study: Study, reconstruction: Tensor, decoded: T
     With D what the right exchange changes and C = X' - X^ what this one does, both (N, S * S), for each direction:
 
     ``moved_<direction>``: <C, D> / <D, D>, summed over the knees; 1 is exactly right, 0 no exchange.
-    ``jsw_<direction>``: the ruler's change of medial joint space from X^ to X', over that from hosts to donors.
+    ``jsw_<direction>``: the JSW measurement's change of medial joint space from X^ to X', over that from hosts to donors.
     ``aim``: cosine of C and D over all knees; what is missing to 1 is change that has nothing to do with D.
     """
     assert study.truth is not None
@@ -136,8 +144,8 @@ def against_truth(model: KECAE, study: Study, reconstruction: Tensor, decoded: T
     return result
 
 
-def host_share(model: KECAE, images: Tensor, labels: Tensor, n: int = GRID) -> float:
-    """Share of the variance of X' that follows the host: 1 if the key's donor changes nothing beyond its grade.
+def host_fraction(model: KECAE, images: Tensor, labels: Tensor, n: int = GRID) -> float:
+    """Fraction of the variance of X' that follows the host: 1 if the key's donor changes nothing beyond its grade.
 
     ``n`` hosts of one grade times ``n`` donors of the other, both directions: with the mean over donors as a host's
     main effect and the mean over hosts as a donor's, the host's sum of squares over both of them. 0.8 is a host that
@@ -175,15 +183,17 @@ def probes(model: KECAE, study: Study) -> Figures:
 
 
 def beside_defaults(config: TrainConfig) -> dict[str, Any]:
-    """What of a config decides what is learned and is not the dataclasses' default, by flag; guides by their names.
+    """What of a config decides what is learned and is not the dataclasses' default, by flag; discriminators by their names.
 
     New options that are off, and folders, leave it alone: two runs with the same one are the same but for the seed.
     """
     flat, default = _flat(config.to_dict()), _flat(TrainConfig().to_dict())
-    left_out = ("out", "guide", "data.root")
+    left_out = ("out", "discriminator", "data.root")
     ours = {k: v for k, v in flat.items() if k not in left_out and v != default.get(k)}
     ours = {k: v for k, v in ours.items() if not k.startswith("run.") or k == "run.precision"}
-    return ours | ({"guide": [path.name for path in config.guides]} if config.guides else {})
+    return ours | (
+        {"discriminator": [path.name for path in config.discriminators]} if config.discriminators else {}
+    )
 
 
 def _flat(values: dict[str, Any], before: str = "") -> dict[str, Any]:
@@ -211,6 +221,6 @@ def _decode(model: KECAE, sums: Tensor) -> Tensor:
 
 
 def _mean(widths: NDArray[np.float64]) -> float:
-    """Of what the ruler could measure; NaN where that is nothing."""
+    """Of what the JSW measurement could measure; NaN where that is nothing."""
     found = widths[np.isfinite(widths)]
     return float(found.mean()) if len(found) else float("nan")

@@ -1,7 +1,7 @@
-"""What a series of short trainings shares: training knees, guides, held-out judges and held-out patients.
+"""What a series of short trainings shares: training knees, discriminators, held-out oracles and held-out patients.
 
 An ablation or a search compares many trainings; what they are compared on is made once, in a work folder, and read
-back by the next one. Patients of the training, of the judges and of the held-out knees are disjoint; the guide
+back by the next one. Patients of the training, of the oracles and of the held-out knees are disjoint; the discriminator
 learns from the training's own, as in the paper.
 """
 
@@ -20,20 +20,20 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor
 
-from kecae_aug.data import Preparation, open_radiographs
+from kecae_aug.data import Preprocessing, open_radiographs
 from kecae_aug.donors import random_donors
 from kecae_aug.files import save_tensors
 from kecae_aug.phantom import PhantomKnees, render
 from kecae_aug.phantom.jsw import joint_space_width
 from kecae_training.config import TrainConfig
 from kecae_training.discriminator import (
-    Guide,
-    GuideConfig,
+    Discriminator,
+    DiscriminatorConfig,
     device_of,
     in_fold,
-    load_guide,
-    save_guide,
-    train_guide,
+    load_discriminator,
+    save_discriminator,
+    train_discriminator,
 )
 from kecae_training.evaluate.oracles import Bench
 from kecae_training.evaluate.provenance import both_of
@@ -41,8 +41,8 @@ from kecae_training.images import to_bytes, to_float, to_uint8
 from kecae_training.warmup import Remembered
 
 JUDGES = ("resnet", "vgg", "densenet")
-ROBUST = "-robust"  # after a network's name: its guide is trained against attacks
-RADIUS = 0.2  # of these attacks, as GuideConfig.adversarial_radius
+ROBUST = "-robust"  # after a network's name: its discriminator is trained against attacks
+RADIUS = 0.2  # of these attacks, as DiscriminatorConfig.adversarial_radius
 
 
 @dataclass
@@ -81,11 +81,11 @@ class Study:
         probe: knees that classifiers of latents are fitted on.
         test: held-out knees; each is a host once.
         donors: (N,) rows of ``test`` that give the hosts their keys.
-        bench: held-out judges, with what they say of the real ``test`` knees.
+        bench: held-out oracles, with what they say of the real ``test`` knees.
         truth: (N, 1, S, S) what the right exchange changes, on phantoms: the host drawn with the donor's key,
             less the host as it is, in units of [-1, 1].
-        guide_of: network -> folder of a guide of that architecture, trained at its first use, against attacks where the
-            name ends in :data:`ROBUST`; None where guides are given.
+        discriminator_of: network -> folder of a discriminator of that architecture, trained at its first use,
+            against attacks where the name ends in :data:`ROBUST`; None where discriminators are given.
         warm_keys: warmed up once, where trainings differ in what comes after.
     """
 
@@ -96,17 +96,19 @@ class Study:
     donors: Tensor
     bench: Bench
     truth: Tensor | None = None
-    guide_of: Callable[[str], Path] | None = None
+    discriminator_of: Callable[[str], Path] | None = None
     warm_keys: Remembered = field(default_factory=dict)
 
     @property
     def device(self) -> torch.device:
-        """Where its judges are, and where the networks that they judge run."""
-        return device_of(next(iter(self.bench.judges.values())))
+        """Where its oracles are, and where the networks that they oracle run."""
+        return device_of(next(iter(self.bench.oracles.values())))
 
     @cached_property
     def real_widths(self) -> NDArray[np.float64]:
-        """(N,) the ruler's medial joint space of the held-out knees, fractions of the height; NaN where it declines."""
+        """(N,) the JSW measurement's medial joint space of the held-out knees, fractions of the height; NaN where
+        it declines.
+        """
         return joint_space_width(to_float(self.test.pixels)[:, 0])[0]
 
 
@@ -120,17 +122,17 @@ def phantom_study(
     say: Callable[[str], None] = print,
     device: str | torch.device = "cpu",
 ) -> Study:
-    """Phantoms of KL 0 and 2: drawn once, with a guide and three judges trained once.
+    """Phantoms of KL 0 and 2: drawn once, with a discriminator and three oracles trained once.
 
     Args:
-        work: folder that keeps images, guides and judges; made if need be.
-        patients: of the trainings and of their guides, and as many others of the judges; two knees each.
+        work: folder that keeps images, discriminators and oracles; made if need be.
+        patients: of the trainings and of their discriminators, and as many others of the oracles; two knees each.
         test_patients: held out.
         size: of the images, pixels.
         seed: of the phantoms.
-        epochs: of guides and judges.
+        epochs: of discriminators and oracles.
         say: takes progress lines.
-        device: where guides are trained, and judges stay.
+        device: where discriminators are trained, and oracles stay.
     """
     name = f"phantoms {size} px, {patients} + {patients} + {test_patients} patients, seed {seed}"
     folder = work / f"phantoms-{size}px-{patients}-{test_patients}-seed{seed}"
@@ -161,9 +163,9 @@ def phantom_study(
 
     def trained(kind: str, network: str, knees: Images, of_seed: int) -> Path:
         path = folder / f"{kind}-{network}-{epochs}"
-        if not (path / "guide.safetensors").exists():
+        if not (path / "discriminator.safetensors").exists():
             say(f"training {kind} {network}")
-            config = GuideConfig(
+            config = DiscriminatorConfig(
                 network.removesuffix(ROBUST),
                 size,
                 ("0", "2"),
@@ -172,12 +174,16 @@ def phantom_study(
                 seed=of_seed,
                 adversarial_radius=RADIUS if network.endswith(ROBUST) else 0.0,
             )
-            guide = train_guide(knees.pixels, knees.targets, config, progress=False, device=device)
-            save_guide(guide, path, patients=knees.patients, data={"phantoms": name})
+            discriminator = train_discriminator(
+                knees.pixels, knees.targets, config, progress=False, device=device
+            )
+            save_discriminator(discriminator, path, patients=knees.patients, data={"phantoms": name})
         return path
 
-    judges = {
-        network: load_guide(trained("judge", network, judged, 1 + i), ("0", "2"), image_size=size).to(device)
+    oracles = {
+        network: load_discriminator(
+            trained("oracle", network, judged, 1 + i), ("0", "2"), image_size=size
+        ).to(device)
         for i, network in enumerate(JUDGES)
     }
     return Study(
@@ -186,9 +192,9 @@ def phantom_study(
         probe=judged,
         test=held_out,
         donors=donors,
-        bench=_bench(judges, held_out),
+        bench=_bench(oracles, held_out),
         truth=to_float(tensors["wanted"]) - to_float(held_out.pixels),
-        guide_of=lambda network: trained("guide", network, train, 0),
+        discriminator_of=lambda network: trained("discriminator", network, train, 0),
     )
 
 
@@ -196,24 +202,25 @@ def folder_study(
     work: Path,
     config: TrainConfig,
     size: int,
-    judges: Sequence[Path],
+    oracles: Sequence[Path],
     test_split: str = "val",
     say: Callable[[str], None] = print,
     device: str | torch.device = "cpu",
 ) -> Study:
-    """Radiographs of a folder: decoded once, judged by guides that are given.
+    """Radiographs of a folder: decoded once, evaluated by discriminators that are given.
 
     Args:
         work: folder that keeps the decoded images; made if need be.
-        config: whose ``data`` and ``model.classes`` say what is trained on; its guide is the study's.
+        config: whose ``data`` and ``model.classes`` say what is trained on; its discriminator is the study's.
         size: of the images, pixels.
-        judges: folders of ``kecae-aug guide``, trained on other patients than the held-out ones.
+        oracles: folders of ``kecae-aug discriminator``, trained on other patients than the held-out ones.
         test_split: subfolder of the held-out patients.
         say: takes progress lines.
-        device: where the judges stay.
+        device: where the oracles stay.
 
     Raises:
-        ValueError: no root, no judge, more than two grades, or a judge or guide that has seen a held-out patient, or is of
+        ValueError: no root, no oracle, more than two grades, or an oracle or discriminator that has seen a held-out
+        patient, or is of
             other images.
     """
     data, classes = config.data, config.model.classes
@@ -223,21 +230,25 @@ def folder_study(
         raise ValueError(
             "data: no radiographs are given; accepted are DIR with split/grade/name.png and a table.csv"
         )
-    if not judges:
+    if not oracles:
         raise ValueError(
-            "judges: none given; train one on other patients with `kecae-aug guide --data DIR --fold 1 --out DIR`"
+            "oracles: none given; train one on other patients with `kecae-aug discriminator --data DIR --fold 1 --out DIR`"
         )
-    preparation = Preparation(size, data.mirror_right, data.fix_inverted, data.contrast, data.align)
+    preprocessing = Preprocessing(size, data.mirror_right, data.fix_inverted, data.contrast, data.align)
 
-    loaded = {path.name: load_guide(path, classes, preparation=preparation).to(device) for path in judges}
-    seeing = {f"judge {name}": judge for name, judge in loaded.items()} | {
-        f"guide {path.name}": load_guide(path, classes, preparation=preparation) for path in config.guides
+    loaded = {
+        path.name: load_discriminator(path, classes, preprocessing=preprocessing).to(device)
+        for path in oracles
+    }
+    seeing = {f"oracle {name}": oracle for name, oracle in loaded.items()} | {
+        f"discriminator {path.name}": load_discriminator(path, classes, preprocessing=preprocessing)
+        for path in config.discriminators
     }
 
     def read(split: str | None) -> Images:
-        folder = open_radiographs(data.root or "", split, grades=list(classes), preparation=preparation)
+        folder = open_radiographs(data.root or "", split, grades=list(classes), preprocessing=preprocessing)
         files = [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in folder.paths]
-        key = hashlib.sha256(json.dumps([files, repr(preparation)]).encode()).hexdigest()[:16]
+        key = hashlib.sha256(json.dumps([files, repr(preprocessing)]).encode()).hexdigest()[:16]
         file = work / f"radiographs-{key}.safetensors"
         if not file.exists():
             say(f"reading {len(folder)} radiographs of {data.root}/{split or ''}")
@@ -248,8 +259,8 @@ def folder_study(
     train, test = read(data.split), read(test_split)
     rows = [i for i, p in enumerate(train.patients) if in_fold(p, data.fold, data.folds)]
     train = Images(train.pixels[rows], [train.targets[i] for i in rows], [train.patients[i] for i in rows])
-    for who, guide in seeing.items():
-        both = both_of(guide.patients, test.patients)
+    for who, discriminator in seeing.items():
+        both = both_of(discriminator.patients, test.patients)
         if both:
             raise ValueError(
                 f"{who} was trained on {len(both)} patients of split {test_split!r} ({', '.join(both[:3])}, ...): "
@@ -259,7 +270,7 @@ def folder_study(
     generator = torch.Generator().manual_seed(0)
     return Study(
         name=(
-            f"radiographs {size} px, {len(train)} of {data.split} and {len(test)} of {test_split} ({digest}), judged by "
+            f"radiographs {size} px, {len(train)} of {data.split} and {len(test)} of {test_split} ({digest}), evaluated by "
             + ", ".join(loaded)
         ),
         train=train,
@@ -270,5 +281,5 @@ def folder_study(
     )
 
 
-def _bench(judges: dict[str, Guide], test: Images) -> Bench:
-    return Bench(judges, to_float(test.pixels), test.labels, test.patients)
+def _bench(oracles: dict[str, Discriminator], test: Images) -> Bench:
+    return Bench(oracles, to_float(test.pixels), test.labels, test.patients)

@@ -50,7 +50,7 @@ const Words = (() => {
   // Why a browser could not keep something, for a sentence.
   function reason(error) {
     const said = `${error.name} ${error.message}`;
-    return /quota|full|no_space/i.test(said) ? "the disk, or the browser's share of it, is full" : error.message;
+    return /quota|full|no_space/i.test(said) ? "the disk, or the browser's fraction of it, is full" : error.message;
   }
 
   // What a banner says of saving -> {level: "ok" | "notice" | "alert", text}. `lost` is the server's error, `weak` why

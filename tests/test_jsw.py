@@ -1,4 +1,4 @@
-"""The ruler: what it says must follow the joint space and nothing else."""
+"""The JSW measurement: what it says must follow the joint space and nothing else."""
 
 import numpy as np
 import pytest
@@ -27,7 +27,8 @@ def test_monotone_in_truth(seed, size):
 
 
 def test_error_on_clean_phantoms_is_as_documented():
-    """docs/phantom.md: at 224 px and KL 0 to 3 the ruler is within 0.6 % of the height on average, unbiased by grade."""
+    """docs/phantom.md: at 224 px and KL 0 to 3 the JSW measurement is within 0.6 % of the height on average,
+    unbiased by grade."""
     rng = np.random.default_rng(3)
     truths = [sample_truth(g, rng).clean() for g in (0, 1, 2, 3) for _ in range(12)]
     measured = np.stack(joint_space_width(np.stack([render(t, 224) for t in truths])))

@@ -10,26 +10,28 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 
 from kecae_aug import Gate
-from kecae_aug.data import Preparation
+from kecae_aug.data import Preprocessing
 from kecae_aug.files import save_tensors
 from kecae_training.adversarial import l2_attack, radius_at
 from kecae_training.augment import augment
 from kecae_training.discriminator import (
-    Guide,
-    GuideConfig,
+    Discriminator,
+    DiscriminatorConfig,
     in_fold,
-    load_guide,
+    load_discriminator,
     main,
     predict,
-    save_guide,
-    train_guide,
+    save_discriminator,
+    train_discriminator,
 )
 from kecae_training.flags import listed
 from kecae_training.networks import NETWORKS
 
-CONFIG = GuideConfig(network="resnet", image_size=64, grades=("0", "2", "3"), epochs=25, batch_size=24)
+CONFIG = DiscriminatorConfig(
+    network="resnet", image_size=64, grades=("0", "2", "3"), epochs=25, batch_size=24
+)
 
-RADIUS = 2.0  # of the attack that the toy knees' guides are tested with
+RADIUS = 2.0  # of the attack that the toy knees' discriminators are tested with
 
 
 def knees(n: int = 48):
@@ -42,37 +44,37 @@ def knees(n: int = 48):
 
 
 @pytest.fixture(scope="module")
-def trained() -> Guide:
+def trained() -> Discriminator:
     images, targets = knees()
-    return train_guide(images, targets.tolist(), CONFIG, progress=False)
+    return train_discriminator(images, targets.tolist(), CONFIG, progress=False)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_networks_take_any_size_from_32(name):
-    """Guide and judges are fully convolutional up to their pooling: 32, 64, 128 and odd sizes."""
+    """Discriminator and oracles are fully convolutional up to their pooling: 32, 64, 128 and odd sizes."""
     net = NETWORKS[name](3).eval()
     for size in (32, 64, 101, 128):
         assert net(torch.zeros(2, 1, size, size)).shape == (2, 3)
 
 
 def test_training_learns_the_grades(trained):
-    """A guide that learned nothing would make J_SUP noise."""
+    """A discriminator that learned nothing would make J_SUP noise."""
     images, targets = knees()
     assert (predict(trained, images / 127.5 - 1).argmax(1) == targets).float().mean() > 0.8
 
 
-def test_saved_guide_is_the_guide(trained, tmp_path):
+def test_saved_discriminator_is_the_discriminator(trained, tmp_path):
     """Load gives the same logits, restricted to the classes asked for, with the patients it has seen."""
-    save_guide(trained, tmp_path / "g", patients=["7", "7", "9"], data={"split": "train"})
-    loaded = load_guide(tmp_path / "g", ("0", "2"))
+    save_discriminator(trained, tmp_path / "g", patients=["7", "7", "9"], data={"split": "train"})
+    loaded = load_discriminator(tmp_path / "g", ("0", "2"))
     x = torch.rand(4, 1, 64, 64) * 2 - 1
     torch.testing.assert_close(loaded(x), trained(x)[:, :2])
     assert loaded.metadata["patients"] == ["7", "9"]
-    with pytest.raises(FileExistsError, match="already holds a guide"):
-        save_guide(trained, tmp_path / "g", patients=[], data={})
+    with pytest.raises(FileExistsError, match="already holds a discriminator"):
+        save_discriminator(trained, tmp_path / "g", patients=[], data={})
 
 
-def test_guide_is_frozen_but_lets_gradients_through(trained):
+def test_discriminator_is_frozen_but_lets_gradients_through(trained):
     """Eq. 5 trains the KECAE through D: gradients reach the image, D itself and its BatchNorm never change."""
     state = {k: v.clone() for k, v in trained.state_dict().items()}
     x = torch.zeros(4, 1, 64, 64, requires_grad=True)
@@ -84,25 +86,25 @@ def test_guide_is_frozen_but_lets_gradients_through(trained):
     assert all(p.grad is None for p in trained.parameters())
 
 
-def test_what_is_no_guide_is_refused(trained, tmp_path):
+def test_what_is_no_discriminator_is_refused(trained, tmp_path):
     """Missing, truncated, foreign and pickled files each get a message with the way out."""
-    with pytest.raises(FileNotFoundError, match="kecae-aug guide"):
-        load_guide(tmp_path / "nowhere")
-    path = save_guide(trained, tmp_path / "g", patients=[], data={})
+    with pytest.raises(FileNotFoundError, match="kecae-aug discriminator"):
+        load_discriminator(tmp_path / "nowhere")
+    path = save_discriminator(trained, tmp_path / "g", patients=[], data={})
     whole = path.read_bytes()
     path.write_bytes(whole[:1000])
     with pytest.raises(ValueError, match="damaged"):
-        load_guide(tmp_path / "g")
+        load_discriminator(tmp_path / "g")
     torch.save({"a": 1}, path)
     with pytest.raises(ValueError, match="damaged or not a safetensors"):
-        load_guide(tmp_path / "g")
+        load_discriminator(tmp_path / "g")
     path.write_bytes(whole)
     with pytest.raises(ValueError, match=r"\['4'\] are not among the grades"):
-        load_guide(tmp_path / "g", ("0", "4"))
+        load_discriminator(tmp_path / "g", ("0", "4"))
 
 
 def test_folds_divide_patients_by_their_id_alone():
-    """Guide and judges of different folds share no patient, on any list and in any order."""
+    """Discriminator and oracles of different folds share no patient, on any list and in any order."""
     patients = [str(9_000_000 + i) for i in range(500)]
     folds = [[p for p in patients if in_fold(p, k, 3)] for k in range(3)]
     assert sorted(p for fold in folds for p in fold) == patients
@@ -122,40 +124,40 @@ def test_a_patient_has_one_fold_however_it_is_spelled():
 
 
 def test_grades_and_patients_have_one_spelling(trained, tmp_path):
-    """As in every table and folder: 2.0 is "2", and a judge that saw 9001.0 has seen "9001"."""
-    assert GuideConfig(grades=(0, 2.0, "3.0")).grades == ("0", "2", "3")
+    """As in every table and folder: 2.0 is "2", and an oracle that saw 9001.0 has seen "9001"."""
+    assert DiscriminatorConfig(grades=(0, 2.0, "3.0")).grades == ("0", "2", "3")
     with pytest.raises(ValueError, match="grades="):
-        GuideConfig(grades=("2", "2.0"))
-    save_guide(trained, tmp_path / "g", patients=["7.0", 7, "007"], data={})
-    loaded = load_guide(tmp_path / "g", (0.0, 2))
+        DiscriminatorConfig(grades=("2", "2.0"))
+    save_discriminator(trained, tmp_path / "g", patients=["7.0", 7, "007"], data={})
+    loaded = load_discriminator(tmp_path / "g", (0.0, 2))
     assert loaded.classes == ("0", "2")
     assert loaded.patients == {"7", "007"}
 
 
 def test_it_knows_the_images_that_it_was_trained_on(trained, tmp_path):
     """Size, preprocessing and classes travel in its file, and what does not fit is refused with both."""
-    own = Preparation(64, mirror_right=True, fix_inverted=True)
-    data = {"preparation": own.to_dict()}
-    save_guide(trained, tmp_path / "g", patients=[], data=data)
-    loaded = load_guide(tmp_path / "g", ("0", "2"), preparation=own)
+    own = Preprocessing(64, mirror_right=True, fix_inverted=True)
+    data = {"preprocessing": own.to_dict()}
+    save_discriminator(trained, tmp_path / "g", patients=[], data=data)
+    loaded = load_discriminator(tmp_path / "g", ("0", "2"), preprocessing=own)
     assert (loaded.image_size, loaded.preprocessing, loaded.classes) == (64, own, ("0", "2"))
     with pytest.raises(ValueError, match=r"64 px, these have 32 px.*--image_size 32"):
-        load_guide(tmp_path / "g", preparation=replace(own, image_size=32))
+        load_discriminator(tmp_path / "g", preprocessing=replace(own, image_size=32))
     for field, value in {"mirror_right": False, "fix_inverted": False, "contrast": (1, 99)}.items():
         wrong = f"with {field}={getattr(own, field)}, these have {field}={value};"
         with pytest.raises(ValueError, match=re.escape(wrong)):
-            load_guide(tmp_path / "g", preparation=replace(own, **{field: value}))
-    with pytest.raises(ValueError, match=r"guide=.*classes \['4'\] are not among the grades"):
-        load_guide(tmp_path / "g", ("0", "4"))
+            load_discriminator(tmp_path / "g", preprocessing=replace(own, **{field: value}))
+    with pytest.raises(ValueError, match=r"discriminator=.*classes \['4'\] are not among the grades"):
+        load_discriminator(tmp_path / "g", ("0", "4"))
     with pytest.warns(UserWarning, match="images of 96 px are reduced to the 64 px"):
-        load_guide(tmp_path / "g", preparation=replace(own, image_size=96))
+        load_discriminator(tmp_path / "g", preprocessing=replace(own, image_size=96))
 
 
 def test_one_that_does_not_know_is_warned_of(trained, tmp_path):
     """A file from before: it is used, and the user is told what nobody can check."""
-    save_guide(trained, tmp_path / "g", patients=[], data={})
-    with pytest.warns(UserWarning, match="does not say how its images were prepared"):
-        assert load_guide(tmp_path / "g", preparation=Preparation(64)).preprocessing is None
+    save_discriminator(trained, tmp_path / "g", patients=[], data={})
+    with pytest.warns(UserWarning, match="does not say how its images were preprocessed"):
+        assert load_discriminator(tmp_path / "g", preprocessing=Preprocessing(64)).preprocessing is None
 
 
 def test_larger_images_are_reduced_and_teach_smaller_ones_are_refused(trained):
@@ -164,19 +166,19 @@ def test_larger_images_are_reduced_and_teach_smaller_ones_are_refused(trained):
     large = small.repeat_interleave(2, -1).repeat_interleave(2, -2)
     reduced = F.interpolate(
         large, 64, mode="bilinear", antialias=True
-    )  # as Preparation reads a file of 128 px
+    )  # as Preprocessing reads a file of 128 px
     torch.testing.assert_close(trained(large), trained(reduced))
     x = large.requires_grad_(True)
     trained(x).sum().backward()
     assert (x.grad != 0).float().mean() > 0.95
-    with pytest.raises(ValueError, match="32 px, this guide was trained at 64 px"):
+    with pytest.raises(ValueError, match="32 px, this discriminator was trained at 64 px"):
         trained(torch.zeros(1, 1, 32, 32))
 
 
 def test_a_gate_takes_it_for_its_own_classes_only(trained):
     """Three logits, or two in another order, would be read as other grades; 0 and "0" are one."""
     for classes in (("0", "2"), ("2", "0", "3")):
-        with pytest.raises(ValueError, match=r"judges\[0\]: its logits are of classes \('0', '2', '3'\)"):
+        with pytest.raises(ValueError, match=r"oracles\[0\]: its logits are of classes \('0', '2', '3'\)"):
             Gate([trained], classes=classes)
     Gate([trained], classes=(0, 2, 3))
 
@@ -185,29 +187,29 @@ def test_images_of_another_size_than_the_config_says_are_refused():
     """The file would claim a size that it has never seen."""
     images, targets = knees(12)
     with pytest.raises(ValueError, match="64 px, image_size=128"):
-        train_guide(images, targets.tolist(), replace(CONFIG, image_size=128), progress=False)
+        train_discriminator(images, targets.tolist(), replace(CONFIG, image_size=128), progress=False)
 
 
 def test_another_default_device_changes_nothing(trained, tmp_path):
     """torch.set_default_device("cuda") in the user's process: draws and figures stay on the CPU ("meta" stands for it)."""
     images, targets = knees(24)
     config = replace(CONFIG, epochs=1, batch_size=12)
-    plain = train_guide(images, targets.tolist(), config, progress=False)
-    save_guide(plain, tmp_path / "g", patients=[], data={})
+    plain = train_discriminator(images, targets.tolist(), config, progress=False)
+    save_discriminator(plain, tmp_path / "g", patients=[], data={})
     torch.set_default_device("meta")
     try:
-        other = train_guide(images, targets.tolist(), config, progress=False)
-        loaded = load_guide(tmp_path / "g")
+        other = train_discriminator(images, targets.tolist(), config, progress=False)
+        loaded = load_discriminator(tmp_path / "g")
         says = predict(loaded, images / 127.5 - 1)
     finally:
         torch.set_default_device("cpu")
-    for guide in (other, loaded):
-        assert all(torch.equal(v, plain.state_dict()[k]) for k, v in guide.state_dict().items())
+    for discriminator in (other, loaded):
+        assert all(torch.equal(v, plain.state_dict()[k]) for k, v in discriminator.state_dict().items())
     assert torch.equal(says, predict(plain, images / 127.5 - 1))
 
 
 def test_half_precision_gives_float_probabilities(trained):
-    """Autocast is for the network; what is judged by it is float32 on the CPU."""
+    """Autocast is for the network; what is evaluated by it is float32 on the CPU."""
     images = knees(12)[0] / 127.5 - 1
     half = predict(trained, images, precision="bf16-mixed")
     assert half.dtype == torch.float32
@@ -218,7 +220,7 @@ def test_every_grade_needs_images():
     """A grade without images is named instead of a silent class that never occurs."""
     images, targets = knees(12)
     with pytest.raises(ValueError, match="every grade needs some"):
-        train_guide(images, (targets % 2).tolist(), CONFIG, progress=False)
+        train_discriminator(images, (targets % 2).tolist(), CONFIG, progress=False)
 
 
 def test_without_an_attack_it_is_the_training_of_before(trained):
@@ -227,7 +229,7 @@ def test_without_an_attack_it_is_the_training_of_before(trained):
     config = replace(CONFIG, epochs=2, batch_size=12)
     torch.manual_seed(config.seed)
     generator = torch.Generator().manual_seed(config.seed)
-    plain = Guide(config).to(memory_format=torch.channels_last)
+    plain = Discriminator(config).to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(plain.parameters(), lr=config.lr, weight_decay=config.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.lr, total_steps=4)
     weights = 1.0 / torch.bincount(targets)[targets].double().sqrt()
@@ -240,12 +242,12 @@ def test_without_an_attack_it_is_the_training_of_before(trained):
             F.cross_entropy(logits, targets[rows], label_smoothing=0.05).backward()
             optimizer.step()
             schedule.step()
-    guide = train_guide(images, targets.tolist(), config, progress=False)
-    assert all(torch.equal(v, plain.state_dict()[k]) for k, v in guide.state_dict().items())
+    discriminator = train_discriminator(images, targets.tolist(), config, progress=False)
+    assert all(torch.equal(v, plain.state_dict()[k]) for k, v in discriminator.state_dict().items())
 
 
 def test_attack_stays_in_its_ball_and_works(trained):
-    """L2 norm of each image's change at most the radius, and used up; the loss rises; guide and images untouched."""
+    """L2 norm of each image's change at most the radius, and used up; the loss rises; discriminator and images untouched."""
     pixels, targets = knees(12)
     images = pixels / 127.5 - 1
     before, state = images.clone(), {k: v.clone() for k, v in trained.state_dict().items()}
@@ -271,24 +273,24 @@ def test_radius_is_the_same_change_of_a_pixel_at_any_size():
 
 
 @pytest.mark.parametrize("precision", ["32-true", pytest.param("bf16-mixed", marks=pytest.mark.slow)])
-def test_robust_guide_withstands_what_breaks_a_plain_one(trained, precision, tmp_path):
+def test_robust_discriminator_withstands_what_breaks_a_plain_one(trained, precision, tmp_path):
     """Pre-trained plainly, then under attack: right more often under an attack, and where the grade is it looks."""
-    save_guide(trained, tmp_path / "plain", patients=[], data={})
+    save_discriminator(trained, tmp_path / "plain", patients=[], data={})
     config = replace(
         CONFIG, epochs=10, adversarial_radius=RADIUS * 2, init=tmp_path / "plain", precision=precision
     )
     images, targets = knees()
-    robust = train_guide(images, targets.tolist(), config, progress=False)
+    robust = train_discriminator(images, targets.tolist(), config, progress=False)
     x = images / 127.5 - 1
 
-    def right(guide, radius):
-        attacked = l2_attack(guide, x, targets, radius, 8)
-        return (predict(guide, attacked).argmax(1) == targets).float().mean().item()
+    def right(discriminator, radius):
+        attacked = l2_attack(discriminator, x, targets, radius, 8)
+        return (predict(discriminator, attacked).argmax(1) == targets).float().mean().item()
 
-    def on_the_bar(guide):
-        """Share of the gradient's energy that lies within 4 px of the bar, a quarter of the image."""
+    def on_the_bar(discriminator):
+        """Fraction of the gradient's energy that lies within 4 px of the bar, a quarter of the image."""
         y = x.clone().requires_grad_(True)
-        F.cross_entropy(guide(y), targets).backward()
+        F.cross_entropy(discriminator(y), targets).backward()
         energy = y.grad.square()
         return (energy[:, :, 24:40].sum() / energy.sum()).item()
 
@@ -298,37 +300,41 @@ def test_robust_guide_withstands_what_breaks_a_plain_one(trained, precision, tmp
     assert all(v.dtype != torch.bfloat16 for v in robust.state_dict().values())
 
 
-def test_start_from_another_guide(trained, tmp_path):
+def test_start_from_another_discriminator(trained, tmp_path):
     """The same grades: all of it; other grades: all but the last layer. Its patients are this one's as well."""
-    save_guide(trained, tmp_path / "first", patients=["1", "2"], data={})
+    save_discriminator(trained, tmp_path / "first", patients=["1", "2"], data={})
     images, targets = knees()
     still = replace(CONFIG, epochs=1, lr=0.0, weight_decay=0.0, init=tmp_path / "first")
     parameters = dict(trained.named_parameters())
-    same = train_guide(images, targets.tolist(), still, progress=False)
+    same = train_discriminator(images, targets.tolist(), still, progress=False)
     assert all(torch.equal(v, parameters[k]) for k, v in same.named_parameters())
-    other = train_guide(images, targets.tolist(), replace(still, grades=("0", "3", "4")), progress=False)
+    other = train_discriminator(
+        images, targets.tolist(), replace(still, grades=("0", "3", "4")), progress=False
+    )
     new = {k for k, v in other.named_parameters() if not torch.equal(v, parameters[k])}
     assert len(new) == 2
     assert new == set(list(parameters)[-2:])
-    save_guide(other, tmp_path / "second", patients=["3"], data={})
-    loaded = load_guide(tmp_path / "second")
+    save_discriminator(other, tmp_path / "second", patients=["3"], data={})
+    loaded = load_discriminator(tmp_path / "second")
     assert loaded.metadata["patients"] == ["1", "2", "3"]
     assert loaded.config == other.config
     with pytest.raises(ValueError, match="network='resnet', or no init"):
-        train_guide(images, targets.tolist(), replace(still, network="vgg"), progress=False)
-    with pytest.raises(FileNotFoundError, match="no guide"):
-        train_guide(images, targets.tolist(), replace(still, init=tmp_path / "none"), progress=False)
+        train_discriminator(images, targets.tolist(), replace(still, network="vgg"), progress=False)
+    with pytest.raises(FileNotFoundError, match="no discriminator"):
+        train_discriminator(images, targets.tolist(), replace(still, init=tmp_path / "none"), progress=False)
 
 
-def test_guides_of_before_these_options_load(trained, tmp_path):
+def test_discriminators_of_before_these_options_load(trained, tmp_path):
     """Their metadata has none of the new fields: off."""
-    path = save_guide(trained, tmp_path / "g", patients=[], data={})
+    path = save_discriminator(trained, tmp_path / "g", patients=[], data={})
     old = {k: getattr(CONFIG, k) for k in ("network", "image_size", "grades", "folds", "fold", "epochs")}
-    metadata = {"format": "kecae-guide-1", "config": json.dumps(old), "patients": "[]", "data": "{}"}
+    metadata = {"format": "kecae-discriminator-1", "config": json.dumps(old), "patients": "[]", "data": "{}"}
     tensors = load_file(path)
     path.unlink()
     save_tensors(tensors, path, metadata)
-    assert load_guide(tmp_path / "g").config == replace(CONFIG, batch_size=GuideConfig().batch_size)
+    assert load_discriminator(tmp_path / "g").config == replace(
+        CONFIG, batch_size=DiscriminatorConfig().batch_size
+    )
 
 
 @pytest.mark.parametrize(
@@ -343,7 +349,7 @@ def test_guides_of_before_these_options_load(trained, tmp_path):
 def test_options_out_of_range(wrong):
     """Named when the config is made, before any image is read."""
     with pytest.raises(ValueError, match=next(iter(wrong))):
-        GuideConfig(**wrong)
+        DiscriminatorConfig(**wrong)
 
 
 @pytest.mark.parametrize("grades", [["0.0", "2.0"], ['["0", "2"]'], ["[0, 2.0]"], ["0,2"]])
@@ -351,7 +357,7 @@ def test_grades_on_the_command_line(grades):
     """As in `kecae-aug phantoms`, or as a list; a grade is one however it is written."""
     assert listed(["--a", "1", "--grades", *grades, "--b=2"], "--grades")[:3] == ["--a", "1", "--grades"]
     names = json.loads(listed(["--grades", *grades], "--grades")[1])
-    assert GuideConfig(grades=names).grades == ("0", "2")
+    assert DiscriminatorConfig(grades=names).grades == ("0", "2")
 
 
 def test_the_command_keeps_what_its_images_were(blob_data, tmp_path):
@@ -359,9 +365,9 @@ def test_the_command_keeps_what_its_images_were(blob_data, tmp_path):
     given = ["--data", str(blob_data), "--image_size", "32", "--grades", "0.0", "2.0", "--epochs", "1"]
     given += ["--device", "cpu", "--folds", "1", "--no-mirror", "--no-fix-inverted", "--contrast", "1", "99"]
     main([*given, "--out", str(tmp_path / "g")])
-    guide = load_guide(tmp_path / "g")
-    assert guide.preprocessing == Preparation(32, contrast=(1, 99))
-    assert guide.classes == ("0", "2")
+    discriminator = load_discriminator(tmp_path / "g")
+    assert discriminator.preprocessing == Preprocessing(32, contrast=(1, 99))
+    assert discriminator.classes == ("0", "2")
     if not torch.cuda.is_available():
         with pytest.raises(SystemExit, match="--device cuda: this machine"):
             main([*given, "--out", str(tmp_path / "h"), "--device", "cuda"])
@@ -372,5 +378,5 @@ def test_command_line_names_what_is_wrong(tmp_path):
     given = ["--data", str(tmp_path / "no-data"), "--out", str(tmp_path / "out")]
     with pytest.raises(SystemExit, match="adversarial_radius=-1"):
         main([*given, "--adversarial_radius", "-1"])
-    with pytest.raises(SystemExit, match=r"no guide\.safetensors"):
+    with pytest.raises(SystemExit, match=r"no discriminator\.safetensors"):
         main([*given, "--init", str(tmp_path / "none")])
