@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from evaluation_models import Copy, Bar, Nothing, Swap, knees
+from evaluation_models import Bar, Copy, Nothing, Swap, knees
 from sklearn.metrics import cohen_kappa_score, roc_auc_score
 from torch import nn
 
@@ -31,13 +31,11 @@ def test_psnr_and_ssim_of_known_images():
 def test_perfect_exchange_is_judged_perfect():
     """Oracles read the donor's grade in X', the own grade in X^, and an exchange follows its host."""
     result = figures_of(Swap(), strengths=(0.0, 1.0))
-    assert result["real"]["criterion"]["auroc"]["mean"] == 1
-    assert result["reconstructed"]["criterion"]["says_2"]["mean"] == 1
+    assert result["real"]["bar"]["auroc"]["mean"] == 1
+    assert result["reconstructed"]["bar"]["says_2"]["mean"] == 1
     assert result["exchanged"]["decoder 1"]["headline"]["auroc_over_real"]["mean"] == 1
-    assert result["exchanged"]["host 1"]["oracles"]["criterion"]["says_0"]["mean"] == 1
-    assert (
-        result["exchanged"]["decoder 0"]["oracles"]["criterion"]["auroc"]["mean"] == 0
-    )  # nothing was exchanged
+    assert result["exchanged"]["host 1"]["oracles"]["bar"]["says_0"]["mean"] == 1
+    assert result["exchanged"]["decoder 0"]["oracles"]["bar"]["auroc"]["mean"] == 0  # nothing was exchanged
     assert result["kept"]["balanced_0_over_real"]["mean"] == 1
     assert result["follows"]["host_over_donor"]["mean"] > 2
     assert result["closer"] == {"decoder": "decoder 1", "host": "host 1"}
@@ -49,10 +47,8 @@ def test_oracles_of_other_classes_are_refused():
     for classes in (("2", "0"), ("0", "2", "3")):
         oracle = Bar()
         oracle.classes = classes
-        with pytest.raises(
-            ValueError, match=r"criterion: its logits are of classes .*it exchanges \('0', '2'\)"
-        ):
-            evaluate({"it": Entrant(Swap(), {"criterion": oracle})}, knees(8))
+        with pytest.raises(ValueError, match=r"bar: its logits are of classes .*it exchanges \('0', '2'\)"):
+            evaluate({"it": Entrant(Swap(), {"bar": oracle})}, knees(8))
 
 
 def test_another_default_device_changes_nothing():

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from kecae_aug.grey import CHANNEL_TOLERANCE, COLOURED_FRACTION
+from kecae_aug.engine.intensity import CHANNEL_TOLERANCE, COLOURED_FRACTION
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm", ".dicom")
 DEPTHS = (8, 10, 12, 14)  # bits that are stored in 16

@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kecae_aug.engine.batch import sent
-from kecae_aug.grey import CHANNEL_TOLERANCE, COLOURED_FRACTION, RANGE_TOLERANCE
 
 FEW = 4  # images, for a verdict on the scale from the values that are missing
 ROUNDING = 0.01  # of the full range: beyond it by so much needs no word
@@ -20,6 +19,11 @@ HUES = 0.1  # an image with colours of several hues in more of its area is no ra
 FILL = 0.9  # nor is one with a single hue in more of it; below, a rotation left so much to be filled
 SAMPLE = 64  # colour is looked for in every second, third, ... pixel that leaves so many a side,
 CELL = 4  # and in the means of squares of so many of these a side, where the channels' noise cancels
+
+# How far an image may be from grey, and from its range, and still be a radiograph: one rule for files and for batches.
+CHANNEL_TOLERANCE = 8 / 255  # of the full range: JPEG's colour rounding in a grey image
+COLOURED_FRACTION = 0.01  # of an image's pixels whose channels may differ by more: a side marker
+RANGE_TOLERANCE = 0.05  # of the full range: how far interpolation overshoots before it is another range
 
 
 @dataclass(frozen=True)
