@@ -13,6 +13,7 @@ from torch.utils.data import ConcatDataset, Dataset, Subset
 
 from kecae_aug import KECAE, KeyExchangeAugment, KeyExchangeDataset, LatentBank, load_weights
 from kecae_aug.bank import BankError
+from kecae_aug.donors import draw_from_bank
 from kecae_aug.weights.io import hashes, weights_sha256
 
 torch.manual_seed(0)
@@ -110,10 +111,10 @@ def test_patients_are_told_apart_even_when_few_remain(tmp_path):
     """One other patient in the bank is found; none means the row passes through."""
     bank = LatentBank.build(Knees(4), MODEL, tmp_path / "b")  # p0: 0, 2; p1: 0, 2
     for _ in range(10):
-        assert bank.random_donors(["0", "2"], ("0", "2"), ["p0", "p0"]).tolist() == [3, 2]
+        assert draw_from_bank(bank, ["0", "2"], ("0", "2"), ["p0", "p0"]).tolist() == [3, 2]
     single = LatentBank.build(Knees(2), MODEL, tmp_path / "c")
-    assert single.random_donors(["0", None], ("0", "2"), ["p0", "p0"]).tolist() == [-1, -1]
-    assert single.random_donors(["0", None], ("0", "2"), None).tolist() == [1, -1]
+    assert draw_from_bank(single, ["0", None], ("0", "2"), ["p0", "p0"]).tolist() == [-1, -1]
+    assert draw_from_bank(single, ["0", None], ("0", "2"), None).tolist() == [1, -1]
 
 
 def test_an_excluded_patient_is_refused(bank, tmp_path):
@@ -285,7 +286,7 @@ def test_donors_are_uniform_over_the_other_patients(tmp_path):
     generator = torch.Generator().manual_seed(0)
     for who in ("a", "c", "new", None):
         options = [r for r in range(1, 24, 2) if knees.patients[r] != who]
-        drawn = bank.random_donors([0.0] * 6000, ("0", "2"), [who] * 6000, generator).tolist()
+        drawn = draw_from_bank(bank, [0.0] * 6000, ("0", "2"), [who] * 6000, generator).tolist()
         counts = torch.bincount(torch.tensor(drawn), minlength=24)[options].double()
         assert int(counts.sum()) == 6000  # all of other patients
         wanted = 6000 / len(options)
@@ -304,7 +305,7 @@ def test_classes_that_the_weights_do_not_know(tmp_path):
     assert bank.labels == ["0", "2"] * 10
     one = LatentBank.build(Subset(knees, range(1, 20, 2)), MODEL, tmp_path / "c")
     for label, able in (("0", True), ("2", False)):
-        assert (min(one.random_donors([label] * 8, ("0", "2"), None).tolist()) >= 0) == able
+        assert (min(draw_from_bank(one, [label] * 8, ("0", "2"), None).tolist()) >= 0) == able
     more = Knees(6, 40)
     more.classes, more.targets = ["0", "1", "2"], [0, 1, 2] * 2
     with pytest.raises(BankError, match=r"classes is .*'0', '2'.*asked for .*'0', '1', '2'"):
@@ -338,7 +339,7 @@ def test_rows_without_a_patient_are_counted(tmp_path):
         bank = LatentBank.build(Knees(4, 9, patients=False), MODEL, tmp_path / "b", append=True)
     assert len(seen) == 1
     assert bank.patients == ["p0", "p0", "p1", "p1", None, None, None, None]
-    donors = set(bank.random_donors(["0"] * 200, ("0", "2"), ["p0"] * 200).tolist())
+    donors = set(draw_from_bank(bank, ["0"] * 200, ("0", "2"), ["p0"] * 200).tolist())
     assert donors == {3, 5, 7}
 
 

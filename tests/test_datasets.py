@@ -21,6 +21,7 @@ from kecae_aug.data.attributes import (
     patient_names,
     value_range_of,
 )
+from kecae_aug.donors import draw_from_bank
 from kecae_aug.generate import GenerateError, generate
 from kecae_aug.phantom import PhantomKnees, write_phantoms
 from kecae_aug.weights.io import hashes, weights_sha256
@@ -404,7 +405,7 @@ def test_donors_are_uniform_among_other_patients(tmp_path):
     knees = Site(targets=[0, 0, 1, 1, 1, 1, 1], patients=["h", "g", "h", "a", "b", "c", "d"])
     bank = LatentBank.build(knees, MODEL, tmp_path / "b")
     counts = np.zeros((3, 7))
-    drawn = bank.random_donors(["0"] * 6000, ("0", "2"), ["h"] * 6000, torch.Generator().manual_seed(0))
+    drawn = draw_from_bank(bank, ["0"] * 6000, ("0", "2"), ["h"] * 6000, torch.Generator().manual_seed(0))
     counts[0] = np.bincount(drawn, minlength=7)
     train = KeyExchangeDataset(knees, MODEL, 12_000, real=False)
     for origin in map(train.origin, range(0, 12_000)):

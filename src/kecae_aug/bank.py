@@ -11,7 +11,6 @@ where it stopped, and several processes can share one build. Tensors are memory-
 from __future__ import annotations
 
 import bisect
-import functools
 import os
 from collections.abc import Hashable, Iterable, Sequence
 from itertools import accumulate
@@ -59,6 +58,7 @@ class LatentBank:
             where the set has none.
         classes: class names of the set.
         weights_sha256: of the weights, see :func:`kecae_aug.weights.io.weights_sha256`.
+        exchangeable: class names among them that the weights exchange.
         intensity: how the grey values of its images were scaled.
         fingerprint: hex digest of weights, data (its files, preprocessing and classes) and options; a bank that is
             appended to has another one.
@@ -92,11 +92,11 @@ class LatentBank:
         self._paths = [shard_path(self.folder, p, s) for p, s in shards]
         self._starts = [0, *accumulate(len(parts[p].rows(s)) for p, s in shards)][:-1]
         self.labels = [str(class_name(label)) for part in parts for label in part.labels]
-        self._exchangeable = {class_name(c) for c in manifest["exchangeable"]}
-        if not self._exchangeable & set(self.labels):
+        self.exchangeable = {str(class_name(c)) for c in manifest["exchangeable"]}
+        if not self.exchangeable & set(self.labels):
             raise BankError(
                 f"bank {str(self.folder)!r}: its rows are of {sorted(set(self.labels), key=by_value)}, of which its weights "
-                f"exchange {sorted(map(str, self._exchangeable))}: no row could ever be given; build it again, with "
+                f"exchange {sorted(self.exchangeable)}: no row could ever be given; build it again, with "
                 "classes= that the weights know"
             )
         self.patients: list[str | None] | None = None
@@ -230,63 +230,6 @@ class LatentBank:
     def label(self, row: int) -> str:
         """Class name of a row."""
         return self.labels[row]
-
-    def random_donors(
-        self,
-        labels: Sequence[str | None],
-        classes: Sequence[str],
-        patients: Sequence[Hashable] | Tensor | None,
-        generator: torch.Generator | None = None,
-    ) -> Tensor:
-        """For each host a bank row of another label, uniform among those of other patients.
-
-        Args:
-            labels: class names of the hosts; None for one that takes no part.
-            classes: names that the caller knows; bank rows of others are not given.
-            patients: ids of the hosts (:mod:`kecae_aug.names`), who get no key of their own rows; a missing id is
-                nobody's. Needs a bank with patients.
-            generator: of the draws, on the CPU.
-
-        Returns:
-            (B,) int64 rows; -1 where no row qualifies.
-        """
-        ids: list[str | None] = [None] * len(labels)
-        if patients is not None:
-            if self.patients is None:
-                raise BankError(
-                    f"bank {str(self.folder)!r}: the batch has patients, the bank's rows have none, so that a patient could "
-                    "give to himself unseen; build it with patients=, or give same_patient=True"
-                )
-            values = patients.tolist() if hasattr(patients, "tolist") else list(patients)
-            if len(values) != len(labels):
-                raise ValueError(
-                    f"patients: got {len(values)} ids for {len(labels)} rows, accepted is one id a row"
-                )
-            ids = [patient_id(v) for v in values]
-        draws = torch.rand(len(labels), generator=generator, dtype=torch.float64, device="cpu").tolist()
-        donors, names = [], class_names(classes)
-        for label, who, draw in zip(labels, ids, draws, strict=True):
-            rows, places = self._others(class_name(label), names) if label is not None else ([], {})
-            own = (
-                places.get(who, []) if who is not None else []
-            )  # his few rows are stepped over, not looked for
-            at = int(draw * (len(rows) - len(own)))
-            for place in own:
-                at += at >= place
-            donors.append(rows[at] if len(rows) > len(own) else -1)
-        return torch.tensor(donors, dtype=torch.int64, device="cpu")
-
-    @functools.lru_cache(maxsize=64)  # noqa: B019 - one bank lives as long as its loop
-    def _others(
-        self, label: str | None, classes: tuple[str, ...]
-    ) -> tuple[list[int], dict[str | None, list[int]]]:
-        """Rows of other labels, and where among them each patient's stand, in order."""
-        exchangeable = set(classes) & self._exchangeable
-        rows = [i for i, own in enumerate(self.labels) if own != label and own in exchangeable]
-        places: dict[str | None, list[int]] = {}
-        for place, row in enumerate(rows):
-            places.setdefault(self.patients[row] if self.patients else None, []).append(place)
-        return rows, places
 
     def _rows(self, name: str, rows: Tensor) -> Tensor:
         wanted = rows.tolist()

@@ -14,7 +14,7 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from kecae_aug.donors import patient_numbers, random_donors
+from kecae_aug.donors import draw_donors, draw_from_bank, ids_of
 from kecae_aug.engine.batch import (
     Batch,
     Ids,
@@ -31,7 +31,7 @@ from kecae_aug.engine.exchange import Exchanger, needs_own_key
 from kecae_aug.engine.intensity import Intensity
 from kecae_aug.engine.model import KECAE
 from kecae_aug.engine.params import ExchangeParams, rank_generator, strength_range
-from kecae_aug.names import class_names, patient_id, warn_of_missing, warn_of_zeros
+from kecae_aug.names import class_names, warn_of_missing, warn_of_zeros
 from kecae_aug.weights.io import load_weights
 
 IDLE = 20  # batches without an exchange, for a warning
@@ -276,7 +276,7 @@ class KeyExchangeAugment(v2.Transform):
     def _draw(self, indices: Tensor, patients: Any, eligible: Tensor, generator: torch.Generator) -> Tensor:
         """(B,) a donor for each row, -1 where there is none."""
         if self.donors is None:
-            return random_donors(
+            return draw_donors(
                 indices,
                 patients=patients,
                 same_patient=self.same_patient,
@@ -287,7 +287,7 @@ class KeyExchangeAugment(v2.Transform):
             self.classes[i] if e else None for i, e in zip(indices.tolist(), eligible.tolist(), strict=True)
         ]
         ids = None if self.same_patient else patients
-        return self.donors.random_donors(labels, self.classes, ids, generator)
+        return draw_from_bank(self.donors, labels, self.classes, ids, generator)
 
     def _so_many(
         self, k: int, donors: Tensor, again: Callable[[], Tensor], generator: torch.Generator
@@ -337,8 +337,7 @@ class KeyExchangeAugment(v2.Transform):
                 self._say(kind, sentence)
         if values is None:
             return None
-        patient_numbers(values, n)  # refuses what is not one id a row
-        ids = [patient_id(v) for v in (values.tolist() if hasattr(values, "tolist") else values)]
+        ids = ids_of(values, n)
         if "zeros" not in self._said and warn_of_zeros(ids):
             self._said.add("zeros")
         if None in ids and "missing" not in self._said:

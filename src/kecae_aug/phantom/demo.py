@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kecae_aug.donors import random_donors
+from kecae_aug.donors import draw_donors
 from kecae_aug.engine.model import KECAE
 from kecae_aug.phantom import PhantomKnees
 from kecae_aug.phantom.jsw import joint_space_width
@@ -130,7 +130,7 @@ def run_demo(out: str | Path, config: DemoConfig = DemoConfig(), say: Callable[[
 def exchange_test(model: KECAE, knees: Knees) -> dict[str, Tensor]:
     """Every test knee as a host once: donors (rows), X^, X' as decoded, and X' in the host's detail."""
     generator = torch.Generator().manual_seed(0)
-    donors = random_donors(knees.labels, patients=knees.patients, generator=generator)
+    donors = draw_donors(knees.labels, patients=knees.patients, generator=generator)
     key, non_key = model.encode(knees.images)
     reconstruction, decoded = model.decode(non_key + key), model.decode(non_key + key[donors])
     host = (knees.images + decoded - reconstruction).clamp(-1, 1)

@@ -26,7 +26,7 @@ import torch
 
 from kecae_aug.data import Preprocessing, open_radiographs
 from kecae_aug.device import Device, Precision, choose_device, cpu_by_default
-from kecae_aug.donors import random_donors
+from kecae_aug.donors import draw_donors
 from kecae_aug.errors import reporting
 from kecae_aug.weights.io import load_weights
 from kecae_training.checkpoint import environment
@@ -174,7 +174,7 @@ def _evaluated(
     precision: Precision,
 ) -> Evaluated:
     generator = torch.Generator().manual_seed(seed)
-    donors = random_donors(knees.labels, patients=knees.patients, generator=generator)
+    donors = draw_donors(knees.labels, patients=knees.patients, generator=generator)
     if (donors < 0).any():
         raise ValueError(
             f"knees: {int((donors < 0).sum())} of {len(donors)} have no donor of another grade and patient; give more images"
