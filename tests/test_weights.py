@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 
 from kecae_aug import KeyExchangeDataset, LatentBank
 from kecae_aug.bank import BankError
-from kecae_aug.donors import draw_from_bank
 from kecae_aug.cli import main
+from kecae_aug.donors import draw_from_bank
 from kecae_aug.engine.model import KECAE, KECAEConfig
 from kecae_aug.generate import generate
 from kecae_aug.phantom import PhantomKnees

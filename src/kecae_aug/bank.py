@@ -38,7 +38,7 @@ from kecae_aug.data.attributes import differences, identity, value_range_of
 from kecae_aug.device import cpu_by_default
 from kecae_aug.engine.intensity import Intensity
 from kecae_aug.engine.model import KECAE
-from kecae_aug.names import by_value, class_name, class_names, patient_id, patient_ids, warn_of_missing
+from kecae_aug.names import by_value, class_name, class_names, patient_ids, warn_of_missing
 from kecae_aug.weights.io import hashes
 
 __all__ = ["BankError", "LatentBank"]

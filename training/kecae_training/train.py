@@ -27,9 +27,9 @@ from tqdm import tqdm
 
 from kecae_aug.data import Preprocessing, Radiographs, open_radiographs
 from kecae_aug.device import cpu_by_default
-from kecae_aug.permutation import unit_draw
 from kecae_aug.engine.model import KECAE, PRESETS, KECAEConfig
 from kecae_aug.errors import reporting
+from kecae_aug.permutation import unit_draw
 from kecae_aug.weights.io import load_weights
 from kecae_training.augment import augment
 from kecae_training.checkpoint import RunFolder, fingerprint
