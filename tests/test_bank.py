@@ -5,6 +5,7 @@ import pickle
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -178,10 +179,14 @@ def test_an_interrupted_build_goes_on(tmp_path):
 
 
 def test_ranks_share_a_build(tmp_path):
-    """Two ranks make disjoint shards; the one that ends last has the whole bank."""
+    """Two ranks make disjoint shards; each waits for the other and has the whole bank."""
     options = {"shard_rows": 3, "world_size": 2}
-    assert LatentBank.build(Knees(), MODEL, tmp_path / "b", rank=1, **options) is None
-    assert len(LatentBank.build(Knees(), MODEL, tmp_path / "b", rank=0, **options)) == 20
+    with pytest.raises(BankError, match="shards are not there yet"):
+        LatentBank.build(Knees(), MODEL, tmp_path / "b", rank=1, wait=0, **options)
+    with ThreadPoolExecutor() as pool:
+        waiting = pool.submit(LatentBank.build, Knees(), MODEL, tmp_path / "b", rank=1, wait=60, **options)
+        assert len(LatentBank.build(Knees(), MODEL, tmp_path / "b", rank=0, **options)) == 20
+        assert len(waiting.result()) == 20
 
 
 def test_a_killed_build_leaves_whole_shards(tmp_path):

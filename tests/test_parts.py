@@ -327,6 +327,8 @@ def test_ranges_and_preprocessing_of_all_parts(tmp_path):
     with pytest.raises(ValueError, match=r"part 0 \(Site\) \(0.0, 1.0\), part 1 \(Site\) \(-1.0, 1.0\)"):
         value_range_of(ConcatDataset([narrow, Subset(wide, [0])]), None)
     assert value_range_of(Subset(wide, [1]), None) == (-1, 1)
+    with pytest.raises(ValueError, match=r"value_range=\(0, 1\): Site declares \(-1.0, 1.0\)"):
+        value_range_of(Subset(wide, [1]), (0, 1))
     knees = PhantomKnees(2, image_size=64)
     assert value_range_of(Transformed(knees, v2.RandomCrop(32)), None) == (-1, 1)
     unit = Transformed(knees, lambda x: (x + 1) / 2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -121,6 +122,7 @@ class BuildConfig:
     device: torch.device
     rank: int
     world_size: int
+    wait: float
     append: bool
     progress: bool
 
@@ -173,6 +175,10 @@ def build(folder: Path, dataset: Any, model: KECAE, config: BuildConfig) -> None
         save_tensors(tensors, path, {"format": FORMAT, "weights_sha256": exchanger.sha256})
         if config.progress:
             print(f"{path.name}: {shard + 1} of {part.shards} shards", flush=True)
+    end = time.monotonic() + config.wait
+    paths = [shard_path(folder, number, shard) for shard in range(part.shards)]
+    while time.monotonic() < end and not all(path.is_file() for path in paths):  # other processes make them
+        time.sleep(0.2)
 
 
 def refuse_patients(where: str, patients: Sequence[str | None] | None, excluded: Iterable[Hashable]) -> None:

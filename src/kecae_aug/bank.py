@@ -128,9 +128,10 @@ class LatentBank:
         device: str | torch.device = "cpu",
         rank: int = 0,
         world_size: int = 1,
+        wait: float = 1800.0,
         append: bool = False,
         progress: bool = False,
-    ) -> LatentBank | None:
+    ) -> LatentBank:
         """Encode a data set, or go on with a build that was interrupted.
 
         Args:
@@ -152,32 +153,30 @@ class LatentBank:
             device: that encodes.
             rank: of this process, which makes every ``world_size``-th shard; start one process for each.
             world_size: how many processes share the build.
+            wait: seconds to wait for the shards of the other processes, once this one's are written.
             append: add this data set to a bank that is whole. No image may be in it twice, which is for the
                 caller to see to; the classes must be the bank's.
             progress: print a line a shard.
 
         Returns:
-            The bank, or None where other ranks still work on it.
+            The bank.
 
         Raises:
             BankError: another bank, one of other data or preprocessing, or files of someone else's, in ``folder``; an
-                excluded patient; classes none of which the weights know.
+                excluded patient; classes none of which the weights know; shards of other processes that are missing
+                after ``wait``.
             ValueError, TypeError: items or arguments that cannot be used.
         """
         config = BuildConfig(
             classes=classes, patients=patients, exclude_patients=exclude_patients,
             intensity=Intensity.of(value_range_of(dataset, value_range) if mean is None else (0.0, 1.0), mean, std),
             dtype=dtype, residual=residual, shard_rows=shard_rows, batch_size=batch_size, num_workers=num_workers,
-            device=torch.device(device), rank=rank, world_size=world_size, append=append, progress=progress,
+            device=torch.device(device), rank=rank, world_size=world_size, wait=wait, append=append,
+            progress=progress,
         )  # fmt: skip
         with cpu_by_default():  # the DataLoader's own draw too
             build(Path(folder), dataset, model, config)
-        try:
-            return cls(folder, model)
-        except BankError:
-            if world_size > 1:
-                return None
-            raise
+        return cls(folder, model)
 
     def check_weights(self, sha256: str, *also: str) -> None:
         """Refuse to serve other weights than those it was encoded with.
@@ -192,6 +191,14 @@ class LatentBank:
             raise BankError(
                 f"bank {str(self.folder)!r}: encoded with weights {self.weights_sha256[:12]}, asked for {sha256[:12]}; "
                 "latents of other weights decode to nonsense: build a bank with these weights"
+            )
+
+    def check_patients(self) -> None:
+        """Refuse a bank without patients, where donors of other patients are wanted."""
+        if self.patients is None:
+            raise BankError(
+                f"bank {str(self.folder)!r}: the batch has patients, the bank's rows have none, so that a patient could be "
+                "its own donor unseen; build it with patients=, or give same_patient=True"
             )
 
     def check_data(self, dataset: Any) -> None:

@@ -257,7 +257,7 @@ class KeyExchangeDataset(Dataset[Any]):
 
     def _members(self) -> dict[str, list[int]]:
         """Indices of every class that the weights exchange, in the order of the classes."""
-        found = {c: [] for c in self.classes if c in self._exchanger.config.classes}
+        found: dict[str, list[int]] = {c: [] for c in self.classes if c in self._exchanger.config.classes}
         for index, target in enumerate(self.rows):
             if self.classes[target] in found:
                 found[self.classes[target]].append(index)

@@ -155,15 +155,12 @@ def draw_from_bank(
         (B,) int64 indices into the bank; -1 where no image qualifies.
 
     Raises:
-        ValueError: patients that are not one id a host, or a bank that has none.
+        BankError: patients, and a bank that has none.
+        ValueError: patients that are not one id a host.
     """
     ids: list[str | None] = [None] * len(labels)
     if patients is not None:
-        if bank.patients is None:
-            raise ValueError(
-                f"bank {str(bank.folder)!r}: the batch has patients and the bank has none, so that a patient could "
-                "be its own donor unseen; build it with patients=, or give same_patient=True"
-            )
+        bank.check_patients()
         ids = ids_of(patients, len(labels))
     draws = torch.rand(len(labels), generator=generator, dtype=torch.float64, device="cpu").tolist()
     donors, names = [], class_names(classes)

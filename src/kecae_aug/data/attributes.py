@@ -35,7 +35,7 @@ from kecae_aug.engine.batch import is_patient_key
 from kecae_aug.names import by_value, class_name, class_names, patient_ids, warn_of_missing
 
 __all__ = [
-    "attribute", "differences", "identity", "item", "labels_of", "other_preprocessing", "patient_names", "roots_of",
+    "attribute", "check_order", "differences", "identity", "item", "labels_of", "other_preprocessing", "patient_names", "roots_of",
     "split_item", "stacked", "value_range_of",
 ]  # fmt: skip
 
@@ -94,6 +94,25 @@ def labels_of(dataset: Any, classes: Sequence[str | int] | None = None) -> tuple
             name = part_names[_index(value, part_names, row)]
             targets[row] = at[new.get(name, name)]
     return names, targets
+
+
+def check_order(dataset: Any, classes: Names) -> None:
+    """Refuse a data set that lists a class of ``classes`` at another index, so that its labels would be read as others.
+
+    Classes that the two do not share are no contradiction: a caller may rename them. Nothing is read of wrappers of
+    somebody's own, which may change the labels.
+    """
+    if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
+        return
+    for part in parts(dataset, lambda one: getattr(one, "classes", None)):
+        if _changing(part) or part.value is None:
+            continue
+        names = _own_classes(part.owner) or ()
+        if any(name in classes and classes.index(name) != i for i, name in enumerate(names)):
+            raise ValueError(
+                f"classes={classes}: {called(part.owner)} lists {names}, so that its labels would be read as other classes; "
+                "give the transform classes=dataset.classes"
+            )
 
 
 def _brought_together(
@@ -284,8 +303,9 @@ def value_range_of(dataset: Any, given: tuple[float, float] | None) -> tuple[flo
     """As given; what the data set declares, as those of this package do; (0, 1) otherwise.
 
     Raises:
-        ValueError: parts that declare different ranges, or that were preprocessed differently; a wrapper that seems to have
-            changed the range of what it wraps.
+        ValueError: a given range other than what the data set itself, or the one under a Subset, declares; parts that
+            declare different ranges, or that were preprocessed differently; a wrapper that seems to have changed the range
+            of what it wraps.
     """
     if dataset is None:
         return given or (0.0, 1.0)
@@ -304,15 +324,25 @@ def value_range_of(dataset: Any, given: tuple[float, float] | None) -> tuple[flo
             f"({differences(ways[0].value, other.value)}); prepare them "
             "alike"
         )
-    if given is None:
-        for part, value_range in zip(found, ranges, strict=True):
+    for part, value_range in zip(found, ranges, strict=True):
+        if given is None:
             _check_wrapper(dataset, part, value_range)
+        elif part.value is not None and value_range != tuple(given) and not _changing(part):
+            raise ValueError(
+                f"value_range={tuple(given)}: {called(part.owner)} declares {value_range}; leave value_range out, or "
+                "correct the data set's"
+            )
     return given or (ranges[0] if ranges else (0.0, 1.0))
+
+
+def _changing(part: Part) -> list[Any]:
+    """Wrappers of somebody's own around the owner, which may change its images."""
+    return [one for one in part.chain[:-1] if not is_plain(one) and not isinstance(one, ConcatDataset)]
 
 
 def _check_wrapper(dataset: Any, part: Part, value_range: tuple[float, float]) -> None:
     """Values from 0 on fit into a range from -1 on, but as other greys."""
-    own = [one for one in part.chain[:-1] if not is_plain(one) and not isinstance(one, ConcatDataset)]
+    own = _changing(part)
     if not own or value_range[0] >= 0 or not part.rows:
         return
     for i in (0, len(part.rows) // 2, -1):
