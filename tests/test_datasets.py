@@ -13,14 +13,9 @@ from kecae_aug import KECAE, KeyExchangeAugment, KeyExchangeDataset, LatentBank,
 from kecae_aug.bank import BankError
 from kecae_aug.cli import main
 from kecae_aug.data import Preprocessing, RadiographFolder
-from kecae_aug.data.attributes import (
-    attribute,
-    differences,
-    identity,
-    labels_of,
-    patient_names,
-    value_range_of,
-)
+from kecae_aug.data.attributes import attribute, patient_names, value_range_of
+from kecae_aug.data.classes import labels_of
+from kecae_aug.data.identity import differences, identity
 from kecae_aug.donors import draw_from_bank
 from kecae_aug.generate import GenerateError, generate
 from kecae_aug.phantom import PhantomKnees, write_phantoms

@@ -34,7 +34,8 @@ from kecae_aug._bank_files import (
     refuse_patients,
     shard_path,
 )
-from kecae_aug.data.attributes import differences, identity, value_range_of
+from kecae_aug.data.attributes import value_range_of
+from kecae_aug.data.identity import differences, identity
 from kecae_aug.device import cpu_by_default
 from kecae_aug.engine.intensity import Intensity
 from kecae_aug.engine.model import KECAE
@@ -90,7 +91,7 @@ class LatentBank:
             )
         shards = [(p, s) for p, part in enumerate(parts) for s in range(part.shards)]
         self._paths = [shard_path(self.folder, p, s) for p, s in shards]
-        self._starts = [0, *accumulate(len(parts[p].rows(s)) for p, s in shards)][:-1]
+        self._starts = [0, *accumulate(len(parts[p].indices(s)) for p, s in shards)][:-1]
         self.labels = [str(class_name(label)) for part in parts for label in part.labels]
         self.exchangeable = {str(class_name(c)) for c in manifest["exchangeable"]}
         if not self.exchangeable & set(self.labels):
@@ -220,33 +221,33 @@ class LatentBank:
                 "their preprocessing have changed since; build the bank anew"
             )
 
-    def keys(self, rows: Tensor) -> Tensor:
-        """HK of rows (k,), (k, C, h, w) float32 on the CPU."""
-        return self._rows("key", rows)
+    def keys(self, indices: Tensor) -> Tensor:
+        """HK of indices (k,), (k, C, h, w) float32 on the CPU."""
+        return self._read("key", indices)
 
-    def non_keys(self, rows: Tensor) -> Tensor:
-        """HN of rows (k,), (k, C, h, w) float32 on the CPU."""
-        return self._rows("non_key", rows)
+    def non_keys(self, indices: Tensor) -> Tensor:
+        """HN of indices (k,), (k, C, h, w) float32 on the CPU."""
+        return self._read("non_key", indices)
 
-    def residuals(self, rows: Tensor) -> Tensor:
-        """X - x^ of rows (k,), (k, 1, S, S) float32 on the CPU, in the range -2 to 2."""
+    def residuals(self, indices: Tensor) -> Tensor:
+        """X - x^ of indices (k,), (k, 1, S, S) float32 on the CPU, in the range -2 to 2."""
         if not self.has_residuals:
             raise BankError(f"bank {str(self.folder)!r}: has no residuals; build it with residual=True")
-        return self._rows("residual", rows)
+        return self._read("residual", indices)
 
-    def label(self, row: int) -> str:
-        """Class name of a row."""
-        return self.labels[row]
+    def label(self, index: int) -> str:
+        """Class name of an image."""
+        return self.labels[index]
 
-    def _rows(self, name: str, rows: Tensor) -> Tensor:
-        wanted = rows.tolist()
-        if wanted and not (min(wanted) >= 0 and max(wanted) < len(self)):
-            raise IndexError(f"rows: got {min(wanted)} to {max(wanted)}, accepted are 0 to {len(self) - 1}")
+    def _read(self, name: str, indices: Tensor) -> Tensor:
+        at = indices.tolist()
+        if at and not (min(at) >= 0 and max(at) < len(self)):
+            raise IndexError(f"indices: got {min(at)} to {max(at)}, accepted are 0 to {len(self) - 1}")
         shape = self._tensor(0, name).shape[1:]
-        out = torch.empty(len(wanted), *shape, dtype=torch.float32, device="cpu")
-        for i, row in enumerate(wanted):
-            shard = bisect.bisect_right(self._starts, row) - 1
-            out[i] = self._tensor(shard, name)[row - self._starts[shard]]
+        out = torch.empty(len(at), *shape, dtype=torch.float32, device="cpu")
+        for i, index in enumerate(at):
+            shard = bisect.bisect_right(self._starts, index) - 1
+            out[i] = self._tensor(shard, name)[index - self._starts[shard]]
         return out
 
     def _tensor(self, shard: int, name: str) -> Tensor:

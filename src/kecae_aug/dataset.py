@@ -21,7 +21,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from kecae_aug.bank import LatentBank
-from kecae_aug.data import attributes
+from kecae_aug.data.attributes import patient_names, value_range_of
+from kecae_aug.data.classes import labels_of
+from kecae_aug.data.identity import other_preprocessing
+from kecae_aug.data.parts import read_item, stack_images
 from kecae_aug.donors import PairPlan
 from kecae_aug.engine.exchange import Exchanger, mixed, needs_own_key, resize, taken
 from kecae_aug.engine.intensity import Intensity
@@ -90,7 +93,7 @@ class KeyExchangeDataset(Dataset[Any]):
         targets: class index of every item, of T and of X', for samplers. With ``fresh_pairs`` too, since
             the new label of knee k does not depend on the epoch.
         classes: class names.
-        rows: class index of every row of T (or of the bank), which hosts and donors are.
+        class_indices: class index of every image of T (or of the bank), which hosts and donors are.
         weights_sha256: hash of the weights, see :func:`kecae_aug.weights.io.weights_sha256`.
     """
 
@@ -129,7 +132,7 @@ class KeyExchangeDataset(Dataset[Any]):
         if dataset is None and bank is not None and value_range is None:
             self._intensity = bank.intensity
         else:
-            self._intensity = Intensity.of(attributes.value_range_of(dataset, value_range))
+            self._intensity = Intensity.of(value_range_of(dataset, value_range))
         self._exchanger = Exchanger(model, amp_dtype)
         self.weights_sha256: str = self._exchanger.sha256
         self.device = torch.device(device)
@@ -155,24 +158,24 @@ class KeyExchangeDataset(Dataset[Any]):
                 raise ValueError(
                     f"classes={self.classes}: the bank has rows of {unknown} too; give all of its names"
                 )
-            self.rows = [self.classes.index(label) for label in bank.labels]
-            known = bank.patients if patients is None else attributes.patient_names(bank, patients)
+            self.class_indices = [self.classes.index(label) for label in bank.labels]
+            known = bank.patients if patients is None else patient_names(bank, patients)
         else:
-            self.classes, self.rows = attributes.labels_of(dataset, classes)
-            known = attributes.patient_names(dataset, patients)
+            self.classes, self.class_indices = labels_of(dataset, classes)
+            known = patient_names(dataset, patients)
             known = bank.patients if known is None and bank is not None else known
-        if bank is not None and bank.labels != [self.classes[t] for t in self.rows]:
+        if bank is not None and bank.labels != [self.classes[t] for t in self.class_indices]:
             raise ValueError(
                 "bank: its labels are not those of the dataset, row by row; build it from this set"
             )
         if bank is not None and dataset is not None:
             old = bank.manifest["parts"][0].get("identity")
-            if what := attributes.other_preprocessing(old, dataset):
+            if what := other_preprocessing(old, dataset):
                 raise ValueError(
                     f"bank: was encoded from images that were preprocessed differently ({what}); build it from this set"
                 )
         self._patients = known
-        self._real = len(self.rows) if real and dataset is not None else 0
+        self._real = len(self.class_indices) if real and dataset is not None else 0
         members = self._members()
         if n_pairs and len(members) < 2:
             raise ValueError(
@@ -188,7 +191,7 @@ class KeyExchangeDataset(Dataset[Any]):
             counts={c: len(m) * bool(self._real) for c, m in members.items()} if balanced else None,
         )
         self.balanced = balanced
-        self.targets = self.rows[: self._real] + [self._label(k) for k in range(n_pairs)]
+        self.targets = self.class_indices[: self._real] + [self._label(k) for k in range(n_pairs)]
 
     def set_epoch(self, epoch: int) -> None:
         """Which epoch's pairs to give, with ``fresh_pairs``, also in persistent workers; without, T' stays as it is."""
@@ -251,14 +254,14 @@ class KeyExchangeDataset(Dataset[Any]):
     def _item(self, index: int, made: dict[int, Tensor]) -> Any:
         origin = self.origin(index)
         real = index < self._real
-        image: Any = attributes.item(self.dataset, index)[0] if real else made[index - self._real]
+        image: Any = read_item(self.dataset, index)[0] if real else made[index - self._real]
         image = image if self.transform is None else self.transform(image)
         return (image, self.targets[index], origin) if self.provenance else (image, self.targets[index])
 
     def _members(self) -> dict[str, list[int]]:
         """Indices of every class that the weights exchange, in the order of the classes."""
         found: dict[str, list[int]] = {c: [] for c in self.classes if c in self._exchanger.config.classes}
-        for index, target in enumerate(self.rows):
+        for index, target in enumerate(self.class_indices):
             if self.classes[target] in found:
                 found[self.classes[target]].append(index)
         return {c: indices for c, indices in found.items() if indices}
@@ -288,8 +291,8 @@ class KeyExchangeDataset(Dataset[Any]):
             host, donor = (torch.tensor(side, device="cpu") for side in (hosts, donors))
             return list(self._from_bank(host, donor, strengths, self.detail == "host"))
         rows = sorted({*hosts, *donors})
-        images = [attributes.item(self.dataset, row)[0] for row in rows]
-        batch = attributes.stacked(images)
+        images = [read_item(self.dataset, row)[0] for row in rows]
+        batch = stack_images(images)
         self._intensity.check(batch)
         unit = self._intensity.to_unit(batch.to(self.device))
         host, donor = (torch.tensor([rows.index(r) for r in side], device="cpu") for side in (hosts, donors))
@@ -306,7 +309,7 @@ class KeyExchangeDataset(Dataset[Any]):
     def hosts(self, rows: Sequence[int]) -> Tensor:
         """(k, C, H, W) images of rows of T in its scale; of a bank alone what it holds of them: X^, or X with residuals."""
         if self.dataset is not None:
-            batch = attributes.stacked([attributes.item(self.dataset, row)[0] for row in rows])
+            batch = stack_images([read_item(self.dataset, row)[0] for row in rows])
             self._intensity.check(batch)
             return batch
         assert self.bank is not None
@@ -333,7 +336,7 @@ class KeyExchangeDataset(Dataset[Any]):
                 size = self._exchanger.config.image_size
                 self._form: tuple[tuple[int, ...], torch.dtype] = ((1, size, size), torch.float32)
             else:
-                first = attributes.item(self.dataset, 0)[0]
+                first = read_item(self.dataset, 0)[0]
                 self._form = (tuple(first.shape), first.dtype)
         return self._form
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from kecae_aug.data.attributes import check_order
+from kecae_aug.data.classes import check_order
 from kecae_aug.engine.batch import mapping_like, parse, sequence_like
 from kecae_aug.transform import KeyExchangeAugment
 

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from kecae_aug.donors import draw_donors
 from kecae_aug.engine.model import KECAE
+from kecae_aug.files import list_visible
 from kecae_aug.phantom import PhantomKnees
 from kecae_aug.phantom.jsw import joint_space_width
 from kecae_aug.phantom.report import write_report
@@ -88,7 +89,7 @@ def run_demo(out: str | Path, config: DemoConfig = DemoConfig(), say: Callable[[
         FileExistsError: ``out`` holds something else.
     """
     out = Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())) and not (out / MARKER).is_file():
+    if list_visible(out) and not (out / MARKER).is_file():
         raise FileExistsError(
             f"out={str(out)!r} exists and is not a demo's folder: choose another with --out"
         )

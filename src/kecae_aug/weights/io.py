@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from kecae_aug.engine.model import KECAE, KECAEConfig
-from kecae_aug.files import replacing, save_tensors
+from kecae_aug.files import save_tensors, write_whole
 from kecae_aug.names import class_names
 from kecae_aug.weights.sources import CONFIG_FILE, WEIGHTS_FILE, WeightsError, bundled_weights, find_weights
 
@@ -123,8 +123,7 @@ def save_weights(
 
     folder.mkdir(parents=True, exist_ok=True)
     save_tensors(tensors, folder / WEIGHTS_FILE, _header(model.config, sha256, dtype))
-    with replacing(folder / CONFIG_FILE) as path:
-        path.write_text(text + "\n", encoding="utf-8")
+    write_whole(folder / CONFIG_FILE, text + "\n")
     return folder
 
 
