@@ -60,8 +60,8 @@ def patient_names(
             if part.hidden is not None:
                 warnings.warn(
                     f"patients: {name_of(part.owner)} has none, and which rows of the {name_of(part.hidden)} under it "
-                    "(which has) it gives is not to be seen; give patients=, or .indices, or two knees of one person may exchange "
-                    "keys",
+                    "(which has) it gives is not to be seen; give patients=, or .indices, or two knees of one person may "
+                    "exchange keys",
                     stacklevel=4,
                 )
         if all(part.value is None for part in found):
