@@ -24,6 +24,7 @@ from torchvision import tv_tensors
 
 from kecae_aug import (
     KECAE,
+    EngineOptions,
     Gate,
     KeyExchangeAugment,
     KeyExchangeDataset,
@@ -527,8 +528,13 @@ OPTIONS = [
         aug(labels_getter=lambda batch: batch[1] + 0),
         "not in the batch",
     ),
-    Case("chunk_size=0", "ValueError", aug(chunk_size=0), "chunk_size=0"),
-    Case("amp_dtype=torch.int8", "ValueError", aug(amp_dtype=torch.int8), "amp_dtype=torch.int8"),
+    Case("chunk_size=0", "ValueError", lambda e: EngineOptions(chunk_size=0), "chunk_size=0"),
+    Case(
+        "amp_dtype=torch.int8",
+        "ValueError",
+        lambda e: EngineOptions(amp_dtype=torch.int8),
+        "amp_dtype=torch.int8",
+    ),
     Case("a misspelt option", "TypeError", aug(strenght=1), "strenght"),
     Case(
         "a name for the model",

@@ -31,8 +31,7 @@ from kecae_aug.data.parts import (
     targets_of,
     wrapped,
 )
-from kecae_aug.engine.batch import is_patient_key
-from kecae_aug.names import by_value, class_name, class_names, patient_ids, warn_of_missing
+from kecae_aug.names import by_value, class_name, class_names, is_patient_key, patient_ids, warn_of_missing
 
 __all__ = [
     "attribute", "differences", "identity", "item", "labels_of", "other_preprocessing", "patient_names", "roots_of",
@@ -209,7 +208,7 @@ def patient_names(
     """Patient id of every row (:func:`kecae_aug.names.patient_id`): as given, or the data set's own, or None.
 
     Read is ``.patients``, or an attribute named alike (``patient_ids``, ``subject_id``, ``pid``, ..., see
-    :func:`kecae_aug.engine.batch.is_patient_key`). Where a part has none, its rows have None, and a warning counts them.
+    :func:`kecae_aug.names.is_patient_key`). Where a part has none, its rows have None, and a warning counts them.
 
     Raises:
         ValueError: not one id a row.
