@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kecae_aug.engine.transfer import send
+from kecae_aug.engine.warn import WarnOnce
 
 FEW = 4  # images, for a verdict on the scale from the values that are missing
 ROUNDING = 0.01  # of the full range: beyond it by so much needs no word
@@ -40,7 +40,7 @@ class Intensity:
     std: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_said", set())  # kinds of warnings that check has given
+        object.__setattr__(self, "_warn", WarnOnce())  # of check
 
     @classmethod
     def of(
@@ -99,11 +99,8 @@ class Intensity:
             ValueError: shape, dtype, values outside the range, NaN, or channels that differ.
         """
         self.check_shape(images)
-        said: set[str] = self.__dict__["_said"]
-        for kind, sentence in self.assess(images, self.statistics(images).cpu()).items():
-            if kind not in said:
-                said.add(kind)
-                warnings.warn(sentence, stacklevel=3)
+        warn: WarnOnce = self.__dict__["_warn"]
+        warn.each(self.assess(images, self.statistics(images).cpu()))
 
     def check_shape(self, images: Tensor) -> None:
         """Refuse shapes and dtypes, without a look at the values."""

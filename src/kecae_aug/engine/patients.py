@@ -48,8 +48,8 @@ def _is_number(value: Any) -> bool:
 def find_ids(batch: Batch) -> list[Ids]:
     """Entries that may have the patients, best first; no value is looked at.
 
-    By name (:func:`kecae_aug.names.is_patient_key`), from the top down: of dicts, namedtuples, lists with a dict for each image and the
-    ``meta`` of MONAI's tensors. Then the third of a plain list or tuple.
+    By name (:func:`kecae_aug.names.is_patient_key`), from the top down: of dicts, namedtuples, lists with a dict for
+    each image and the ``meta`` of MONAI's tensors. Then the third of a plain list or tuple.
     """
     found: list[Ids] = []
     level, top = [batch.structure], True

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Mapping, Sequence
 
+_OURS = ("kecae_aug", "torch")
 IDLE = 20  # batches without an exchange, for a warning
 
 
@@ -14,16 +16,16 @@ class WarnOnce:
     def __init__(self) -> None:
         self._given: set[str] = set()
 
-    def __call__(self, kind: str, sentence: str, stacklevel: int = 6) -> None:
-        """Warn, unless this kind was given before."""
+    def __call__(self, kind: str, sentence: str) -> None:
+        """Warn at the caller's own line, unless this kind was given before."""
         if kind not in self._given:
             self._given.add(kind)
-            warnings.warn(sentence, stacklevel=stacklevel)
+            warnings.warn(sentence, stacklevel=_find_caller())
 
     def each(self, sentences: Mapping[str, str]) -> None:
         """Warn of several kinds."""
         for kind, sentence in sentences.items():
-            self(kind, sentence, stacklevel=7)
+            self(kind, sentence)
 
     def has(self, kind: str) -> bool:
         """Whether a kind was given."""
@@ -32,6 +34,14 @@ class WarnOnce:
     def mark(self, kind: str) -> None:
         """Take a kind for given."""
         self._given.add(kind)
+
+
+def _find_caller() -> int:
+    """``stacklevel`` of the first frame outside this package and torch, for the function that calls."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] in _OURS:
+        frame, level = frame.f_back, level + 1
+    return level
 
 
 class IdleWatch:

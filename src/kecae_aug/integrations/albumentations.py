@@ -27,6 +27,7 @@ from kecae_aug.engine.exchange import Detail, Exchanger, check_detail
 from kecae_aug.engine.intensity import Intensity
 from kecae_aug.engine.model import KECAE
 from kecae_aug.engine.params import strength_range
+from kecae_aug.engine.warn import WarnOnce
 from kecae_aug.names import class_name, class_names, patient_ids, warn_of_missing
 from kecae_aug.weights.io import load_weights
 
@@ -115,7 +116,7 @@ class KeyExchange(_ImageOnlyTransform):
                 f"classes={self.classes}: accepted are names of which at least two are of these weights' {known}"
             )
         self._seen_seed: int | None = None
-        self._said: set[str] = set()
+        self._warn = WarnOnce()
         self._intensity = Intensity()
 
     def __call__(self, *args: Any, force_apply: bool = False, **data: Any) -> Any:
@@ -266,8 +267,8 @@ class KeyExchange(_ImageOnlyTransform):
         if self.same_patient or all(value is None for value in given):
             return [None] * len(given)
         ids = patient_ids(given)
-        if None in ids and "missing" not in self._said:
-            self._said.add("missing")
+        if None in ids and not self._warn.has("missing"):
+            self._warn.mark("missing")
             warn_of_missing(ids, f"{self.patient_key} of the call and of {self.metadata_key}")
         return ids
 
