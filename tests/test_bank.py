@@ -137,7 +137,7 @@ def test_other_weights_other_data_and_other_options_are_refused(bank):
         with pytest.raises(BankError, match="of other weights"):
             attempt()
     with pytest.raises(BankError, match="residual is True"):
-        LatentBank.build(Knees(), MODEL, bank.folder, dtype=torch.float32, shard_rows=6)
+        LatentBank.build(Knees(), MODEL, bank.folder, dtype=torch.float32, shard_rows=6, residual=False)
     with pytest.raises(BankError, match="append=True"):
         LatentBank.build(Knees(8, 5), MODEL, bank.folder, dtype=torch.float32, shard_rows=6, residual=True)
 

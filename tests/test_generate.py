@@ -213,7 +213,7 @@ def test_a_transform_is_refused_since_files_hold_the_knees_own_range(tmp_path):
 def test_a_gate_oracles_knees_of_a_bank_alone(tmp_path, residual):
     """Without the images, hosts are what the bank holds of them: X with residuals, else X^."""
     bank = LatentBank.build(Knees(), MODEL, tmp_path / "bank", residual=residual, dtype=torch.float32)
-    data = KeyExchangeDataset(None, MODEL, 6, bank=bank, real=False)
+    data = KeyExchangeDataset(None, MODEL, 6, bank=bank, real=False, detail="host" if residual else "decoder")
     generate(data, tmp_path / "x", gate=Gate([], classes=("0", "2"), max_distance=0.9), say=quiet)
     for line in entries(tmp_path / "x"):
         host = data.hosts([line["host"]])

@@ -263,7 +263,9 @@ def training_step(model: KECAE, n: int, repetitions: int) -> dict[str, Any]:
     known = TensorDataset(images, labels)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "bank"
-        bank = LatentBank.build(known, model, path, classes=model.config.classes, device=device)
+        bank = LatentBank.build(
+            known, model, path, classes=model.config.classes, residual=False, device=device
+        )
         images, labels = images.to(device), labels.to(device)
         augment = KeyExchangeAugment(model, p=0.5, detail="decoder")
         banked = KeyExchangeAugment(model, p=0.5, detail="decoder", donors=bank)
