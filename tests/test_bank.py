@@ -56,7 +56,7 @@ def test_rows_are_what_the_model_encodes(bank):
     """Across shards, in any order and with repeats; residuals are x - x^ at the model's size."""
     rows = torch.tensor([19, 0, 5, 6, 6])
     augment = KeyExchangeAugment(MODEL)
-    x = augment._exchanger.preprocessed(images_of(Knees())[rows])
+    x = augment._exchanger.fit(images_of(Knees())[rows] * 2 - 1)
     with torch.no_grad():
         wanted = MODEL.encode(x)
         torch.testing.assert_close(bank.keys(rows), wanted.key, atol=1e-4, rtol=1e-4)
@@ -100,7 +100,7 @@ def test_the_transform_takes_its_keys_from_it(bank):
     assert torch.equal(again, new)
     assert (new_labels == 1).all()
     with torch.no_grad():
-        x = augment._exchanger.preprocessed(images)
+        x = augment._exchanger.fit(images * 2 - 1)
         wanted = MODEL.decode(MODEL.encode(x).non_key + bank.keys(params.donors))
     square = torch.nn.functional.interpolate(wanted, size=(70, 60), mode="bilinear", antialias=True)
     torch.testing.assert_close(new, (square.clamp(-1, 1) + 1) / 2, atol=1e-4, rtol=0)
@@ -139,7 +139,7 @@ def test_other_weights_other_data_and_other_options_are_refused(bank):
         with pytest.raises(BankError, match="of other weights"):
             attempt()
     with pytest.raises(BankError, match="residual is True"):
-        LatentBank.build(Knees(), MODEL, bank.folder, dtype=torch.float32, shard_rows=6)
+        LatentBank.build(Knees(), MODEL, bank.folder, dtype=torch.float32, shard_rows=6, residual=False)
     with pytest.raises(BankError, match="append=True"):
         LatentBank.build(Knees(8, 5), MODEL, bank.folder, dtype=torch.float32, shard_rows=6, residual=True)
 

@@ -402,9 +402,9 @@ def test_a_batch_on_a_gpu_comes_over_once(form, options):
     torch.manual_seed(0)
     with pretend_cuda.pretend() as watch, torch.no_grad():
         there = form(*(pretend_cuda.PretendCuda(v) for v in (x, y, ids)))
-        plan = augment._plan(there)
+        plan = augment.plan_batch(there)
         assert len(watch.waits) == 1, watch.waits
-        augment._execute(plan, there)
+        augment.apply_plan(plan, there)
         assert len(watch.waits) == 1, watch.waits
     assert torch.equal(augment.params.donors, wanted.donors)
     assert all(IDS[h] != IDS[d] for h, d in zip(wanted.rows.tolist(), wanted.donors.tolist(), strict=True))

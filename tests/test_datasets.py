@@ -408,7 +408,7 @@ def test_donors_are_uniform_among_other_patients(tmp_path):
     augment = KeyExchangeAugment(MODEL, p=1.0)
     labels, patients = torch.tensor(knees.targets), knees.patients
     for _ in range(1500):
-        params = augment.make_params([labels, patients])
+        params = augment.draw(labels, patients)
         counts[2, int(params.donors[params.rows == 0])] += 1
     for given in counts:
         assert given[:3].tolist() == [0, 0, 0]

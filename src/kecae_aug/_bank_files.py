@@ -280,13 +280,13 @@ def _encode(dataset: Any, rows: range, exchanger: Exchanger, config: BuildConfig
     parts: dict[str, list[Tensor]] = {"key": [], "non_key": []}
     for images in _read_batches(dataset, rows, config):
         config.intensity.check(images)
-        unit = config.intensity.to_unit(images.to(config.device))
-        key, non_key = exchanger.keys(unit), exchanger.non_keys(unit)
+        knees = config.intensity.to_engine(images.to(config.device))
+        key, non_key = exchanger.encode_key(knees), exchanger.encode_non_key(knees)
         parts["key"].append(_to_stored(key, config.dtype))
         parts["non_key"].append(_to_stored(non_key, config.dtype))
         if config.residual:
-            reconstruction = exchanger.on(unit.device).decode(key + non_key)
-            residual = exchanger.preprocessed(unit) - reconstruction
+            reconstruction = exchanger.on(knees.device).decode(key + non_key)
+            residual = exchanger.fit(knees) - reconstruction
             parts.setdefault("residual", []).append(_to_stored(residual, config.dtype))
     return {name: torch.cat(values) for name, values in parts.items()}
 

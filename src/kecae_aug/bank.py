@@ -122,7 +122,7 @@ class LatentBank:
         mean: float | Sequence[float] | None = None,
         std: float | Sequence[float] | None = None,
         dtype: torch.dtype = torch.float16,
-        residual: bool = False,
+        residual: bool = True,
         shard_rows: int = 1024,
         batch_size: int = 64,
         num_workers: int = 0,
@@ -147,7 +147,8 @@ class LatentBank:
             mean: see :class:`~kecae_aug.KeyExchangeAugment`.
             std: see ``mean``.
             dtype: of the stored latents: float16, bfloat16 or float32.
-            residual: also store x - x^ at the model's size, so that ``detail="host"`` needs no image either.
+            residual: also store x - x^ at the model's size, so that ``detail="host"`` of a data set needs no image either;
+                False saves that space where the bank only gives keys.
             shard_rows: rows a file.
             batch_size: images encoded at once.
             num_workers: of the DataLoader that reads them.

@@ -14,7 +14,7 @@ import json
 import operator
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import asdict
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,9 +26,10 @@ from kecae_aug.data.classes import labels_of
 from kecae_aug.data.identity import other_preprocessing
 from kecae_aug.data.parts import read_item, stack_images
 from kecae_aug.donors import PairPlan
-from kecae_aug.engine.exchange import Exchanger, mixed, needs_own_key, resize, taken
+from kecae_aug.engine.exchange import Detail, Exchanger, blend_keys, check_detail, host_detail, resize
 from kecae_aug.engine.intensity import Intensity
 from kecae_aug.engine.model import KECAE
+from kecae_aug.engine.options import EngineOptions
 from kecae_aug.engine.params import strength_range
 from kecae_aug.names import by_value, class_names
 from kecae_aug.permutation import unit_draw
@@ -68,7 +69,7 @@ class KeyExchangeDataset(Dataset[Any]):
             ``dataset`` it must have a row for each of its images, preprocessed alike (``bank.check_data(dataset)`` compares
             every file).
         strength: fraction of the donor's key, or a range (low, high). Below 0.5 the label is the host's.
-        detail: ``"decoder"`` or ``"host"``, see :class:`~kecae_aug.KeyExchangeAugment`; with a bank,
+        detail: ``"host"`` or ``"decoder"``, see :class:`~kecae_aug.KeyExchangeAugment`; with a bank,
             ``"host"`` needs one with residuals, and is at the weights' size.
         real: False leaves T out, for X' alone.
         balanced: the exchanged knees level the classes of T' instead of all being equally frequent, as
@@ -86,7 +87,7 @@ class KeyExchangeDataset(Dataset[Any]):
         transform: of every image, real or exchanged, after the exchange: crop, flip, normalise.
         provenance: return it with every item.
         seed: of the pairs.
-        amp_dtype: precision inside, see :class:`~kecae_aug.KeyExchangeAugment`.
+        engine: precision, memory format, chunks and compilation, see :class:`~kecae_aug.EngineOptions`.
         device: that encodes and decodes; images come on the CPU. Only the CPU in DataLoader workers.
 
     Attributes:
@@ -105,7 +106,7 @@ class KeyExchangeDataset(Dataset[Any]):
         *,
         bank: LatentBank | None = None,
         strength: float | tuple[float, float] = 1.0,
-        detail: Literal["decoder", "host"] = "decoder",
+        detail: Detail = "host",
         real: bool = True,
         balanced: bool = False,
         fresh_pairs: bool = False,
@@ -116,15 +117,14 @@ class KeyExchangeDataset(Dataset[Any]):
         transform: Callable[[Tensor], Any] | None = None,
         provenance: bool = False,
         seed: int = 0,
-        amp_dtype: torch.dtype | None = None,
+        engine: EngineOptions | None = None,
         device: str | torch.device = "cpu",
     ) -> None:
         if dataset is None and bank is None:
             raise ValueError("dataset: None without a bank; give the training set, a bank, or both")
         if n_pairs < 0:
             raise ValueError(f"n_pairs={n_pairs}: accepted is 0 or more")
-        if detail not in ("decoder", "host"):
-            raise ValueError(f"detail={detail!r}: accepted are 'decoder' and 'host'")
+        check_detail(detail)
         self.dataset, self.bank, self.n_pairs = dataset, bank, n_pairs
         self.strength, self.detail, self.seed = strength_range(strength), detail, seed
         self.transform, self.provenance, self.fresh_pairs = transform, provenance, fresh_pairs
@@ -133,7 +133,7 @@ class KeyExchangeDataset(Dataset[Any]):
             self._intensity = bank.intensity
         else:
             self._intensity = Intensity.of(value_range_of(dataset, value_range))
-        self._exchanger = Exchanger(model, amp_dtype)
+        self._exchanger = Exchanger(model, engine)
         self.weights_sha256: str = self._exchanger.sha256
         self.device = torch.device(device)
         self._epoch = torch.zeros(
@@ -231,9 +231,9 @@ class KeyExchangeDataset(Dataset[Any]):
             raise IndexError(f"index: got {index}, accepted are 0 to {n - 1}")
         return at % n
 
-    def to_unit(self, images: Tensor) -> Tensor:
-        """Images in T's scale, before ``transform`` -> float32 in [0, 1]."""
-        return self._intensity.to_unit(images)
+    def to_engine(self, images: Tensor) -> Tensor:
+        """Images in T's scale, before ``transform`` -> float32 in [-1, 1]."""
+        return self._intensity.to_engine(images)
 
     def facts(self) -> dict[str, Any]:
         """What X' depends on beside data, bank and weights, JSON-able; long lists as hashes."""
@@ -294,16 +294,11 @@ class KeyExchangeDataset(Dataset[Any]):
         images = [read_item(self.dataset, row)[0] for row in rows]
         batch = stack_images(images)
         self._intensity.check(batch)
-        unit = self._intensity.to_unit(batch.to(self.device))
         host, donor = (torch.tensor([rows.index(r) for r in side], device="cpu") for side in (hosts, donors))
-        own = needs_own_key(strengths, self.detail)
-        encoded = torch.cat([donor, host] if own else [donor]).unique()
-        keys = self._exchanger.keys(unit[encoded])
-        own_key = taken(keys, encoded, host) if own else None
         made = self._exchanger.exchange(
-            unit[host], taken(keys, encoded, donor), own_key, strengths.to(unit.device), self.detail
+            batch.to(self.device), host, donor, strengths, detail=self.detail, intensity=self._intensity
         )
-        return list(self._intensity.from_unit(made, batch.dtype).cpu())
+        return list(made.cpu())
 
     @torch.no_grad()
     def hosts(self, rows: Sequence[int]) -> Tensor:
@@ -321,13 +316,13 @@ class KeyExchangeDataset(Dataset[Any]):
         bank, model = self.bank, self._exchanger.on(self.device)
         assert bank is not None
         own = bank.keys(hosts) if bool((strengths != 1).any()) else None
-        latent = bank.non_keys(hosts) + mixed(bank.keys(donors), own, strengths)
+        latent = bank.non_keys(hosts) + blend_keys(bank.keys(donors), own, strengths)
         new = model.decode(latent.to(self.device)).cpu()
         if residual:
-            new = new + bank.residuals(hosts)  # X' + X - X^, of which the bank holds X - X^
+            new = host_detail(bank.residuals(hosts), new, None)
         shape, dtype = self._item_form()
-        unit = ((resize(new, (shape[1], shape[2])) + 1) / 2).clamp(0, 1).expand(-1, shape[0], -1, -1)
-        return self._intensity.from_unit(unit, dtype)
+        new = resize(new, (shape[1], shape[2])).clamp(-1, 1).expand(-1, shape[0], -1, -1)
+        return self._intensity.from_engine(new, dtype)
 
     def _item_form(self) -> tuple[tuple[int, ...], torch.dtype]:
         """Shape and dtype of T's images, read from the first one."""

@@ -108,11 +108,11 @@ class Gate:
         self.counts: Counter[str] = Counter()
 
     @torch.no_grad()
-    def oracle(self, images: Tensor, hosts: Tensor, labels: Sequence[str]) -> Verdict:
+    def assess(self, images: Tensor, hosts: Tensor, labels: Sequence[str]) -> Verdict:
         """Scores of exchanged knees; counts nothing.
 
         Args:
-            images: (B, C, H, W) in [0, 1], exchanged.
+            images: (B, C, H, W) float32 in [-1, 1], exchanged.
             hosts: of the same shape.
             labels: B names, the labels the exchanged knees shall carry.
         """
@@ -123,14 +123,14 @@ class Gate:
             )
         at = [self.classes.index(label) for label in labels]
         wanted = torch.tensor(at, dtype=torch.int64, device=images.device)  # of none too
-        grey = images.mean(1, keepdim=True) * 2 - 1
+        grey = images.mean(1, keepdim=True)
         if self.image_size:
             grey = resize(grey, (self.image_size, self.image_size))
         rows = torch.arange(len(images), device=images.device)
         each = [self._probabilities(i, grey)[rows, wanted] for i in range(len(self.oracles))]
         probability = torch.stack(each) if each else torch.ones(0, len(images), device=images.device)
         agreement = (probability >= self.min_probability).float().mean(0) if each else rows.float() * 0 + 1
-        distance = (images - hosts).abs().mean((1, 2, 3))
+        distance = (images - hosts).abs().mean((1, 2, 3)) / 2  # of the full range
         accepted = agreement >= self.min_agreement - 1e-6
         if self.max_distance is not None:
             accepted &= distance <= self.max_distance
@@ -138,7 +138,7 @@ class Gate:
 
     def __call__(self, images: Tensor, hosts: Tensor, labels: Sequence[str]) -> Tensor:
         """(B,) bool, which of the exchanged knees are accepted; counted."""
-        verdict = self.oracle(images, hosts, labels)
+        verdict = self.assess(images, hosts, labels)
         self.count(verdict, labels)
         return verdict.accepted
 

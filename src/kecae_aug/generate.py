@@ -249,13 +249,13 @@ class _Run:
         for first in range(pairs.start, pairs.stop, self.batch_size):
             indices = list(range(first, min(first + self.batch_size, pairs.stop)))
             images = torch.stack([item[0] for item in self.dataset.__getitems__(indices)])
-            unit = self.dataset.to_unit(images)
+            knees = self.dataset.to_engine(images)
             origins = [self.dataset.origin(i) for i in indices]
             labels = [self.dataset.classes[self.dataset.targets[i]] for i in indices]
             verdict = None
             if self.gate is not None:
                 hosts = self.dataset.hosts([o.host for o in origins])
-                verdict = self.gate.oracle(unit, self.dataset.to_unit(hosts), labels)
+                verdict = self.gate.assess(knees, self.dataset.to_engine(hosts), labels)
                 self.gate.count(verdict, labels)
             for j, (index, origin, label) in enumerate(zip(indices, origins, labels, strict=True)):
                 entry = self._entry(number, index, origin, label)
@@ -263,7 +263,7 @@ class _Run:
                     entry["oracles"] = [round(float(p), 4) for p in verdict.probability[:, j]]
                     entry["distance"] = round(float(verdict.distance[j]), 5)
                     entry["file"] = entry["file"] if bool(verdict.accepted[j]) else None
-                yield Entry(**entry), _png(unit[j])
+                yield Entry(**entry), _png(knees[j])
 
     def _entry(self, number: int, index: int, origin: Provenance, label: str) -> dict[str, Any]:
         name = f"{index:08d}.png"
@@ -292,9 +292,11 @@ class _Run:
         return path.as_posix()
 
 
-def _png(unit: Tensor) -> bytes:
+def _png(image: Tensor) -> bytes:
     buffer = io.BytesIO()
-    grey = Intensity().from_unit(unit.mean(0).clamp(0, 1), torch.uint8)  # a byte beyond its range would wrap
+    grey = Intensity().from_engine(
+        image.mean(0).clamp(-1, 1), torch.uint8
+    )  # a byte beyond its range would wrap
     Image.fromarray(grey.cpu().numpy()).save(buffer, "PNG")
     return buffer.getvalue()
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from kecae_aug.engine.exchange import host_detail
 from kecae_aug.engine.model import KECAE, KECAEConfig, Latents
 from kecae_training import losses
 from kecae_training.config import LossConfig
@@ -149,7 +150,7 @@ def _discriminator_terms(
     if config.lambda1:
         shown["exchanged"] = exchanged
     if config.lambda1_host:
-        shown["host"] = (x + exchanged - reconstruction).clamp(-1, 1)
+        shown["host"] = host_detail(x, exchanged, reconstruction)
     if config.feature_match:
         shown["reconstruction"] = reconstruction
     views = torch.cat([view(part) for part in shown.values()]).contiguous(memory_format=torch.channels_last)

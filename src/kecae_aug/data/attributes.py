@@ -21,8 +21,7 @@ from kecae_aug.data.parts import (
     to_column,
     to_scalar,
 )
-from kecae_aug.engine.batch import is_patient_key
-from kecae_aug.names import patient_ids, warn_of_missing
+from kecae_aug.names import is_patient_key, patient_ids, warn_of_missing
 
 
 def attribute(dataset: Any, name: str) -> list[Any] | None:
@@ -47,7 +46,7 @@ def patient_names(
     """Patient id of every row (:func:`kecae_aug.names.patient_id`): as given, or the data set's own, or None.
 
     Read is ``.patients``, or an attribute named alike (``patient_ids``, ``subject_id``, ``pid``, ..., see
-    :func:`kecae_aug.engine.batch.is_patient_key`). Where a part has none, its rows have None, and a warning counts them.
+    :func:`kecae_aug.names.is_patient_key`). Where a part has none, its rows have None, and a warning counts them.
 
     Raises:
         ValueError: not one id a row.

@@ -12,11 +12,12 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from kecae_aug.engine.exchange import Detail
 from kecae_aug.engine.model import KECAE
 from kecae_aug.transform import KeyExchangeAugment
 from kecae_aug.weights.io import load_weights
@@ -36,9 +37,9 @@ class AnyBatchMixup(_Mixup):
 
     def __call__(self, x: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """As timm's, in place."""
-        return self.mixed(x, target)
+        return self.mix(x, target)
 
-    def mixed(self, x: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    def mix(self, x: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """Rows mixed in place, the last one of an odd batch with nobody, and their soft targets."""
         if target.ndim == 2 and not self.multi_label:
             target = target.argmax(1)  # timm would flatten one-hot rows into B * K labels
@@ -108,7 +109,7 @@ class KeyExchangeMixup(AnyBatchMixup):
         weights: str | os.PathLike[str] | KECAE,
         exchange_prob: float = 0.5,
         strength: float | tuple[float, float] = 1.0,
-        detail: Literal["decoder", "host"] = "decoder",
+        detail: Detail = "host",
         classes: Sequence[str | int] | None = None,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
@@ -144,7 +145,7 @@ class KeyExchangeMixup(AnyBatchMixup):
                 f"x: got {x.dtype}, accepted are floats: timm mixes after the images were normalised"
             )
         new_x, target = self.exchange(x, target)
-        return self.mixed(x.clone() if new_x is x else new_x, target)  # timm mixes in place
+        return self.mix(x.clone() if new_x is x else new_x, target)  # timm mixes in place
 
     def __repr__(self) -> str:
         return f"KeyExchangeMixup({self.exchange!r}, mixup_alpha={self.mixup_alpha}, cutmix_alpha={self.cutmix_alpha})"

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kecae_aug.donors import draw_donors
+from kecae_aug.engine.exchange import host_detail
 from kecae_aug.engine.model import KECAE
 from kecae_aug.files import list_visible
 from kecae_aug.phantom import PhantomKnees
@@ -134,7 +135,7 @@ def exchange_test(model: KECAE, knees: Knees) -> dict[str, Tensor]:
     donors = draw_donors(knees.labels, patients=knees.patients, generator=generator)
     key, non_key = model.encode(knees.images)
     reconstruction, decoded = model.decode(non_key + key), model.decode(non_key + key[donors])
-    host = (knees.images + decoded - reconstruction).clamp(-1, 1)
+    host = host_detail(knees.images, decoded, reconstruction)
     return {"donors": donors, "X^": reconstruction, "decoder": decoded, "host": host}
 
 
@@ -189,7 +190,7 @@ def fit(arm: str, model: KECAE, train: Knees, config: DemoConfig, seed: int) -> 
     net = classifier()
     optimizer = torch.optim.AdamW(net.parameters(), lr=2e-3, weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=config.steps)
-    augment = KeyExchangeAugment(model, p=1.0, value_range=(-1, 1))
+    augment = KeyExchangeAugment(model, p=1.0, detail="decoder", value_range=(-1, 1))
     for _ in range(config.steps):
         rows = torch.randint(len(train.images), (config.batch_size,))
         images, labels = train.images[rows], train.labels[rows]

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from kecae_aug.device import Precision, autocast
+from kecae_aug.engine.exchange import host_detail
 from kecae_aug.engine.model import KECAE
 from kecae_training.discriminator import device_of
 
@@ -61,7 +62,7 @@ class Exchanges:
 
     def in_host(self, decoded: Tensor) -> Tensor:
         """The same exchange in the host's detail: X + X' - X^, clamped to [-1, 1]."""
-        return (self.images + decoded - self.reconstruction).clamp(-1, 1)
+        return host_detail(self.images, decoded, self.reconstruction)
 
     def of(self, kind: Kind) -> Tensor:
         """X' of a kind, (N, 1, S, S)."""
