@@ -81,7 +81,7 @@ def test_half_precision_halves_the_files_and_keeps_the_image(tmp_path, dtype):
 
 def test_the_transform_takes_its_keys_from_it(bank):
     """A batch of one class exchanges too; the donor's label and patient hold; replay repeats the call."""
-    augment = KeyExchangeAugment(MODEL, p=1.0, donors=bank)
+    augment = KeyExchangeAugment(MODEL, p=1.0, bank=bank)
     images, labels = images_of(Knees())[:4], torch.zeros(4, dtype=torch.int64)
     new, new_labels = (
         augment({"image": images, "label": labels, "patient": ["p0", "p1", "p2", "p3"]})
@@ -135,7 +135,7 @@ def test_other_weights_other_data_and_other_options_are_refused(bank):
     """A bank fits one model and one data set; a second build into the same folder says what differs."""
     torch.manual_seed(1)
     other = KECAE.from_preset("tiny")
-    for attempt in (lambda: LatentBank(bank.folder, other), lambda: KeyExchangeAugment(other, donors=bank)):
+    for attempt in (lambda: LatentBank(bank.folder, other), lambda: KeyExchangeAugment(other, bank=bank)):
         with pytest.raises(BankError, match="of other weights"):
             attempt()
     with pytest.raises(BankError, match="residual is True"):
@@ -400,7 +400,7 @@ def test_banks_of_before_open(tmp_path):
     )
     assert torch.equal(old.keys(torch.arange(20)), bank.keys(torch.arange(20)))
     for user in (
-        KeyExchangeAugment(model, p=1.0, donors=LatentBank(bank.folder)),
+        KeyExchangeAugment(model, p=1.0, bank=LatentBank(bank.folder)),
         KeyExchangeDataset(Knees(), model, 4, bank=LatentBank(bank.folder)),
     ):
         assert user is not None

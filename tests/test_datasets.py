@@ -385,14 +385,14 @@ def test_a_bank_of_classes_that_the_weights_do_not_know_is_refused(tmp_path):
     named = LatentBank.build(Site(("healthy", "ill")), MODEL, tmp_path / "named", classes=("0", "2"))
     floats = LatentBank.build(Site(("0.0", "2.0")), MODEL, tmp_path / "floats")
     for bank in (named, floats):
-        augment = KeyExchangeAugment(MODEL, p=1.0, donors=bank)
+        augment = KeyExchangeAugment(MODEL, p=1.0, bank=bank)
         augment(torch.rand(4, 1, 64, 64), torch.zeros(4, dtype=torch.int64))
         assert len(augment.params.rows) == 4
     torch.manual_seed(0)
     wide = KECAE.from_preset("tiny", classes=("0", "1", "2")).eval()
     ones = LatentBank.build(Site(("0", "1", "2"), [1] * 4), wide, tmp_path / "ones")
-    with pytest.raises(ValueError, match=r"donors: the bank has rows of \['1'\]"):
-        KeyExchangeAugment(wide, donors=ones, classes=("0", "2"))
+    with pytest.raises(ValueError, match=r"bank: it has rows of \['1'\]"):
+        KeyExchangeAugment(wide, bank=ones, classes=("0", "2"))
 
 
 def test_donors_are_uniform_among_other_patients(tmp_path):
@@ -460,7 +460,7 @@ def test_a_bank_of_before_that_holds_the_other_hash_is_still_served(tmp_path):
     manifest.write_text(manifest.read_text().replace(bank.weights_sha256, old))
     again = LatentBank(tmp_path / "b", model)
     assert again.weights_sha256 == bank.weights_sha256 != old
-    KeyExchangeAugment(model, donors=again)
+    KeyExchangeAugment(model, bank=again)
 
 
 def test_a_manifest_of_patients_for_a_bank_alone_has_one_a_row(tmp_path):

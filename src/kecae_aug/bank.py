@@ -1,7 +1,7 @@
 """LatentBank: hK and hN of a training set, encoded once; an exchanged knee then costs one decode and no image.
 
     bank = LatentBank.build(train_set, model, "bank/", exclude_patients=val_set.patients)
-    augment = KeyExchangeAugment(model, donors=bank)
+    augment = KeyExchangeAugment(model, bank=bank)
 
 A bank is a folder: ``bank.json`` says what it is of (weights, data, classes), ``shard-*.safetensors`` hold the
 rows. A shard is written beside its place and moved there when it is whole, so an interrupted build goes on

@@ -131,7 +131,7 @@ class Added:
             classes=self.knees.classes,
             value_range=self.knees.value_range,
             label_mode="soft" if o.labels == "soft" and self.arm.added in ("exchanged", "gated") else "key",
-            donors=self._open_bank() if from_bank else None,
+            bank=self._open_bank() if from_bank else None,
             gate=self.gate,
         )
 

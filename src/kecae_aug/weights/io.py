@@ -128,7 +128,7 @@ def save_weights(
 
 
 def load_weights(
-    name: str | os.PathLike[str],
+    weights: str | os.PathLike[str],
     *,
     revision: str | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
@@ -140,7 +140,7 @@ def load_weights(
     """A model with trained weights: in eval mode, float32, without gradients.
 
     Args:
-        name: a bundled name (:func:`bundled_weights` lists them), a local folder as written by
+        weights: a bundled name (:func:`bundled_weights` lists them), a local folder as written by
             :func:`save_weights`, or a Hub id ``owner/name``; looked for in this order. A ``Path`` is
             always local, and so is a string that starts with ``.``, ``/`` or ``~``.
         revision: branch, tag or commit of the Hub repository; a commit is the reproducible choice.
@@ -158,12 +158,12 @@ def load_weights(
         WeightsError: nothing of this name, or files that are missing, truncated, of another format,
             altered, or that do not fit the model. No random number is drawn, no pickle is read.
     """
-    with find_weights(name, revision, cache_dir, token, local_files_only, force_download) as (
+    with find_weights(weights, revision, cache_dir, token, local_files_only, force_download) as (
         config,
-        weights,
+        tensors,
         source,
     ):
-        return _read(config, weights, device, source)
+        return _read(config, tensors, device, source)
 
 
 def _read(config_path: Path, weights_path: Path, device: str | torch.device, source: dict[str, str]) -> KECAE:
