@@ -12,7 +12,6 @@ from safetensors.torch import load_file
 from kecae_aug import Gate
 from kecae_aug.data import Preprocessing
 from kecae_aug.files import save_tensors
-from kecae_training.adversarial import l2_attack, radius_at
 from kecae_training.augment import augment
 from kecae_training.discriminator import (
     Discriminator,
@@ -24,8 +23,9 @@ from kecae_training.discriminator import (
     save_discriminator,
     train_discriminator,
 )
+from kecae_training.discriminator.adversarial import l2_attack, radius_at
+from kecae_training.discriminator.networks import NETWORKS
 from kecae_training.flags import listed
-from kecae_training.networks import NETWORKS
 
 CONFIG = DiscriminatorConfig(
     network="resnet", image_size=64, grades=("0", "2", "3"), epochs=25, batch_size=24

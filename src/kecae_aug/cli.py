@@ -15,7 +15,7 @@ from typing import Any
 from kecae_aug.errors import reporting
 
 TRAINING = {
-    "discriminator": "kecae_training.discriminator",
+    "discriminator": "kecae_training.discriminator.__main__",
     "train": "kecae_training.train",
     "search": "kecae_training.search.__main__",
     "evaluate": "kecae_training.evaluate.__main__",

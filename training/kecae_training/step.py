@@ -153,7 +153,7 @@ def _discriminator_terms(
     if config.feature_match:
         shown["reconstruction"] = reconstruction
     views = torch.cat([view(part) for part in shown.values()]).contiguous(memory_format=torch.channels_last)
-    logits, features = discriminator.look(views)
+    logits, features = discriminator.features(views)
     parts = dict(zip(shown, logits.split(len(x)), strict=True))
     terms: dict[str, tuple[float, Tensor]] = {}
     logged: dict[str, Tensor] = {}
@@ -167,7 +167,7 @@ def _discriminator_terms(
             logged[name.replace("sup", "discriminator_flip")] = flipped  # certifies itself: not a result
     if config.feature_match:
         with torch.no_grad():
-            _, reference = discriminator.look(view(x))
+            _, reference = discriminator.features(view(x))
         last = [stage[-len(x) :] for stage in features]
         terms["feature_match"] = (config.feature_match, losses.j_feature_match(last, reference))
     return terms, logged

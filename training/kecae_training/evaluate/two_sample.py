@@ -19,8 +19,8 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from kecae_training.discriminator import device_of
+from kecae_training.discriminator.networks import build
 from kecae_training.evaluate.measures import with_interval
-from kecae_training.networks import build
 
 Rows = NDArray[np.intp]
 Oracle = Callable[[Rows, Rows], NDArray[np.float64]]  # trained on the first rows, scores (2, n) of the second
