@@ -40,7 +40,9 @@ class Lite(nn.Module):
         self.net = timm.create_model(
             f"tf_efficientnet_{name}", num_classes=n_classes, in_chans=1, drop_rate=0.2, drop_path_rate=0.1
         )
-        nn.init.normal_(self.net.classifier.weight, std=0.01)  # timm's start of it is made for a thousand classes
+        nn.init.normal_(
+            self.net.classifier.weight, std=0.01
+        )  # timm's start of it is made for a thousand classes
         nn.init.zeros_(self.net.classifier.bias)
 
     def forward(self, images: Tensor) -> Tensor:

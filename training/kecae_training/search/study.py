@@ -171,6 +171,10 @@ def phantom_study(
                 ("0", "2"),
                 folds=1,
                 epochs=epochs,
+                batch_size=64,
+                lr=2e-3,
+                ema=None,
+                wide=0.0,
                 seed=of_seed,
                 adversarial_radius=RADIUS if network.endswith(ROBUST) else 0.0,
             )
