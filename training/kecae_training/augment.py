@@ -41,7 +41,7 @@ def augment_strongly(images: Tensor, generator: torch.Generator, *, wide: float 
 
     Affine (7 degrees, 10 % zoom, 8 % shift); a fraction ``wide`` of the images stands in a frame up to 1 / 0.6 times
     as wide, continued by its border, mirrored or black; gamma 0.67 to 1.5, gain and offset; Gaussian blur of half of
-    the batches (sigma up to 1.2 px); noise up to 0.06.
+    the batches (sigma up to 1 px); noise up to 0.03.
 
     Args:
         images: (B, 1, S, S) in [-1, 1].
@@ -64,10 +64,10 @@ def augment_strongly(images: Tensor, generator: torch.Generator, *, wide: float 
     unit = unit.clamp(0, 1) ** draw(-0.4, 0.4).exp().view(-1, 1, 1, 1)
     images = 2 * unit - 1
     images = images * draw(0.8, 1.2).view(-1, 1, 1, 1) + draw(-0.2, 0.2).view(-1, 1, 1, 1)
-    sigma = 2.4 * float(torch.rand((), generator=generator)) - 1.2
+    sigma = 2.0 * float(torch.rand((), generator=generator)) - 1.0
     if sigma > 0.2:
         images = gaussian_blur(images, [7, 7], [sigma, sigma])
-    return images + torch.randn(images.shape, generator=generator) * draw(0, 0.06).view(-1, 1, 1, 1)
+    return images + torch.randn(images.shape, generator=generator) * draw(0, 0.03).view(-1, 1, 1, 1)
 
 
 def _moved(

@@ -72,15 +72,16 @@ class Panel(nn.Module):
     @property
     def patients(self) -> set[str]:
         """Ids of all that a member has seen."""
-        return set().union(*(member.patients for member in self._discriminators))
+        return set().union(*(member.patients for member in self.discriminators))
 
     @property
     def preprocessing(self) -> Preprocessing | None:
         """Of the first member's training images; that of all."""
-        return self._discriminators[0].preprocessing
+        return self.discriminators[0].preprocessing
 
     @property
-    def _discriminators(self) -> list[Discriminator]:
+    def discriminators(self) -> list[Discriminator]:
+        """The members, typed."""
         return [member for member in self.members if isinstance(member, Discriminator)]
 
 
