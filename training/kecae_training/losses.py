@@ -251,7 +251,7 @@ class LossConfig:
     discriminator_blur: float = 0.0
 
     def __post_init__(self) -> None:
-        unknown = [_hint(name) for name in self.terms if name not in TERMS]
+        unknown = [hint(name) for name in self.terms if name not in TERMS]
         if unknown:
             raise ValueError(f"loss.terms: {', '.join(unknown)}; accepted are {', '.join(TERMS)}")
         self.terms = {name: float(self.terms.get(name, term.weight)) for name, term in TERMS.items()}
@@ -299,7 +299,7 @@ class LossConfig:
         return found
 
 
-def _hint(name: str) -> str:
+def hint(name: str) -> str:
     """The name that is no term, with the one that was perhaps meant."""
     close = difflib.get_close_matches(name, TERMS, n=1)
     return f"{name!r} is no term" + (f" (did you mean {close[0]!r}?)" if close else "")

@@ -159,7 +159,8 @@ def pair_batches(
         if config.optim.augment:
             X = augment(X, generator, config.optim.augment, noise=0.0).clamp(-1, 1)
         X = X.contiguous(memory_format=torch.channels_last)
-        yield Batch(*(pinned(t, fabric.device) for t in (X, labels, same_grade)), generator)
+        X, labels, same_grade = (pinned(t, fabric.device) for t in (X, labels, same_grade))
+        yield Batch(X, labels, same_grade, generator)
 
 
 class KeyExchange(nn.Module):

@@ -133,17 +133,9 @@ def _train(config: TrainConfig, dataset: Any, warm_keys: Remembered | None) -> P
     folder = RunFolder(config, fabric, data, files, getattr(dataset, "patients", ()))
 
     modules = KeyExchange(kecae, config.loss).to(memory_format=torch.channels_last)
-    resumed = (config.out / "checkpoint.pt").exists()
-    if optim.key_warmup and not resumed:
+    if optim.key_warmup and not folder.has_checkpoint:
         warm_up_keys(
-            modules,
-            images,
-            torch.as_tensor(dataset.targets),
-            optim.key_warmup,
-            fabric=fabric,
-            seed=run.seed,
-            progress=run.progress and fabric.is_global_zero,
-            remembered=warm_keys,
+            config, modules, images, torch.as_tensor(dataset.targets), fabric, folder, remembered=warm_keys
         )
     frozen = kecae.key_layers if optim.freeze_key else []
     for part in frozen:
