@@ -51,7 +51,7 @@ def test_discriminators_of_a_row_are_named_by_network():
 def test_row_that_train_does_not_know_is_named():
     with pytest.raises(SystemExit, match="row 'typo' is not accepted"):
         Table("phantom", "tiny", {}, {"typo": {"loss.lda_esp": 1}}).resolve("typo", 5)
-    with pytest.raises(SystemExit, match="row 'typo' is not accepted: .*did you mean 'sup'"):
+    with pytest.raises(SystemExit, match=r"row 'typo' is not accepted: .*did you mean 'sup'"):
         Table("phantom", "tiny", {}, {"typo": {"loss.terms.supp": 1}}).resolve("typo", 5)
 
 

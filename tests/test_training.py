@@ -130,7 +130,7 @@ def test_warm_up_that_is_killed_goes_on_to_the_same_weights(blob_data, tmp_path)
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-class Stopped(Exception):
+class StoppedError(Exception):
     """In place of a kill."""
 
 
@@ -143,11 +143,11 @@ def test_warm_up_goes_on_where_it_stopped(tmp_path, monkeypatch):
     def save_and_stop(self, state):
         save(self, state)
         if state["step"] == 6:
-            raise Stopped
+            raise StoppedError
 
     monkeypatch.setattr(RunFolder, "save_warmup", save_and_stop)
     stopped = config(tmp_path / "stopped", *flags)
-    with pytest.raises(Stopped):
+    with pytest.raises(StoppedError):
         train(stopped, Tensors())
     done = []
     monkeypatch.setattr(RunFolder, "save_warmup", lambda self, state: done.append(state["step"]))
@@ -572,8 +572,8 @@ def test_a_weight_is_a_flag_on_top_of_the_file(tmp_path):
     assert loss == tiny.weighing(fisher_key=0.5, same_grade=2)
     with pytest.raises(ValueError, match=r"'fisher' is no term.*accepted are mse, "):
         config(tmp_path, "--loss.terms.fisher", "0.5")
+    off = [f"--loss.terms.{name}=0" for name in tiny.active]
     with pytest.raises(ValueError, match=r"every weight is 0.*--loss.terms.mse 1"):
-        off = [f"--loss.terms.{name}=0" for name in tiny.active]
         config(tmp_path, *off)
 
 
