@@ -69,8 +69,10 @@ def facts_table(model: KECAE, source: str = "") -> str:
             )
         )
     if {"steps", "pairs", "loss"} <= set(training):
-        loss = training["loss"]
-        terms = {k: v for k, v in loss.items() if v and (k != "lda_eps" or loss["lambda2"])}
+        loss = {**training["loss"].get("terms", {}), **training["loss"]}
+        loss.pop("terms", None)
+        bounded = loss.get("lda") or loss.get("lambda2")  # its name in older weights
+        terms = {k: v for k, v in loss.items() if v and (k != "lda_eps" or bounded)}
         rows.append(
             ("Training", f"{training['steps']:,} steps, {training['pairs']:,} pairs; {listed(terms)}")
         )
