@@ -4,12 +4,12 @@ from dataclasses import astuple, replace
 
 import numpy as np
 import torch
+from kecae_training.evaluate.measures import Knees
+from kecae_training.evaluate.phantom_truth import Truths
 from torch import nn
 
 from kecae_aug.engine.model import KECAE, Latents
 from kecae_aug.phantom import KneeKey, PhantomKnees, render
-from kecae_training.evaluate.measures import Knees
-from kecae_training.evaluate.phantom_truth import Truths
 
 
 class Bar(nn.Module):

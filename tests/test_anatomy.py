@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 import torch
 from evaluation_models import Copy, Nothing, Oracle, phantoms
+from kecae_training.evaluate.exchanged import Exchanges, Kind
+from kecae_training.evaluate.measures import Bootstrap, directions, open_knees, summarise
+from kecae_training.evaluate.phantom_truth import open_truths, phantom_anatomy
 
 from kecae_aug.data import Preprocessing
 from kecae_aug.data.alignment import align, place
 from kecae_aug.donors import random_donors
 from kecae_aug.phantom import write_phantoms
 from kecae_training.evaluate.anatomy import anatomy, follows_strength, read, widths
-from kecae_training.evaluate.exchanged import Exchanges, Kind
-from kecae_training.evaluate.measures import Bootstrap, directions, open_knees, summarise
-from kecae_training.evaluate.phantom_truth import open_truths, phantom_anatomy
 
 
 def figures_of(model_of, n_patients=8):

@@ -9,6 +9,7 @@ from functools import partial
 import pytest
 import torch
 from evaluation_models import knees
+from kecae_training.evaluate.two_sample import by_network
 
 from kecae_aug.engine.model import KECAE
 from kecae_aug.phantom import write_phantoms
@@ -20,7 +21,6 @@ from kecae_training.evaluate.evaluation import Entrant, Training
 from kecae_training.evaluate.identity import Album, shrink
 from kecae_training.evaluate.oracles import Bench
 from kecae_training.evaluate.realism import penultimate
-from kecae_training.evaluate.two_sample import by_network
 from kecae_training.images import to_bytes
 from kecae_training.reader_study import build as building
 from kecae_training.search import short

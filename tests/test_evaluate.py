@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 import torch
 from evaluation_models import Bar, Copy, Nothing, Swap, knees
+from kecae_training.evaluate.exchanged import Exchanges, Kind
+from kecae_training.evaluate.grades import confusions, kappa
+from kecae_training.evaluate.measures import Bootstrap, pool, psnr, ssim, stratified, summary, with_interval
 from sklearn.metrics import cohen_kappa_score, roc_auc_score
 from torch import nn
 
 from kecae_aug.engine.model import KECAE
 from kecae_training.evaluate.__main__ import evaluate
 from kecae_training.evaluate.evaluation import Entrant
-from kecae_training.evaluate.exchanged import Exchanges, Kind
-from kecae_training.evaluate.grades import confusions, kappa
-from kecae_training.evaluate.measures import Bootstrap, pool, psnr, ssim, stratified, summary, with_interval
 from kecae_training.evaluate.oracles import Bench, aurocs, balanced_threshold
 from kecae_training.evaluate.tables import table
 

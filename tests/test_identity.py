@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 import torch
 from evaluation_models import Swap, knees, phantoms
+from kecae_training.evaluate.exchanged import Exchanges
+from kecae_training.evaluate.measures import Bootstrap, Knees, summarise
 
 from kecae_aug.phantom import joint_region
 from kecae_aug.phantom.jsw import JointSpace
 from kecae_training.evaluate.anatomy import read
-from kecae_training.evaluate.exchanged import Exchanges
 from kecae_training.evaluate.identity import (
     Album,
     follows,
@@ -18,7 +19,6 @@ from kecae_training.evaluate.identity import (
     psnr_outside,
     shrink,
 )
-from kecae_training.evaluate.measures import Bootstrap, Knees, summarise
 
 
 def test_the_band_holds_what_a_key_may_change():

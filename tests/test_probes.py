@@ -2,8 +2,8 @@
 
 import numpy as np
 import torch
-
 from kecae_training.evaluate.measures import Bootstrap, Knees, summarise
+
 from kecae_training.evaluate.probes import probes
 
 

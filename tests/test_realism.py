@@ -6,13 +6,13 @@ import math
 import numpy as np
 import pytest
 import torch
+from kecae_training.evaluate.frd import radiomic_features, standardised
+from kecae_training.evaluate.robustness import blur, eight_bits
+from kecae_training.evaluate.two_sample import accuracy, by_features, by_network, halves
 
 from kecae_aug.phantom import PhantomKnees
 from kecae_training.discriminator import Discriminator, DiscriminatorConfig
-from kecae_training.evaluate.frd import radiomic_features, standardised
 from kecae_training.evaluate.realism import frechet, kernel, log_frechet, penultimate, realism
-from kecae_training.evaluate.robustness import blur, eight_bits
-from kecae_training.evaluate.two_sample import accuracy, by_features, by_network, halves
 
 SIDE = 64
 

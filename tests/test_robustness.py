@@ -3,10 +3,10 @@
 import pytest
 import torch
 from evaluation_models import Bar
+from kecae_training.evaluate.robustness import DEGRADATIONS, after_degradation, blur, eight_bits, jpeg, shift
 from torch import nn
 
 from kecae_training.evaluate.oracles import Bench
-from kecae_training.evaluate.robustness import DEGRADATIONS, after_degradation, blur, eight_bits, jpeg, shift
 
 
 def smooth(n=6):

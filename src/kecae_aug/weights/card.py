@@ -8,6 +8,7 @@ from kecae_aug.engine.model import KECAE
 from kecae_aug.weights.io import weights_sha256
 
 CARD = "README.md"
+FIGURES = "figures.json"  # all figures of a card, one JSON object beside it
 LIBRARY = "kecae-aug"
 TAGS = ("data-augmentation", "medical-imaging", "radiography", "autoencoder")
 
@@ -68,11 +69,12 @@ def facts_table(model: KECAE, source: str = "") -> str:
                 f"fingerprint `{data['fingerprint'][:16]}`",
             )
         )
-    if {"steps", "pairs", "loss"} <= set(training):
-        loss = training["loss"]
-        terms = {k: v for k, v in loss.items() if v and (k != "lda_eps" or loss["lambda2"])}
+    if {"steps", "pairs"} <= set(training):
         rows.append(
-            ("Training", f"{training['steps']:,} steps, {training['pairs']:,} pairs; {listed(terms)}")
+            (
+                "Training",
+                f"{training['steps']:,} steps, {training['pairs']:,} pairs; config.json has the rest",
+            )
         )
     rows.append(("SHA-256 of the tensors", f"`{weights_sha256(model)}`"))
     if source:

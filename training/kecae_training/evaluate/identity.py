@@ -1,7 +1,7 @@
-"""Is X' still the host's knee? Its nearest knee, its grey levels outside the joint, what it follows, whom it copies.
+"""Whether X' is still the host's knee: its nearest knee, PSNR outside the joint, near copies.
 
-The joint region is a straight band about the host's joint line (:func:`joint_band`); what lies outside is nobody's to
-change. Retrieval and copies look at images of :data:`SIZE` px, where noise does not count.
+The joint region is a straight band about the host's joint line (:func:`joint_band`); an exchange should change
+nothing outside it. Retrieval and copies compare images of :data:`SIZE` px, where noise does not count.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from torch.nn.functional import adaptive_avg_pool2d
 
 from kecae_aug.donors import patient_numbers
 from kecae_aug.phantom.jsw import JointSpace
-from kecae_training.evaluate.exchanged import BATCH, Exchanges
-from kecae_training.evaluate.measures import Bootstrap, Knees, ratio, ssim_map
+from kecae_training.bootstrap import Bootstrap, ratio
+from kecae_training.evaluate.exchanges import BATCH, Exchanges, HeldOutKnees, ssim_map
 
 SIZE = 64  # px, of retrieval and copies
-GALLERY = 500  # knees that a host is told apart from
+GALLERY = 500  # knees among which the nearest is looked for
 SHORT_LIST = 5  # nearest by L1 that are compared by SSIM, beside host and donor
 FOLLOWS = 256  # hosts for which host and donor are replaced
 BAND = 0.27  # of the image's height, above and below the joint line
@@ -30,7 +30,7 @@ LINE = 0.585  # where the line is taken to be when the JSW measurement finds non
 
 
 @dataclass(frozen=True)
-class Album:
+class ShrunkImages:
     """Other images that X' might copy: (M, 1, s, s) shrunk by :func:`shrink`, and their names."""
 
     images: Tensor
@@ -139,13 +139,13 @@ def near_copies(
     return torch.where(is_copy, near.indices.gather(1, best.indices[:, None])[:, 0], -1)
 
 
-def identity(
+def measure_identity(
     boot: Bootstrap,
-    knees: Knees,
+    knees: HeldOutKnees,
     exchanges: Exchanges,
     exchanged: Tensor,
     joint: Tensor,
-    training: Album | None = None,
+    training: ShrunkImages | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
     """All figures of one kind of X', as draws.
@@ -160,8 +160,8 @@ def identity(
         seed: of the gallery, where there are more than :data:`GALLERY` knees.
 
     Returns:
-        ``psnr_outside`` in dB; ``host_is_nearest`` by ``l1`` and by ``ssim``, and ``donor_is_nearest``: shares;
-        ``copies``: shares ``of_donor``, ``of_other`` (knees of other patients) and ``of_training``, the ``limit``, and
+        ``psnr_outside`` in dB; ``host_is_nearest`` by ``l1`` and by ``ssim``, and ``donor_is_nearest``: fractions;
+        ``copies``: fractions ``of_donor``, ``of_other`` (knees of other patients) and ``of_training``, the ``limit``, and
         ``files``: each as [host, copied].
     """
     n, donors = len(knees.images), exchanges.donors
@@ -196,7 +196,7 @@ def identity(
     }
 
 
-def follows(knees: Knees, exchanges: Exchanges, seed: int = 0) -> dict[str, Any]:
+def measure_following(knees: HeldOutKnees, exchanges: Exchanges, seed: int = 0) -> dict[str, Any]:
     """How much X' (decoder, strength 1) changes when only its host, or only its donor, is another knee of the same grade.
 
     Returns:
