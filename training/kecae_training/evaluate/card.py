@@ -21,7 +21,7 @@ import numpy as np
 
 from kecae_aug.engine.model import KECAE
 from kecae_aug.errors import reporting
-from kecae_aug.weights.card import CARD, FIGURES, facts_table, front_matter, usage
+from kecae_aug.weights.card import CARD, FIGURES, list_facts, front_matter, usage
 from kecae_aug.weights.io import load_weights
 from kecae_training.evaluate import tables
 from kecae_training.evaluate.criteria import at, list_criteria
@@ -149,18 +149,15 @@ def model_card(model: KECAE, figures: Mapping[str, Any]) -> str:
 
 ## Intended use
 
-Data augmentation when training classifiers, on images like those it was trained on. It is not a medical device, and X' is
-not to be read as a radiograph of a patient.
+Data augmentation for classifiers of images like the training data. Not a medical device.
 
-## Training data
-
-{facts_table(model, texts["source"])}
+{list_facts(model, texts["source"])}
 
 ## Measured: {met} of {len(figures["criteria"])} acceptance criteria met
 
-On {figures["images"]} images of {figures["patients"]} patients (split `{figures["split"]}`) that neither weights nor oracles
-have seen; oracles: {networks}. X^ is a reconstruction; X' an exchange (detail and strength) with the donor's label. 95 %
-intervals over patients; one training run. [{FIGURES}]({FIGURES}) has everything.
+On {figures["images"]} images of {figures["patients"]} patients (split `{figures["split"]}`) that neither weights nor
+oracles ({networks}) have seen. X^ is a reconstruction; X' an exchange, by detail and strength, with the donor's label.
+95 % intervals over patients; one training run. Bold: not met. All criteria and figures: [{FIGURES}]({FIGURES}).
 {warned}{_kappas(figures)}
 {tables.markdown(*criterion_rows(figures))}
 

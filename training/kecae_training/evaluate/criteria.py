@@ -136,7 +136,7 @@ def list_criteria(figures: Mapping[str, Any]) -> list[Criterion]:
         head = at(figures, "exchanged", kind, "headline") or {}
         add(
             ORACLES,
-            "AUROC on X' over that on real knees",
+            "AUROC, X' over real knees",
             head.get("auroc_over_real"),
             least,
             kind=kind,
@@ -145,7 +145,7 @@ def list_criteria(figures: Mapping[str, Any]) -> list[Criterion]:
         for key, value in head.items():
             if key.startswith("flip_") and key.endswith("_over_real"):
                 direction = key.removeprefix("flip_").removesuffix("_over_real")
-                name = f"flip {direction} over the balanced accuracy on real knees"
+                name = f"flip {direction} over accuracy on real knees"
                 add(ORACLES, name, value, 0.8, kind=kind, on_card=detail == "host")
         single = "kappa" if "kappa_over_real" in head else "AUROC"  # of more than two grades
         for degradation in ("JPEG 75", "blur 1 px"):
@@ -156,7 +156,7 @@ def list_criteria(figures: Mapping[str, Any]) -> list[Criterion]:
         if key.startswith(("predicted_", "balanced_")):
             where = "own threshold" if key.startswith("predicted_") else "balanced threshold"
             grade = key.split("_")[1]
-            add(ORACLES, f"accuracy on X^ of grade {grade} over that on real knees, {where}", value, 0.95)
+            add(ORACLES, f"accuracy on X^ of grade {grade} over real knees, {where}", value, 0.95)
     psnr = at(figures, "reconstruction", "psnr")
     add("fidelity", "PSNR of X^, evaluated knees", psnr, 30, unit="dB", on_card=True)
     add("fidelity", "PSNR of X^, training knees", at(figures, "training_images", "psnr"), 34, unit="dB")

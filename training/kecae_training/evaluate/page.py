@@ -76,7 +76,8 @@ def write_page(
     return path
 
 
-_ORACLES = """Of the images that should have a grade, the fraction for which an oracle predicts it (for two grades specificity and
+_ORACLES = """
+Of the images that should have a grade, the fraction for which an oracle predicts it (for two grades specificity and
 sensitivity). X' should have the donor's, so that the second grade is the direction from the first to the second. Compare X'
 with X^ and with the real knees of the same oracle. The discriminator's own figures only show how far it certifies itself."""
 _TRUTH = """All figures are fractions of the true change, which the phantom lets us draw: 1 is exactly right, 0

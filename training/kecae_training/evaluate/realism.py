@@ -67,8 +67,9 @@ def measure_realism(
     Returns:
         ``images`` compared at once (of the smaller half); ``distances``: by kind (``real``, ``reconstruction``, each of
         ``exchanged``) ``frechet`` and ``kernel_x1000`` (in units of the features' mean variance, so that a
-        rescaled extractor gives the same), each with ``mean``, ``low``, ``high``, and ``..._over_floor``, its difference
-        from ``real`` at the same division of the patients, which varies far less; ``two_sample``: by kind the balanced accuracy of ``features`` (logistic regression)
+        rescaled extractor gives the same), each with ``mean``, ``low``, ``high``, and ``..._over_floor``, its
+        difference from ``real`` at the same division of the patients, which varies far less;
+        ``two_sample``: by kind the balanced accuracy of ``features`` (logistic regression)
         and ``network`` (small VGG), with patient-clustered intervals; 0.5 is perfect, and what real against real
         has by construction.
 
