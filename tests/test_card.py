@@ -8,9 +8,9 @@ import pytest
 from evaluation_models import Bar, Swap, knees
 
 from kecae_aug.weights.io import bundled_weights
-from kecae_training.evaluate.__main__ import evaluate
 from kecae_training.evaluate.card import main
-from kecae_training.evaluate.evaluation import Entrant
+from kecae_training.evaluate.entrants import Entrant
+from kecae_training.evaluate.evaluation import evaluate
 
 JUDGE = {"network": "vgg", "patients": 9, "shared_with_weights": 3, "shared_with_discriminator": None}
 

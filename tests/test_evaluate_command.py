@@ -7,13 +7,6 @@ from html.parser import HTMLParser
 
 import pytest
 import torch
-from kecae_training.evaluate.provenance import (
-    NotHeldOutError,
-    check_oracles,
-    check_weights,
-    training_patients,
-    warnings_of,
-)
 
 from kecae_aug.data import Preprocessing
 from kecae_aug.phantom import write_phantoms
@@ -21,6 +14,13 @@ from kecae_aug.weights.io import load_weights
 from kecae_training.discriminator import Discriminator, DiscriminatorConfig, in_fold, save_discriminator
 from kecae_training.evaluate.__main__ import main, open_entrants
 from kecae_training.evaluate.criteria import Criterion
+from kecae_training.evaluate.entrants import (
+    NotHeldOutError,
+    check_oracles,
+    check_weights,
+    training_patients,
+    warnings_of,
+)
 
 
 @pytest.fixture(scope="module")

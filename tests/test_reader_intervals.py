@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kecae_training.evaluate.measures import Bootstrap
 from scipy import stats
 from sklearn.metrics import cohen_kappa_score
 from statsmodels.stats.inter_rater import fleiss_kappa
 
+from kecae_training.bootstrap import Bootstrap
 from kecae_training.reader_study import plan
 from kecae_training.reader_study.command import main
 from kecae_training.reader_study.intervals import (

@@ -21,7 +21,7 @@ import numpy as np
 
 from kecae_aug.engine.model import KECAE
 from kecae_aug.errors import reporting
-from kecae_aug.weights.card import CARD, FIGURES, list_facts, front_matter, usage
+from kecae_aug.weights.card import CARD, FIGURES, front_matter, list_facts, usage
 from kecae_aug.weights.io import load_weights
 from kecae_training.evaluate import tables
 from kecae_training.evaluate.criteria import at, list_criteria
