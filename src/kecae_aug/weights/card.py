@@ -49,7 +49,10 @@ def list_facts(model: KECAE, source: str = "") -> str:
             f"{latent}, {count:,} parameters"
             + (f", stored as {stored['dtype']}" if "dtype" in stored else ""),
         ),
-        ("Images", f"grey, {shape.image_size} x {shape.image_size} pixels; the transform resizes to it and back"),
+        (
+            "Images",
+            f"grey, {shape.image_size} x {shape.image_size} pixels; the transform resizes to it and back",
+        ),
         ("Classes", ", ".join(shape.classes)),
     ]
     if preprocessing := {

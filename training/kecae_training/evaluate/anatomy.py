@@ -54,7 +54,7 @@ def fit_change(boot: Bootstrap, change: Floats, gap: Floats, of: Bools) -> Draws
 
 
 def measure_gaps(boot: Bootstrap, real: Floats, labels: Tensor, target: Tensor) -> Floats:
-    """(D, N) mean width of the donor's grade less that of the host's, for every draw and row."""
+    """(D, N) mean width of the donor's grade less that of the host's, for every draw and host."""
     grades = range(int(max(labels.max(), target.max())) + 1)
     means = np.stack([boot.mean(real, labels.numpy() == g) for g in grades], 1)
     return np.asarray(means[:, target.numpy()] - means[:, labels.numpy()])
@@ -73,12 +73,12 @@ def correlate_with_strength(
     Returns:
         NaN where a width is missing at any strength, 0 where nothing changes.
     """
-    rows = np.stack(by_strength, 1)
-    ranks = rankdata(np.nan_to_num(rows), axis=1)
+    by_knee = np.stack(by_strength, 1)
+    ranks = rankdata(np.nan_to_num(by_knee), axis=1)
     a, b = ranks - ranks.mean(1, keepdims=True), rankdata(strengths) - rankdata(strengths).mean()
     norm = np.sqrt((a**2).sum(1) * (b**2).sum())
     rho = np.divide((a * b).sum(1), norm, out=np.zeros(len(a)), where=norm > 0)
-    return np.where(np.isfinite(rows).all(1), rho * sign, np.nan)
+    return np.where(np.isfinite(by_knee).all(1), rho * sign, np.nan)
 
 
 def measure_anatomy(
@@ -96,7 +96,7 @@ def measure_anatomy(
         boot: over the hosts.
         labels: (N,) grades of the hosts.
         target: (N,) grades of the donors.
-        of_direction: rows of each direction.
+        of_direction: (N,) bool, the hosts of each direction.
         real: (N,) widths of X, in percent of the image's height.
         reconstructed: of X^.
         exchanged: widths of X' of every kind.
@@ -117,8 +117,8 @@ def measure_anatomy(
         "unit": "percent of the image's height, medial",
         "width": by_grade,
         "gap": {
-            name: ratio((boot.weights[:, rows] * gaps[:, rows]).sum(1), boot.weights[:, rows].sum(1))
-            for name, rows in of_direction.items()
+            name: ratio((boot.weights[:, hosts] * gaps[:, hosts]).sum(1), boot.weights[:, hosts].sum(1))
+            for name, hosts in of_direction.items()
         },
         "not_measured": {name: boot.mean(~np.isfinite(w)) for name, w in widths_of.items()},
         "moved": {},
@@ -127,7 +127,7 @@ def measure_anatomy(
     for kind, width in exchanged.items():
         base = reconstructed if kind.detail == "decoder" else real
         result["moved"][str(kind)] = {
-            name: fit_change(boot, width - base, gaps, rows) for name, rows in of_direction.items()
+            name: fit_change(boot, width - base, gaps, hosts) for name, hosts in of_direction.items()
         }
     for detail in dict.fromkeys(kind.detail for kind in exchanged):
         kinds = [kind for kind in exchanged if kind.detail == detail]
@@ -136,7 +136,7 @@ def measure_anatomy(
                 [k.strength for k in kinds], [exchanged[k] for k in kinds], np.sign(gaps[0])
             )
             result["follows_strength"][detail] = {
-                name: boot.mean(rho, rows) for name, rows in of_direction.items()
+                name: boot.mean(rho, hosts) for name, hosts in of_direction.items()
             }
     return result
 
@@ -193,8 +193,8 @@ def open_truths(
     path = data / f"truth-{split}.jsonl"
     if not path.is_file():
         return None
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
-    known = {row["file"]: KneeTruth.from_json(json.dumps(row["truth"])) for row in rows}
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    known = {r["file"]: KneeTruth.from_json(json.dumps(r["truth"])) for r in records}
     missing = [name for name in files if name not in known]
     if missing:
         raise ValueError(
@@ -239,7 +239,7 @@ def projections(change: Tensor, spurs: Tensor, rest: Tensor) -> NDArray[np.float
     return torch.stack(sums, 1).numpy()
 
 
-def compare_with_truth(boot: Bootstrap, sums: NDArray[np.float64], rows: Bools) -> dict[str, Any]:
+def compare_with_truth(boot: Bootstrap, sums: NDArray[np.float64], hosts: Bools) -> dict[str, Any]:
     """Figures of one direction from :func:`projections`, as draws. 1 is exactly right in all of them.
 
     Returns:
@@ -247,7 +247,7 @@ def compare_with_truth(boot: Bootstrap, sums: NDArray[np.float64], rows: Bools) 
         with both; ``whole``: the change projected on the whole true change; ``explained``: the fraction of the squared
         change that lies along the true one, 0 to 1; the rest changes what should have stayed.
     """
-    ss, sr, rr, cs, cr, cc, cw, ww = (boot.weights[:, rows] @ sums[rows]).T
+    ss, sr, rr, cs, cr, cc, cw, ww = (boot.weights[:, hosts] @ sums[hosts]).T
     det = ss * rr - sr**2
     return {
         "osteophytes": ratio(cs * rr - cr * sr, det),
@@ -270,8 +270,8 @@ def measure_against_truth(
     Args:
         boot: over the hosts.
         truths: of the knees.
-        donors: (N,) rows.
-        of_direction: rows of each direction.
+        donors: (N,) indices.
+        of_direction: (N,) bool, the hosts of each direction.
         changes: by kind, (X' less X' without an exchange, the change of the width that the JSW measurement saw).
         read: the JSW measurement, (N, 1, S, S) -> (N,) widths in percent of the image's height.
 
@@ -287,17 +287,17 @@ def measure_against_truth(
     true = np.array([keys[d] - keys[i] for i, d in enumerate(donors.tolist())])
     result: dict[str, Any] = {
         "gap": {
-            name: {"true": boot.mean(true, rows), "by_jsw": boot.mean(should, rows)}
-            for name, rows in of_direction.items()
+            name: {"true": boot.mean(true, hosts), "by_jsw": boot.mean(should, hosts)}
+            for name, hosts in of_direction.items()
         }
     }
     for kind, (change, seen) in changes.items():
         sums, both = projections(change, spurs, rest), np.isfinite(seen) & np.isfinite(should)
         result[str(kind)] = {
             name: {
-                "joint_space": ratio(boot.sum(seen, rows & both), boot.sum(should, rows & both)),
-                **compare_with_truth(boot, sums, rows),
+                "joint_space": ratio(boot.sum(seen, hosts & both), boot.sum(should, hosts & both)),
+                **compare_with_truth(boot, sums, hosts),
             }
-            for name, rows in of_direction.items()
+            for name, hosts in of_direction.items()
         }
     return result

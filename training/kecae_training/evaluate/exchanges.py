@@ -64,7 +64,7 @@ class Exchanges:
     Args:
         model: the weights, in eval mode.
         images: (N, 1, S, S) in [-1, 1].
-        donors: (N,) row of the donor of each host.
+        donors: (N,) index of the donor of each host.
         precision: of the network; all that comes out of it is float32.
 
     Attributes:
@@ -105,7 +105,7 @@ class Exchanges:
         return self.reconstruction if detail == "decoder" else self.images
 
     def pairs(self, hosts: Tensor, donors: Tensor) -> Tensor:
-        """X' (decoder, strength 1) of any rows as hosts and donors."""
+        """X' (decoder, strength 1) of any indices as hosts and donors."""
         return self._decode(self.non_key[hosts] + self.key[donors])
 
     @torch.no_grad()
@@ -162,13 +162,13 @@ def stratified(labels: Sequence[int], n: int, seed: int) -> list[int]:
     rng, targets = np.random.default_rng(seed), np.asarray(labels)
     picked: list[int] = []
     for grade in np.unique(targets):
-        rows = np.flatnonzero(targets == grade)
-        picked += rng.permutation(rows)[: max(1, round(n * len(rows) / len(targets)))].tolist()
+        indices = np.flatnonzero(targets == grade)
+        picked += rng.permutation(indices)[: max(1, round(n * len(indices) / len(targets)))].tolist()
     return sorted(picked)
 
 
 def directions(labels: Tensor, target: Tensor, classes: Sequence[str]) -> dict[str, Bools]:
-    """Rows of each direction of the exchange: ``0->2`` and ``2->0``, or to higher and lower grades where there are more.
+    """(N,) bool, the hosts of each direction: ``0->2`` and ``2->0``, or of more classes to higher and to lower grades.
 
     Args:
         labels: (N,) of the hosts.

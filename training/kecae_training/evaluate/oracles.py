@@ -66,7 +66,7 @@ class Bench:
         oracles: name -> held-out oracle of the same classes.
         images: (N, 1, S, S) real knees in [-1, 1].
         labels: (N,) their class indices.
-        patients: (N,) ids; figures of other images refer to the same hosts, row by row.
+        patients: (N,) ids; figures of other images refer to the same hosts in the same order.
         seed: of the intervals.
         precision: of the oracles, which run where their parameters are.
     """

@@ -2,7 +2,7 @@
 
 Every distance is between real knees of one half of the patients and images made of the *other* half's knees, so
 that no image is compared with its own host, and all figures are of equally many images: these distances grow as
-samples shrink, so that only figures of one table can be compared, never those of papers. The row ``real`` is the
+samples shrink, so that only figures of one table can be compared, never those of papers. The entry ``real`` is the
 floor, what two halves of the real knees give; ``reconstruction`` (X^) is what decoding alone costs. Each is the mean
 over several divisions of the patients, with the smallest and largest of them.
 
@@ -56,7 +56,7 @@ def measure_realism(
 
     Args:
         real: (N, 1, S, S) float in [-1, 1], the hosts.
-        reconstruction: X^ of the same hosts, row by row.
+        reconstruction: X^ of the same hosts in the same order.
         exchanged: X' of the same hosts by name, such as ``"decoder 1"``. Their grades should be as frequent as the
             real ones', or the distances show that too.
         extractor: an oracle; its penultimate features are the domain's. It must not have seen these patients.
@@ -247,7 +247,7 @@ def _score_sign(score: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def by_features(real: NDArray[np.float64], other: NDArray[np.float64]) -> Classifier:
-    """Logistic regression on features (N, D) of both kinds, row by row of the same hosts."""
+    """Logistic regression on features (N, D) of both kinds, of the same hosts in the same order."""
 
     def classify(train: Indices, test: Indices) -> NDArray[np.float64]:
         model = make_pipeline(StandardScaler(), LogisticRegression(C=0.05, max_iter=500))
@@ -291,9 +291,9 @@ def by_network(
             schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)
             of, targets = torch.from_numpy(train), torch.arange(2).repeat_interleave(pairs).to(place)
             for _ in range(steps):
-                rows = of[torch.randint(len(of), (pairs,), generator=draw)]
+                indices = of[torch.randint(len(of), (pairs,), generator=draw)]
                 top, left = torch.randint(room + 1, (2,), generator=draw).tolist()
-                x = torch.cat([real[rows], other[rows]])[:, :, top : top + side, left : left + side]
+                x = torch.cat([real[indices], other[indices]])[:, :, top : top + side, left : left + side]
                 if torch.rand((), generator=draw) < 0.5:
                     x = x.flip(-1)
                 loss = F.cross_entropy(_logits(net, x.to(place)), targets)

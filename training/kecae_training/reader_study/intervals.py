@@ -213,9 +213,7 @@ def intra_reader(
     }
 
 
-def cohen(
-    first: Grades, second: Grades, drawn: Bootstrap, grades: int, *, quadratic: bool = False
-) -> Draws:
+def cohen(first: Grades, second: Grades, drawn: Bootstrap, grades: int, *, quadratic: bool = False) -> Draws:
     """Cohen's kappa of two readers (or of a reader's two readings): the figure, then that of every draw.
 
     Args:
