@@ -31,12 +31,11 @@ from kecae_aug.engine.inference import FastKECAE
 from kecae_aug.errors import reporting
 from kecae_aug.weights.io import load_weights
 from kecae_bench.record import record
+from kecae_training.bootstrap import Bootstrap, summary, weighted_auroc
 from kecae_training.discriminator import predict
 from kecae_training.discriminator.adversarial import l2_attack, radius_at
 from kecae_training.discriminator.measure import pair_scores
 from kecae_training.discriminator.panel import load_panel
-from kecae_training.evaluate.measures import Bootstrap, summary
-from kecae_training.evaluate.oracles import aurocs
 from kecae_training.evaluate.probes import classifier
 from kecae_training.images import to_float, to_uint8
 
@@ -64,7 +63,7 @@ def read_figures(
     rows = (labels == first) | (labels == second)
     score, is_second = pair_scores(posterior, first, second), (labels == second).astype(np.int64)
     found = {
-        "auroc": summary(aurocs(score[rows], is_second[rows], boot.weights[:, rows])),
+        "auroc": summary(weighted_auroc(score[rows], is_second[rows] == 1, boot.weights[:, rows])),
         "accuracy": summary(boot.mean((score > 0.5) == is_second, rows)),
     }
     if len(grades) > 2:
@@ -111,7 +110,7 @@ def weights_figures(name: str, args: argparse.Namespace) -> dict[str, Any]:
     for kind, latents in (("key", key), ("non_key", non_key)):
         score = probe(latents, labels, list(data.patients))
         found[kind] = {
-            "auroc": summary(aurocs(score, labels, boot.weights)),
+            "auroc": summary(weighted_auroc(score, labels == 1, boot.weights)),
             "accuracy": summary(boot.mean((score > 0) == labels)),
         }
     return {"weights": name, "images": len(data), **found}

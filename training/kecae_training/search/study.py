@@ -35,8 +35,8 @@ from kecae_training.discriminator import (
     save_discriminator,
     train_discriminator,
 )
+from kecae_training.evaluate.entrants import both_of
 from kecae_training.evaluate.oracles import Bench
-from kecae_training.evaluate.provenance import both_of
 from kecae_training.images import to_bytes, to_float, to_uint8
 from kecae_training.warmup import Remembered
 
