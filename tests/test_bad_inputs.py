@@ -531,7 +531,7 @@ OPTIONS = [
     Case(
         "labels_getter=None",
         "ValueError",
-        lambda e: aug(labels_getter=None)(e)(e.x, e.y),
+        aug(labels_getter=None),
         "labels_getter=None",
     ),
     Case("a dict for engine", "TypeError", aug(engine={"chunk_size": 1}), "accepted is EngineOptions"),

@@ -26,8 +26,8 @@ from kecae_aug import (
     LatentBank,
 )
 from kecae_aug.weights.io import load_weights
-from kecae_training.evaluate.__main__ import evaluate
-from kecae_training.evaluate.evaluation import Entrant
+from kecae_training.evaluate.entrants import Entrant
+from kecae_training.evaluate.evaluation import evaluate
 from kecae_training.train import train
 
 torch.manual_seed(0)

@@ -80,6 +80,8 @@ class Table:
             config = parse(self.flags(row, steps))
         except SystemExit:
             raise SystemExit(f"{ROWS.name}: row {row!r} is not accepted, see above") from None
+        except ValueError as error:
+            raise SystemExit(f"{ROWS.name}: row {row!r} is not accepted: {error}") from None
         return Row(row, self.rows[row], beside_defaults(config))
 
 

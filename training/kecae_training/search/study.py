@@ -35,8 +35,8 @@ from kecae_training.discriminator import (
     save_discriminator,
     train_discriminator,
 )
+from kecae_training.evaluate.entrants import both_of
 from kecae_training.evaluate.oracles import Bench
-from kecae_training.evaluate.provenance import both_of
 from kecae_training.images import to_bytes, to_float, to_uint8
 from kecae_training.warmup import Remembered
 
@@ -171,6 +171,10 @@ def phantom_study(
                 ("0", "2"),
                 folds=1,
                 epochs=epochs,
+                batch_size=64,
+                lr=2e-3,
+                ema=None,
+                wide=0.0,
                 seed=of_seed,
                 adversarial_radius=RADIUS if network.endswith(ROBUST) else 0.0,
             )
