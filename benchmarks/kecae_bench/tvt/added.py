@@ -153,14 +153,8 @@ class Added:
         sha = KeyExchangeDataset(self.knees, self.tools.model, 0).weights_sha256  # type: ignore[arg-type]
         folder = self.tools.work / f"bank-{self.knees.fingerprint()}-{sha[:12]}"
         model, device = self.tools.model, self.tools.device
-        found = LatentBank.build(  # of keys alone
-            self.knees,
-            model,
-            folder,
-            residual=False,
-            device=device,
-            progress=True,  # type: ignore[arg-type]
-        )
+        assert model is not None
+        found = LatentBank.build(self.knees, model, folder, residual=False, device=device, progress=True)
         assert found is not None  # of one process
         return found
 
