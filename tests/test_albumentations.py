@@ -51,7 +51,7 @@ def test_image_shape_dtype_and_label_type_stay(shape, dtype):
 
 def test_it_is_the_models_exchange():
     """uint8 in the model's own size: decode(hN + hK'), rounded."""
-    out = call(KeyExchange(MODEL, p=1.0), items=donors(1))
+    out = call(KeyExchange(MODEL, p=1.0, detail="decoder"), items=donors(1))
     host, donor = (torch.from_numpy(k).float()[None, None] / 127.5 - 1 for k in KNEES[:2])
     with torch.no_grad():
         wanted = ((MODEL.exchange(host, donor) + 1) * 127.5).round()[0, 0]

@@ -118,9 +118,9 @@ def altered(e):
     return bytes(data)
 
 
-def wide(e):
+def wide(e, **options):
     """A whole bank, and a second model."""
-    return LatentBank.build(Knees(), e.model, e.new("bank"), shard_rows=8, residual=False)
+    return LatentBank.build(Knees(), e.model, e.new("bank"), shard_rows=8, **options)
 
 
 def nameless(e):
@@ -761,7 +761,7 @@ BANKS = [
     Case(
         "residuals of a bank without",
         "BankError",
-        lambda e: wide(e).residuals(torch.tensor([0])),
+        lambda e: wide(e, residual=False).residuals(torch.tensor([0])),
         "residual=True",
     ),
     Case(
@@ -856,7 +856,7 @@ SETS = [
     Case(
         "detail='host' from a bank without residuals",
         "ValueError",
-        lambda e: KeyExchangeDataset(None, e.model, 4, bank=wide(e), detail="host"),
+        lambda e: KeyExchangeDataset(None, e.model, 4, bank=wide(e, residual=False), detail="host"),
         "residual=True",
     ),
     Case(

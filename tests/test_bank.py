@@ -81,7 +81,7 @@ def test_half_precision_halves_the_files_and_keeps_the_image(tmp_path, dtype):
 
 def test_the_transform_takes_its_keys_from_it(bank):
     """A batch of one class exchanges too; the donor's label and patient hold; replay repeats the call."""
-    augment = KeyExchangeAugment(MODEL, p=1.0, bank=bank)
+    augment = KeyExchangeAugment(MODEL, p=1.0, bank=bank, detail="decoder")
     images, labels = images_of(Knees())[:4], torch.zeros(4, dtype=torch.int64)
     new, new_labels = (
         augment({"image": images, "label": labels, "patient": ["p0", "p1", "p2", "p3"]})

@@ -147,7 +147,7 @@ def test_interrupted_anywhere_it_goes_on(tmp_path):
 def test_another_plan_and_foreign_folders_are_refused(tmp_path):
     """Nothing of the user's is written to, and a run is never mixed with another."""
     generate(exchanged(), tmp_path / "x", say=quiet)
-    for other in (exchanged(24), exchanged(seed=1), exchanged(detail="host")):
+    for other in (exchanged(24), exchanged(seed=1), exchanged(detail="decoder")):
         with pytest.raises(GenerateError, match="holds another run"):
             generate(other, tmp_path / "x", say=quiet)
     with pytest.raises(GenerateError, match="format was 'folder'"):
