@@ -14,12 +14,11 @@ from kecae_aug.engine.model import KECAE
 from kecae_aug.phantom import write_phantoms
 from kecae_training.discriminator import Discriminator, DiscriminatorConfig, predict, train_discriminator
 from kecae_training.evaluate import realism
-from kecae_training.evaluate.__main__ import evaluate
-from kecae_training.evaluate.evaluation import Entrant, Training
-from kecae_training.evaluate.identity import Album, shrink
+from kecae_training.evaluate.entrants import Entrant, TrainingKnees
+from kecae_training.evaluate.evaluation import evaluate
+from kecae_training.evaluate.identity import ShrunkImages, shrink
 from kecae_training.evaluate.oracles import Bench
-from kecae_training.evaluate.realism import penultimate
-from kecae_training.evaluate.two_sample import by_network
+from kecae_training.evaluate.realism import by_network, penultimate
 from kecae_training.images import to_bytes
 from kecae_training.losses import TERMS, LossConfig, StepOutputs, hybrid_loss
 from kecae_training.reader_study import build as building
@@ -86,7 +85,9 @@ def test_every_part_of_an_evaluation(monkeypatch):
     monkeypatch.setattr(realism, "DIVISIONS", 1)
     data = knees(16)
     model = KECAE.from_preset("tiny").eval()
-    training = Training(Album(shrink(data.images), data.files), data.images[:8], data.patients[:8])
+    training = TrainingKnees(
+        ShrunkImages(shrink(data.images), data.files), data.images[:8], data.patients[:8]
+    )
     found = evaluate(
         {"a": Entrant(model, {"one": oracle(), "two": oracle("resnet")}, oracle())},
         data,

@@ -6,8 +6,8 @@
 #     training/make_weights.sh kl04 DATA OUT          # knee-kl04: DATA/{train,val}/{0,1,2,3,4}
 #
 # The training patients are halved by a hash of their id: weights and discriminators of half 0, oracles of half 1, so that no
-# oracle has seen a patient of the weights. `kl02` also trains half 1 and oracles it with half 0 (cross-fit): the proof is of
-# the recipe, and half 0 is what is bundled. Weights with their model card end in OUT/kecae-0/weights, figures in
+# oracle has seen a patient of the weights. `kl02` also trains half 1 and evaluates it with oracles of half 0 (cross-fit of the
+# recipe); half 0 is what is bundled. Weights with their model card end in OUT/kecae-0/weights, figures in
 # OUT/figures.jsonl, the page with pictures in OUT/figures.html. Stopped at any point, the same command goes on.
 # To bundle them: cp OUT/kecae-0/weights/* src/kecae_aug/bundled/NAME/. Times: docs/training.md.
 set -euo pipefail
@@ -62,7 +62,7 @@ kl02)
 kl04)
     data=$2 out=$3 name=knee-kl04 license=cc-by-4.0 source=$cite
     about="Exchanges any two Kellgren-Lawrence grades of knee radiographs cropped to the joint. Its reconstructions are softer than \
-knee-kl02's, and exchanges of far grades (0 and 4, 3 and 0) leave a mottled joint or a comb of streaks at its margin: look first."
+knee-kl02's, and exchanges of far grades (0 and 4, 3 and 0) leave a mottled joint or streaks at its margin."
     classifier=(--epochs 14 --grades '["0","1","2","3","4"]')
     networks="vgg resnet siamese"
     half 0 --model.classes '["0","1","2","3","4"]' "${bf16[@]}"

@@ -23,6 +23,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kecae_aug.engine.exchange import host_detail
+
 
 @dataclass
 class StepOutputs:
@@ -65,7 +67,7 @@ class StepOutputs:
     @property
     def host(self) -> Tensor:
         """X + X' - X^, the exchange of ``detail="host"``, in [-1, 1]."""
-        return (self.images + self.exchanged - self.reconstruction).clamp(-1, 1)
+        return host_detail(self.images, self.exchanged, self.reconstruction)
 
 
 READABLE = frozenset({*(f.name for f in fields(StepOutputs)), "host"})

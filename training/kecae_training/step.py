@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
-from kecae_aug.donors import unit_draw
 from kecae_aug.engine.model import KECAE
+from kecae_aug.permutation import unit_draw
 from kecae_training.augment import augment
 from kecae_training.checkpoint import RunFolder
 from kecae_training.config import TrainConfig

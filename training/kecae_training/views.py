@@ -112,14 +112,14 @@ def look_through(
     }
     if shown:
         views = torch.cat([view(images) for images in shown.values()])
-        all_logits, stages = discriminator.look(views.contiguous(memory_format=torch.channels_last))
+        all_logits, stages = discriminator.features(views.contiguous(memory_format=torch.channels_last))
         logits = dict(zip(shown, all_logits.split(len(X)), strict=True))
         outputs.exchanged_logits, outputs.host_logits = logits.get("exchanged"), logits.get("host")
         if "reconstruction" in shown:  # the last of them
             outputs.reconstruction_features = [stage[-len(X) :] for stage in stages]
     if "image_features" in reads:
         with torch.no_grad():
-            outputs.image_features = discriminator.look(view(X))[1]
+            outputs.image_features = discriminator.features(view(X))[1]
     if "donor_target" in reads:
         outputs.donor_target = donor_target(X, outputs.labels[indices], loss, panel)
 
