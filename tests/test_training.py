@@ -572,6 +572,8 @@ def test_a_weight_is_a_flag_on_top_of_the_file(tmp_path):
     assert loss == tiny.weighing(fisher_key=0.5, same_grade=2)
     with pytest.raises(ValueError, match=r"'fisher' is no term.*accepted are mse, "):
         config(tmp_path, "--loss.terms.fisher", "0.5")
+    with pytest.raises(ValueError, match=r"--loss.sup: the weight of a term is --loss.terms.sup"):
+        config(tmp_path, "--loss.sup=0.5")
     off = [f"--loss.terms.{name}=0" for name in tiny.active]
     with pytest.raises(ValueError, match=r"every weight is 0.*--loss.terms.mse 1"):
         config(tmp_path, *off)

@@ -19,7 +19,7 @@ from kecae_aug.device import DEVICES, PRECISIONS, Precision, amp_dtype, choose_d
 from kecae_aug.engine.model import PRESETS
 from kecae_aug.names import class_names
 from kecae_training.flags import listed
-from kecae_training.losses import LossConfig
+from kecae_training.losses import TERMS, LossConfig
 
 __all__ = [
     "CONFIGS",
@@ -308,6 +308,9 @@ def parse(argv: Sequence[str] | None = None) -> TrainConfig:
     parser.add_class_arguments(TrainConfig)
     args = _long_names(listed(sys.argv[1:] if argv is None else argv, "--model.classes"))
     for i, arg in enumerate(args):
+        name = arg.partition("=")[0].removeprefix("--loss.")
+        if arg.startswith("--loss.") and name in TERMS:
+            raise ValueError(f"--loss.{name}: the weight of a term is --loss.terms.{name}")
         if arg == "--config" and i + 1 < len(args):
             args[i + 1] = str(config_path(args[i + 1]))
         elif arg.startswith("--config="):
