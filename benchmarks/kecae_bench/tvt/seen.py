@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kecae_training.evaluate.provenance import training_patients
+from kecae_training.evaluate.entrants import training_patients
 
 from kecae_aug.data.folder import PATTERN
 from kecae_aug.engine.model import KECAE
