@@ -9,7 +9,7 @@ from evaluation_models import Copy, Nothing, Oracle, phantoms
 
 from kecae_aug.data import Preprocessing
 from kecae_aug.data.alignment import align, place
-from kecae_aug.donors import random_donors
+from kecae_aug.donors import draw_donors
 from kecae_aug.phantom import write_phantoms
 from kecae_training.bootstrap import Bootstrap, summarise
 from kecae_training.evaluate.anatomy import (
@@ -26,7 +26,7 @@ from kecae_training.evaluate.exchanges import Exchanges, Kind, directions, open_
 def figures_of(model_of, n_patients=8):
     """(jsw, truth) of decoder strengths 0, 0.5 and 1, and the truth of strength 1."""
     data, truths = phantoms(n_patients)
-    donors = random_donors(data.labels, patients=data.patients, generator=torch.Generator().manual_seed(0))
+    donors = draw_donors(data.labels, patients=data.patients, generator=torch.Generator().manual_seed(0))
     exchanges, boot = Exchanges(model_of(data, truths), data.images, donors), Bootstrap(data.patients)
     of_direction = directions(data.labels, data.labels[donors], ("0", "3"))
 

@@ -45,8 +45,8 @@ phantom)
     # oracles, though it moves a quarter of the joint space that it should (docs/training.md, "Phantoms").
     half 0 --model.preset tiny --model.latent vector --model.latent_channels 128 --model.width 16 --model.key_size null \
         --optim.key_warmup 0 --optim.freeze_key false --optim.max_steps 4000 --optim.batch_size 24 --optim.lr 1e-3 \
-        --optim.augment 0 --optim.ema 0.998 --loss.discriminator_from 2500 --loss.lambda1 0.02 --loss.lambda1_host 0.01 \
-        --loss.same_grade 1 --loss.grade_free_non_key 0.02 --loss.discriminator_shift 1 --loss.discriminator_noise 0 --loss.discriminator_blur 0 "${bf16[@]}"
+        --optim.augment 0 --optim.ema 0.998 --loss.discriminator_from 2500 --loss.terms.sup 0.02 --loss.terms.sup_host 0.01 \
+        --loss.terms.same_grade 1 --loss.terms.grade_free_non_key 0.02 --loss.discriminator_shift 1 --loss.discriminator_noise 0 --loss.discriminator_blur 0 "${bf16[@]}"
     for net in vgg densenet siamese; do discriminator "$net-1" 1 $net "${seed[$net]}" "${classifier[@]}"; done
     ;;
 kl02)

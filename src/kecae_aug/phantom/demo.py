@@ -20,8 +20,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kecae_aug.donors import random_donors
+from kecae_aug.donors import draw_donors
+from kecae_aug.engine.exchange import host_detail
 from kecae_aug.engine.model import KECAE
+from kecae_aug.files import list_visible
 from kecae_aug.phantom import PhantomKnees
 from kecae_aug.phantom.jsw import joint_space_width
 from kecae_aug.phantom.report import write_report
@@ -88,7 +90,7 @@ def run_demo(out: str | Path, config: DemoConfig = DemoConfig(), say: Callable[[
         FileExistsError: ``out`` holds something else.
     """
     out = Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())) and not (out / MARKER).is_file():
+    if list_visible(out) and not (out / MARKER).is_file():
         raise FileExistsError(
             f"out={str(out)!r} exists and is not a demo's folder: choose another with --out"
         )
@@ -130,10 +132,10 @@ def run_demo(out: str | Path, config: DemoConfig = DemoConfig(), say: Callable[[
 def exchange_test(model: KECAE, knees: DemoKnees) -> dict[str, Tensor]:
     """Every test knee as a host once: donors (rows), X^, X' as decoded, and X' in the host's detail."""
     generator = torch.Generator().manual_seed(0)
-    donors = random_donors(knees.labels, patients=knees.patients, generator=generator)
+    donors = draw_donors(knees.labels, patients=knees.patients, generator=generator)
     key, non_key = model.encode(knees.images)
     reconstruction, decoded = model.decode(non_key + key), model.decode(non_key + key[donors])
-    host = (knees.images + decoded - reconstruction).clamp(-1, 1)
+    host = host_detail(knees.images, decoded, reconstruction)
     return {"donors": donors, "X^": reconstruction, "decoder": decoded, "host": host}
 
 
@@ -188,7 +190,7 @@ def fit(arm: str, model: KECAE, train: DemoKnees, config: DemoConfig, seed: int)
     net = classifier()
     optimizer = torch.optim.AdamW(net.parameters(), lr=2e-3, weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=config.steps)
-    augment = KeyExchangeAugment(model, p=1.0, value_range=(-1, 1))
+    augment = KeyExchangeAugment(model, p=1.0, detail="decoder", value_range=(-1, 1))
     for _ in range(config.steps):
         rows = torch.randint(len(train.images), (config.batch_size,))
         images, labels = train.images[rows], train.labels[rows]

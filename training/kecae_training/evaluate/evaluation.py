@@ -14,7 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from kecae_aug.device import Precision, cpu_by_default
-from kecae_aug.donors import random_donors
+from kecae_aug.donors import draw_donors
 from kecae_training.bootstrap import Bootstrap, pool, summarise
 from kecae_training.evaluate.anatomy import (
     Floats,
@@ -88,7 +88,7 @@ def evaluate(
                 network.to(device)
     with cpu_by_default():
         generator = torch.Generator().manual_seed(seed)
-        donors = random_donors(knees.labels, patients=knees.patients, generator=generator)
+        donors = draw_donors(knees.labels, patients=knees.patients, generator=generator)
         if missing := int((donors < 0).sum()):
             raise ValueError(
                 f"knees: {missing} of {len(donors)} have no donor of another grade and patient; give more images"

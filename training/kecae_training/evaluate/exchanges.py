@@ -13,6 +13,7 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 
 from kecae_aug.data import Preprocessing, open_radiographs
 from kecae_aug.device import Precision, autocast
+from kecae_aug.engine.exchange import host_detail
 from kecae_aug.engine.model import KECAE
 from kecae_aug.phantom.truth import Side
 from kecae_training.bootstrap import Bools
@@ -93,7 +94,7 @@ class Exchanges:
 
     def in_host(self, decoded: Tensor) -> Tensor:
         """The same exchange in the host's detail: X + X' - X^, clamped to [-1, 1]."""
-        return (self.images + decoded - self.reconstruction).clamp(-1, 1)
+        return host_detail(self.images, decoded, self.reconstruction)
 
     def of(self, kind: Kind) -> Tensor:
         """X' of a kind, (N, 1, S, S)."""

@@ -32,8 +32,8 @@ from torchmetrics.image.kid import KernelInceptionDistance
 from kecae_aug.device import Precision, autocast
 from kecae_training.bootstrap import Bootstrap, summary
 from kecae_training.discriminator import Discriminator, device_of
+from kecae_training.discriminator.networks import build
 from kecae_training.evaluate.oracles import eight_bits
-from kecae_training.networks import build
 
 DIVISIONS = 5  # of the patients into halves, for every distance
 Features = NDArray[np.float64]

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import balanced_accuracy_score
 from torch import Tensor
 
+from kecae_aug.engine.exchange import host_detail
 from kecae_aug.engine.model import KECAE
 from kecae_aug.phantom.jsw import joint_space_width
 from kecae_aug.weights.io import load_weights
@@ -79,7 +80,7 @@ def figures(model: KECAE, study: Study, discriminators: Sequence[Discriminator] 
     reconstruction, decoded = _decode(model, non_key + key), _decode(model, non_key + key[donors])
     if not all(t.isfinite().all() for t in (reconstruction, decoded)):
         raise DivergedError("the reconstructions or exchanges are not finite: the training diverged")
-    host = (images + decoded - reconstruction).clamp(-1, 1)
+    host = host_detail(images, decoded, reconstruction)
     wanted = labels[donors].numpy()
     bench = study.bench
 
