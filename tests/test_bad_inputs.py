@@ -705,14 +705,14 @@ BANKS = [
     Case(
         "a bank of other weights",
         "BankError",
-        lambda e: KeyExchangeAugment(KECAE.from_preset("tiny"), donors=wide(e)),
+        lambda e: KeyExchangeAugment(KECAE.from_preset("tiny"), bank=wide(e)),
         "of other weights",
     ),
     Case(
         "a bank of classes that the caller has not got",
         "ValueError",
         lambda e: KeyExchangeAugment(
-            e.model, donors=SimpleNamespace(labels=["a", "b"], check_weights=lambda *_: None)
+            e.model, bank=SimpleNamespace(labels=["a", "b"], check_weights=lambda *_: None)
         ),
         "the bank has rows of ['a', 'b']",
     ),
@@ -733,7 +733,7 @@ BANKS = [
     Case(
         "patients in the batch, none in the bank",
         "BankError",
-        lambda e: KeyExchangeAugment(e.model, p=1.0, donors=nameless(e))(
+        lambda e: KeyExchangeAugment(e.model, p=1.0, bank=nameless(e))(
             e.x, e.y, patients=[str(i) for i in range(12)]
         ),
         "the bank's rows have none",
@@ -998,7 +998,7 @@ class Oracle(torch.nn.Module):
 
 
 def banked_params(e):
-    banked = KeyExchangeAugment(e.model, p=1.0, donors=wide(e))
+    banked = KeyExchangeAugment(e.model, p=1.0, bank=wide(e))
     banked(e.x, e.y)
     return banked.params
 

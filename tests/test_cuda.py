@@ -26,8 +26,8 @@ from kecae_aug import (
     LatentBank,
 )
 from kecae_aug.weights.io import load_weights
-from kecae_training.evaluate.__main__ import evaluate
-from kecae_training.evaluate.evaluation import Entrant
+from kecae_training.evaluate.entrants import Entrant
+from kecae_training.evaluate.evaluation import evaluate
 from kecae_training.train import train
 
 torch.manual_seed(0)
@@ -231,7 +231,7 @@ def test_a_bank_is_built_and_served(device, tmp_path):
     rows = torch.tensor([19, 0, 5, 5])
     torch.testing.assert_close(bank.keys(rows), wanted.keys(rows), atol=1e-3, rtol=1e-3)
     images, labels = images_of(Knees()).to(device), torch.tensor(Knees().targets, device=device)
-    augment = KeyExchangeAugment(MODEL, p=1.0, donors=bank)
+    augment = KeyExchangeAugment(MODEL, p=1.0, bank=bank)
     got, _ = augment(images, labels)
     on_cpu, _ = augment.replay(images.cpu(), labels.cpu(), params=augment.params)
     assert got.device.type == device.type

@@ -15,7 +15,8 @@ from typing import Any
 from kecae_aug.errors import reporting
 
 TRAINING = {
-    "discriminator": "kecae_training.discriminator",
+    "discriminator": "kecae_training.discriminator.__main__",
+    "panel": "kecae_training.discriminator.panel",
     "train": "kecae_training.train",
     "search": "kecae_training.search.__main__",
     "evaluate": "kecae_training.evaluate.__main__",
@@ -55,8 +56,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="kecae-aug",
         description="Key-exchange data augmentation for medical image classifiers.",
-        epilog="Also, with pip install 'kecae-aug[train]': discriminator, train, search, evaluate, card, reader-study "
-        "(each with --help).",
+        epilog="Also, with pip install 'kecae-aug[train]': discriminator, panel, train, search, evaluate, card, "
+        "reader-study (each with --help).",
     )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True)

@@ -47,7 +47,7 @@ class Gate:
     Args:
         oracles: each maps (B, 1, S, S) float32 in [-1, 1] to logits (B, K) over ``classes``. Modules are
             set to eval mode. May be empty where ``max_distance`` is given.
-        classes: names of the oracles' classes, in the order of their logits.
+        classes: names of the oracles' classes, in the order of their logits; by default the oracles' own ``.classes``.
         min_probability: of the new label, for an oracle to agree. 0.5 between two classes is the larger one.
         min_agreement: fraction of the oracles that must agree; all of them by default.
         max_distance: largest mean absolute difference to the host, of the full grey range (0 to 1).
@@ -62,13 +62,20 @@ class Gate:
         self,
         oracles: Sequence[Oracle],
         *,
-        classes: Sequence[str | int],
+        classes: Sequence[str | int] | None = None,
         min_probability: float = 0.5,
         min_agreement: float = 1.0,
         max_distance: float | None = None,
         image_size: int | None = None,
     ) -> None:
-        self.oracles, self.classes = list(oracles), class_names(classes)
+        self.oracles = list(oracles)
+        if classes is None:
+            classes = next((c for c in map(_own_classes, self.oracles) if c is not None), None)
+            if classes is None:
+                raise ValueError(
+                    "classes: none was given and no oracle has .classes; give the names in the order of the logits"
+                )
+        self.classes = class_names(classes)
         if not self.oracles and max_distance is None:
             raise ValueError(
                 "oracles: got none and no max_distance, so that nothing could be rejected; give either"
@@ -79,11 +86,11 @@ class Gate:
                     f"oracles[{i}]: got {type(oracle).__name__}, accepted is a module or function from (B, 1, S, S) "
                     "images in [-1, 1] to logits (B, K)"
                 )
-            own = getattr(oracle, "classes", None)
-            if isinstance(own, (list, tuple)) and tuple(map(class_name, own)) != self.classes:
+            own = _own_classes(oracle)
+            if own is not None and tuple(map(class_name, own)) != self.classes:
                 raise ValueError(
-                    f"oracles[{i}]: its logits are of classes {tuple(own)}, the gate's are {self.classes}; give the gate "
-                    "these classes, or load the oracle with the gate's (load_discriminator(folder, classes))"
+                    f"oracles[{i}]: its logits are of classes {tuple(own)}, the gate's are {self.classes}; leave classes "
+                    "out, or load the oracle with the gate's (load_discriminator(folder, classes))"
                 )
             if isinstance(oracle, nn.Module):
                 oracle.eval()
@@ -179,3 +186,8 @@ class Gate:
             f"Gate({len(self.oracles)} oracles, min_probability={self.min_probability}, "
             f"min_agreement={self.min_agreement}, max_distance={self.max_distance})"
         )
+
+
+def _own_classes(oracle: object) -> Sequence[str | int] | None:
+    own = getattr(oracle, "classes", None)
+    return own if isinstance(own, (list, tuple)) else None

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from kecae_aug.data.classes import check_order
 from kecae_aug.engine.batch import parse
 from kecae_aug.engine.tree import iterate_leaves, map_leaves
 from kecae_aug.transform import KeyExchangeAugment
@@ -36,7 +37,7 @@ class KeyExchangeLoader:
 
     Args:
         loader: gives batches that the transform takes: (images, labels, ...) or a dict.
-        augment: called on each batch.
+        augment: called on each batch. Its ``classes`` must be in the order of ``loader.dataset.classes``, where it has them.
         device: where batches go; by default they stay where they are.
         post: applied to the images of each batch after the exchange: crop, flip, normalise. It is given the images
             alone, so that masks beside them stay as they are, and it gives as many back.
@@ -63,6 +64,8 @@ class KeyExchangeLoader:
             )
         if post is not None and not callable(post):
             raise TypeError(f"post: got {type(post).__name__}, accepted is a function of images (B, C, H, W)")
+        if isinstance(augment, KeyExchangeAugment):
+            check_order(getattr(loader, "dataset", None), augment.classes)
         self.loader, self.augment, self.post, self.prefetch = loader, augment, post, prefetch
         self.device = None if device is None else torch.device(device)
         self._stream: Any = None

@@ -12,7 +12,7 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from kecae_aug.donors import random_donors
+from kecae_aug.donors import draw_donors, draw_from_bank
 from kecae_aug.engine.apply import ask_gate, exchange_rows, put_rows
 from kecae_aug.engine.arguments import AugmentOptions, check_classes, check_values
 from kecae_aug.engine.batch import Batch, LabelsGetter, parse
@@ -67,16 +67,16 @@ class KeyExchangeAugment(v2.Transform):
             whatever ``p``, as DDP and compiled steps want it; where fewer rows can exchange, rows are repeated as they are.
             Whatever else in the batch has B rows (tensors, masks, arrays, lists, nested dicts) gets the hosts' rows.
         classes: names of the caller's classes in the order of their indices, for instance
-            ``dataset.classes``; by default the weights' own. Rows of classes that the weights do not know
+            ``dataset.classes``; by default the bank's, or the weights' own. Rows of classes that the weights do not know
             pass through.
-        value_range: of float images; (0, 1) by default.
+        value_range: of float images; by default the bank's, or (0, 1).
         mean: of images that are already normalised, per channel, with ``std``; they are taken to be in
             [0, 1] before normalisation.
         std: see ``mean``.
         label_mode: ``"key"`` gives the donor's label (for strength below 0.5 the host's own) in the form that came;
             ``"one_hot"`` the same as (B, K) floats, ``"soft"`` floats with min(strength, 1) on the donor's class; both also
             where nothing is exchanged, so that ``v2.RandomChoice([augment, v2.MixUp(num_classes=K)])`` gives one form.
-        donors: a :class:`~kecae_aug.LatentBank` that the keys are drawn from, so that a batch of one class
+        bank: a :class:`~kecae_aug.LatentBank` that the keys are drawn from, so that a batch of one class
             can exchange too and no donor is encoded; by default the batch itself.
         same_patient: whether the two knees of a patient may exchange, where patients are given.
         labels_getter: as of torchvision's MixUp. ``"default"`` finds images and labels in pairs, in dicts with ``image``,
@@ -99,11 +99,11 @@ class KeyExchangeAugment(v2.Transform):
         detail: Detail = "host",
         append: bool | int = False,
         classes: Sequence[str | int] | None = None,
-        value_range: tuple[float, float] = (0.0, 1.0),
+        value_range: tuple[float, float] | None = None,
         mean: float | Sequence[float] | None = None,
         std: float | Sequence[float] | None = None,
         label_mode: LabelMode = "key",
-        donors: LatentBank | None = None,
+        bank: LatentBank | None = None,
         same_patient: bool = False,
         labels_getter: LabelsGetter = "default",
         gate: Gate | None = None,
@@ -111,23 +111,25 @@ class KeyExchangeAugment(v2.Transform):
     ) -> None:
         super().__init__()
         check_values(p, strength, detail, append, label_mode, labels_getter)
+        if value_range is None:
+            value_range = (0.0, 1.0) if bank is None or mean is not None else bank.intensity.value_range
         self.intensity = Intensity.of(value_range, mean, std)
         exchanger = Exchanger(model, engine)
-        self.classes = check_classes(classes, exchanger, donors, gate)
+        self.classes = check_classes(classes, exchanger, bank, gate)
         self.p, self.strength, self.detail = float(p), strength, detail
         self.append, self.label_mode, self.same_patient = append, label_mode, same_patient
-        self.labels_getter, self.donors, self.gate = labels_getter, donors, gate
+        self.labels_getter, self.bank, self.gate = labels_getter, bank, gate
         self.engine = exchanger.engine
         self.enabled = True
         self.params: ExchangeParams | None = None
         self._warn = WarnOnce()
-        self._idle = IdleWatch(exchanger.config.classes, donors is None, self._warn)
+        self._idle = IdleWatch(exchanger.config.classes, bank is None, self._warn)
         self.__dict__["_exchanger"] = exchanger  # not a submodule, whatever nn.Module.__setattr__ thinks
 
     @classmethod
     def from_pretrained(
         cls,
-        name: str | os.PathLike[str],
+        weights: str | os.PathLike[str],
         *,
         revision: str | None = None,
         cache_dir: str | os.PathLike[str] | None = None,
@@ -137,7 +139,7 @@ class KeyExchangeAugment(v2.Transform):
     ) -> KeyExchangeAugment:
         """With trained weights: a bundled name, a folder, or a Hub id (see :func:`kecae_aug.load_weights`)."""
         model = load_weights(
-            name, revision=revision, cache_dir=cache_dir, token=token, local_files_only=local_files_only
+            weights, revision=revision, cache_dir=cache_dir, token=token, local_files_only=local_files_only
         )
         return cls(model, **options)
 
@@ -163,11 +165,11 @@ class KeyExchangeAugment(v2.Transform):
     @torch.no_grad()
     def replay(self, *inputs: Any, params: ExchangeParams) -> Any:
         """Repeat a call: the same batch with the ``params`` of that call gives the same result."""
-        bank = None if self.donors is None else self.donors.fingerprint
+        bank = None if self.bank is None else self.bank.fingerprint
         if params.bank != bank:
             theirs, ours = ("the batch" if b is None else f"bank {b[:12]}" for b in (params.bank, bank))
             raise ValueError(
-                f"params: their donors are rows of {theirs}, this transform's are of {ours}; replay with the same donors"
+                f"params: their donors are rows of {theirs}, this transform's are of {ours}; replay with the same bank"
             )
         batch = parse(inputs, self.labels_getter)
         indices, one_hot = self._check(batch, [])
@@ -213,9 +215,9 @@ class KeyExchangeAugment(v2.Transform):
         known = torch.tensor([c in self._exchanger.config.classes for c in self.classes], device="cpu")
         eligible = known[indices]
 
-        def draw_donors(generator: torch.Generator) -> Tensor:
-            if self.donors is None:
-                return random_donors(
+        def draw(generator: torch.Generator) -> Tensor:
+            if self.bank is None:
+                return draw_donors(
                     indices,
                     patients=patients,
                     same_patient=self.same_patient,
@@ -225,15 +227,15 @@ class KeyExchangeAugment(v2.Transform):
             pairs = zip(indices.tolist(), eligible.tolist(), strict=True)
             labels = [self.classes[i] if is_known else None for i, is_known in pairs]
             ids = None if self.same_patient else patients
-            return self.donors.random_donors(labels, self.classes, ids, generator)
+            return draw_from_bank(self.bank, labels, self.classes, ids, generator)
 
         return draw_params(
             len(indices),
-            draw_donors,
+            draw,
             p=self.p,
             append=self.append,
             strength=strength_range(self.strength),
-            bank=None if self.donors is None else self.donors.fingerprint,
+            bank=None if self.bank is None else self.bank.fingerprint,
             warn=self._warn,
         )
 
@@ -289,7 +291,7 @@ class KeyExchangeAugment(v2.Transform):
             self._exchanger,
             detail=self.detail,
             intensity=self.intensity,
-            bank=self.donors,
+            bank=self.bank,
         )
         if gated and self.gate is not None:
             new, plan = ask_gate(
@@ -307,10 +309,10 @@ class KeyExchangeAugment(v2.Transform):
     def _complete(self, indices: Tensor, one_hot: bool, params: ExchangeParams) -> Plan:
         """With the donors' classes."""
         has, given = params.donors >= 0, indices[params.rows]
-        if self.donors is None:
+        if self.bank is None:
             theirs = indices[params.donors.clamp_min(0)]
         else:
-            names = [self.donors.label(row) if row >= 0 else None for row in params.donors.tolist()]
+            names = [self.bank.label(row) if row >= 0 else None for row in params.donors.tolist()]
             known = [-1 if name is None else self.classes.index(name) for name in names]
             theirs = torch.tensor(known, dtype=torch.int64, device="cpu")
         return Plan(indices, one_hot, params, torch.where(has, theirs, given))
@@ -337,7 +339,12 @@ class KeyExchangeAugment(v2.Transform):
         """Options that differ from their defaults."""
         shown = {**vars(self), **vars(self.intensity)}
         source = self._exchanger.metadata.get("weights", {}).get("source")
-        defaults = {**_DEFAULTS, "classes": self._exchanger.config.classes, "engine": EngineOptions()}
+        defaults = {
+            **_DEFAULTS,
+            "classes": self._exchanger.config.classes,
+            "engine": EngineOptions(),
+            "value_range": (0.0, 1.0),
+        }
         parts = [repr(source)] if source else []
         return ", ".join(parts + [f"{k}={shown[k]!r}" for k, v in defaults.items() if shown[k] != v])
 

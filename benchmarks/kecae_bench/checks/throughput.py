@@ -268,7 +268,7 @@ def training_step(model: KECAE, n: int, repetitions: int) -> dict[str, Any]:
         )
         images, labels = images.to(device), labels.to(device)
         augment = KeyExchangeAugment(model, p=0.5, detail="decoder")
-        banked = KeyExchangeAugment(model, p=0.5, detail="decoder", donors=bank)
+        banked = KeyExchangeAugment(model, p=0.5, detail="decoder", bank=bank)
 
         def step(exchange: Callable[[Tensor, Tensor], Any] | None) -> None:
             x, y = (images, labels) if exchange is None else exchange(images, labels)

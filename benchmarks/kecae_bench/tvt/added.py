@@ -131,7 +131,7 @@ class Added:
             classes=self.knees.classes,
             value_range=self.knees.value_range,
             label_mode="soft" if o.labels == "soft" and self.arm.added in ("exchanged", "gated") else "key",
-            donors=self._open_bank() if from_bank else None,
+            bank=self._open_bank() if from_bank else None,
             gate=self.gate,
         )
 
@@ -153,10 +153,14 @@ class Added:
         sha = KeyExchangeDataset(self.knees, self.tools.model, 0).weights_sha256  # type: ignore[arg-type]
         folder = self.tools.work / f"bank-{self.knees.fingerprint()}-{sha[:12]}"
         model, device = self.tools.model, self.tools.device
-        assert model is not None
-        found = LatentBank.build(self.knees, model, folder, residual=False, device=device, progress=True)
-        assert found is not None  # of one process
-        return found
+        return LatentBank.build(  # of keys alone
+            self.knees,
+            model,  # type: ignore[arg-type]
+            folder,
+            residual=False,
+            device=device,
+            progress=True,
+        )
 
     def _draw_pairs(self) -> KeyExchangeDataset:
         if not self.tools.n_pairs:

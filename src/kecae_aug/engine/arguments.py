@@ -25,11 +25,11 @@ class AugmentOptions(TypedDict, total=False):
     detail: Detail
     append: bool | int
     classes: Sequence[str | int] | None
-    value_range: tuple[float, float]
+    value_range: tuple[float, float] | None
     mean: float | Sequence[float] | None
     std: float | Sequence[float] | None
     label_mode: LabelMode
-    donors: LatentBank | None
+    bank: LatentBank | None
     same_patient: bool
     labels_getter: LabelsGetter
     gate: Gate | None
@@ -66,7 +66,7 @@ def check_values(
 
 
 def check_classes(
-    classes: Sequence[str | int] | None, exchanger: Exchanger, donors: LatentBank | None, gate: Gate | None
+    classes: Sequence[str | int] | None, exchanger: Exchanger, bank: LatentBank | None, gate: Gate | None
 ) -> tuple[str, ...]:
     """The caller's classes, which weights, bank and gate must know.
 
@@ -74,18 +74,19 @@ def check_classes(
         ValueError: fewer than two of the weights' classes, a bank of others, a gate that does not know them.
     """
     exchangeable = exchanger.config.classes
-    names = class_names(exchangeable if classes is None else classes)
+    own = exchangeable if bank is None else bank.classes
+    names = class_names(own if classes is None else classes)
     known = [c for c in exchangeable if c in names]
     if len(known) < 2:
         raise ValueError(
             f"classes={names}: these weights exchange {exchangeable}; at least two of them must be among your classes, by "
             "name"
         )
-    if donors is not None:
-        donors.check_weights(*exchanger.hashes)
-        if not set(donors.labels) & set(known):
+    if bank is not None:
+        bank.check_weights(*exchanger.hashes)
+        if not set(bank.labels) & set(known):
             raise ValueError(
-                f"donors: the bank has rows of {sorted(set(donors.labels))}, none of which weights of "
+                f"bank: it has rows of {sorted(set(bank.labels))}, none of which weights of "
                 f"{exchangeable} exchange between your classes={names}; build it of these classes"
             )
     if gate is not None and set(known) - set(gate.classes):

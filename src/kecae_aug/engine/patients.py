@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kecae_aug.donors import patient_numbers
+from kecae_aug.donors import ids_of
 from kecae_aug.engine.batch import Batch
 from kecae_aug.engine.tree import list_named
 from kecae_aug.engine.warn import WarnOnce
@@ -168,8 +168,7 @@ def read_ids(entries: list[Ids], n: int, warn: WarnOnce, given: bool = False) ->
         warn.each(said)
     if values is None:
         return None
-    patient_numbers(values, n)  # refuses what is not one id a row
-    ids = [patient_id(v) for v in (values.tolist() if hasattr(values, "tolist") else values)]
+    ids = ids_of(values, n)
     if not warn.has("zeros") and warn_of_zeros(ids):
         warn.mark("zeros")
     if None in ids and not warn.has("missing"):

@@ -104,7 +104,7 @@ def _draw_fixed(
             warn(
                 "repeats",
                 f"append={k}: this batch has no two rows that can exchange, so rows of it are repeated as they are; "
-                "more images a batch, or donors= from a bank, give exchanged knees",
+                "more images a batch, or a bank, give exchanged knees",
             )
             able = torch.arange(len(donors), device="cpu")
         able = able[torch.randperm(len(able), generator=generator, device="cpu")]

@@ -77,5 +77,5 @@ class IdleWatch:
             self.warn(
                 "idle",
                 f"the first {IDLE} batches had no two rows of different classes among {tuple(self.exchangeable)}, so "
-                "nothing was exchanged: shuffle the loader, take larger batches, or give donors= from a bank",
+                "nothing was exchanged: shuffle the loader, take larger batches, or give a bank",
             )

@@ -174,8 +174,8 @@ def run(script: Path, arguments: list[str], ours: argparse.Namespace) -> None:
         ),
     }
     model = load_weights(ours.weights, revision=ours.revision)
-    if ours.donors is not None:
-        options["donors"] = LatentBank(ours.donors, model)
+    if ours.bank is not None:
+        options["bank"] = LatentBank(ours.bank, model)
     made: list[ExchangedLoader] = []
     create = exchanging(timm_data.create_loader, model, options, ours.classes)
 
@@ -252,8 +252,8 @@ def _parser() -> argparse.ArgumentParser:
         help="two knees of one patient may exchange, which timm's batches cannot tell",
     )
     add(
-        PREFIX + "donors",
-        dest="donors",
+        PREFIX + "bank",
+        dest="bank",
         default=None,
         metavar="BANK",
         help="folder of a LatentBank of donors",
@@ -345,7 +345,7 @@ def _mixup(collate: Any, model: KECAE, options: dict[str, Any]) -> KeyExchangeMi
         own["mode"], own["mode"]
     )  # the collate function alone can halve a batch
     rest = {name: value for name, value in options.items() if name != "p"}
-    mixup = KeyExchangeMixup(prob=collate.mix_prob, weights=model, exchange_prob=options["p"], **own, **rest)
+    mixup = KeyExchangeMixup(prob=collate.mix_prob, weights=model, p=options["p"], **own, **rest)
     mixup.mixup_enabled, mixup.multi_label = collate.mixup_enabled, getattr(collate, "multi_label", False)
     return mixup
 

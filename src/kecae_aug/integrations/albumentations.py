@@ -13,7 +13,7 @@ from __future__ import annotations
 import functools
 import os
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
+from kecae_aug.donors import candidates
 from kecae_aug.engine.exchange import Detail, Exchanger, check_detail
 from kecae_aug.engine.intensity import Intensity
 from kecae_aug.engine.model import KECAE
@@ -149,10 +150,11 @@ class KeyExchange(_ImageOnlyTransform):
             self._check(data["image"], "image")
         for i, image in enumerate(data["images"] if "images" in there else ()):
             self._check(image, f"images[{i}]")
-        candidates = list(self._candidates(data))
-        if not candidates:
+        found = self._candidates(data)
+        if not found:
             return {"donor": None}
-        number, item = self.py_random.choice(candidates)
+        number = self.py_random.choice(found)
+        item = data[self.metadata_key][number]
         strength = self.py_random.uniform(*self._strengths)
         self._check(item["image"], f"{self.metadata_key}[{number}]['image']")
         label = self._name(item[self.label_key], "")
@@ -220,23 +222,22 @@ class KeyExchange(_ImageOnlyTransform):
         args: dict[str, Any] = super().get_transform_init_args()
         return {**args, "weights": "KECAE" if isinstance(self.weights, KECAE) else self.weights}
 
-    def _candidates(self, data: Mapping[str, Any]) -> Iterator[tuple[int, Mapping[str, Any]]]:
-        """Items that may give their key to the host, with their numbers."""
+    def _candidates(self, data: Mapping[str, Any]) -> list[int]:
+        """Numbers of the items that may give their key to the host."""
         items, known = data[self.metadata_key], self._exchanger.config.classes
         if not isinstance(items, Sequence) or isinstance(items, str):
             raise TypeError(f"{self.metadata_key}: got {_describe(items)}, accepted is a list of dicts")
-        host = self._name(data[self.label_key], self.label_key)
-        patient, *patients = self._patients(data, items)
+        names = [self._name(data[self.label_key], self.label_key)]
         for number, item in enumerate(items):
             where = f"{self.metadata_key}[{number}]"
             if not isinstance(item, Mapping) or not {"image", self.label_key} <= set(item):
                 raise ValueError(
                     f"{where}: got {_describe(item)}, accepted is a dict with 'image' and {self.label_key!r}"
                 )
-            label = self._name(item[self.label_key], f"{where}[{self.label_key!r}]")
-            others = patient is None or patients[number] != patient
-            if others and label != host and label in known and host in known:
-                yield number, item
+            names.append(self._name(item[self.label_key], f"{where}[{self.label_key!r}]"))
+        host, *labels = (name if name in known else None for name in names)
+        patient, *patients = self._patients(data, items)
+        return candidates(host, labels, patient, patients)
 
     def _check(self, image: Any, name: str) -> Tensor:
         """An image as it came -> (1, C, H, W) of its dtype and scale; what is let pass is said once."""

@@ -82,7 +82,7 @@ class KeyExchangeMixup(AnyBatchMixup):
         mixup_alpha, cutmix_alpha, cutmix_minmax, prob, switch_prob, mode, correct_lam, label_smoothing,
             num_classes, multi_label: timm's own. With both alphas 0 nothing is mixed.
         weights: a bundled name, a folder, a Hub id, or a KECAE.
-        exchange_prob: chance of each row to become an exchanged knee.
+        p: chance of each row to become an exchanged knee; ``prob`` is that of mixing.
         strength, detail: see :class:`~kecae_aug.KeyExchangeAugment`.
         classes: names of the ``num_classes`` classes in the order of their indices, for timm's folders
             ``list(dataset.reader.class_to_idx)``; by default the weights' own, where their number fits.
@@ -107,7 +107,7 @@ class KeyExchangeMixup(AnyBatchMixup):
         multi_label: bool = False,
         *,
         weights: str | os.PathLike[str] | KECAE,
-        exchange_prob: float = 0.5,
+        p: float = 0.5,
         strength: float | tuple[float, float] = 1.0,
         detail: Detail = "host",
         classes: Sequence[str | int] | None = None,
@@ -116,8 +116,8 @@ class KeyExchangeMixup(AnyBatchMixup):
         **options: Any,
     ) -> None:
         for name, value in options.items():
-            if name in ("label_mode", "p"):
-                raise ValueError(f"{name}={value!r}: not taken here; {_INSTEAD[name]}")
+            if name == "label_mode":
+                raise ValueError(f"{name}={value!r}: not taken here; targets are soft in any case")
         if mode not in ("batch", "pair", "elem"):
             raise ValueError(f"mode={mode!r}: accepted are 'batch', 'pair' and 'elem'")
         if multi_label and "multi_label" not in inspect.signature(_Mixup.__init__).parameters:
@@ -136,7 +136,7 @@ class KeyExchangeMixup(AnyBatchMixup):
                 f"all {num_classes} classes in classes"
             )
         options |= {"strength": strength, "detail": detail, "classes": names, "mean": mean, "std": std}
-        self.exchange = KeyExchangeAugment(model, p=exchange_prob, **options)
+        self.exchange = KeyExchangeAugment(model, p=p, **options)
 
     def __call__(self, x: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """Exchange, then mix; see the class for shapes and errors."""
@@ -149,12 +149,6 @@ class KeyExchangeMixup(AnyBatchMixup):
 
     def __repr__(self) -> str:
         return f"KeyExchangeMixup({self.exchange!r}, mixup_alpha={self.mixup_alpha}, cutmix_alpha={self.cutmix_alpha})"
-
-
-_INSTEAD = {
-    "p": "exchange_prob is the chance of an exchange, prob that of mixing",
-    "label_mode": "targets are soft in any case",
-}
 
 
 if __name__ == "__main__":
