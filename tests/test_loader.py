@@ -208,7 +208,7 @@ def ahead(clocks, n, exchange, step, note=lambda *_: None):
         batch[0].made = clocks.current.busy_until
         return batch
 
-    wrapped._exchanged = exchanged
+    wrapped._exchange = exchanged
     for batch in wrapped:
         assert clocks.loop.busy_until >= batch[0].made, "a step began before its batch was made"
         note(batch, clocks)
@@ -271,9 +271,9 @@ def test_batches_are_pinned_before_they_are_copied_to_cuda(monkeypatch):
             raise AssertionError("pinned already")
 
     plain, pinned = torch.zeros(2).as_subclass(Copied), torch.zeros(2).as_subclass(Pinned)
-    cuda = loader_module._moved({"image": plain, "label": [pinned, "text"]}, torch.device("cuda"))
+    cuda = loader_module._move({"image": plain, "label": [pinned, "text"]}, torch.device("cuda"))
     assert cuda == {"image": ("Pinned", "cuda", True), "label": [("Pinned", "cuda", True), "text"]}
-    assert loader_module._moved((plain,), torch.device("cpu")) == (("Copied", "cpu", False),)
+    assert loader_module._move((plain,), torch.device("cpu")) == (("Copied", "cpu", False),)
 
 
 def test_a_subclass_keeps_its_forward():
@@ -311,10 +311,10 @@ def test_a_step_waits_for_nothing_on_the_device(options):
     here, there = (KeyExchangeLoader(loader(), augment, device=where) for where in ("cpu", "cuda:0"))
     for batch in loader():
         torch.manual_seed(0)
-        wanted, labels = here._exchanged(batch)
+        wanted, labels = here._exchange(batch)
         torch.manual_seed(0)
         with pretend_cuda.pretend() as watch, torch.no_grad():
-            got, there_labels = there._exchanged(batch)
+            got, there_labels = there._exchange(batch)
         assert watch.waits == []
         torch.testing.assert_close(got.inner, wanted)
         assert torch.equal(there_labels.inner, labels)

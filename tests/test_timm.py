@@ -315,8 +315,8 @@ def test_the_prefetchers_batches_are_exchanged_as_its_workers_made_them(knees):
     ours = create(dataset, (3, 64, 64), 8, **options)
     ours.augment.register_forward_pre_hook(lambda *_: pytest.fail("called, not planned on the CPU"))
     planned = []
-    plan = ours.augment._plan
-    ours.augment.__dict__["_plan"] = lambda batch: planned.append(batch[0].dtype) or plan(batch)
+    plan = ours.augment.plan_batch
+    ours.augment.__dict__["plan_batch"] = lambda batch: planned.append(batch[0].dtype) or plan(batch)
     torch.manual_seed(1)
     wanted = {x.numpy().tobytes(): int(label) for batch in given for x, label in zip(*batch, strict=True)}
     x, y = next(iter(ours))
