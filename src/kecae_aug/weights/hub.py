@@ -1,4 +1,4 @@
-"""Weights with a model card, in a folder or on the Hugging Face Hub (docs/weights.md); loading is :func:`load_weights`."""
+"""Weights with a model card, in a folder or on the Hugging Face Hub (docs/using.md); loading is :func:`load_weights`."""
 
 from __future__ import annotations
 
