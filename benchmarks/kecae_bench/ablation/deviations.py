@@ -30,13 +30,13 @@ DEVIATIONS = (
     Deviation(
         "`model.key_size`", "as hN", "16", "16 numbers cannot carry a donor's knee", "key as wide as the latent"
     ),
-    Deviation("`loss.lambda1_host`", "0", "0.04", "J_SUP also on X + X' − X^", "lambda1_host 0"),
-    Deviation("`loss.lambda2`", "0.001", "0", "J_LDA has no lower bound, see below", "J_LDA, eps 0"),
-    Deviation("`loss.same_grade`", "0", "0.5", "a key of the same grade returns the host", "same_grade 0"),
-    Deviation("`loss.grade_free_non_key`", "0", "0.05", "hN does not encode the grade", "grade_free_non_key 0"),
-    Deviation("`loss.grade_in_key`", "0", "0.02", "hK encodes the grade without the discriminator"),
+    Deviation("`loss.terms.sup_host`", "0", "0.04", "J_SUP also on X + X' − X^", "sup_host 0"),
+    Deviation("`loss.terms.lda`", "0.001", "0", "J_LDA has no lower bound, see below", "J_LDA, eps 0"),
+    Deviation("`loss.terms.same_grade`", "0", "0.5", "a key of the same grade returns the host", "same_grade 0"),
+    Deviation("`loss.terms.grade_free_non_key`", "0", "0.05", "hN does not encode the grade", "grade_free_non_key 0"),
+    Deviation("`loss.terms.grade_in_key`", "0", "0.02", "hK encodes the grade without the discriminator"),
     Deviation(
-        "`loss.feature_match`", "0", "0.1", "X^ keeps what the discriminator reads in X", "feature_match 0"
+        "`loss.terms.feature_match`", "0", "0.1", "X^ keeps what the discriminator reads in X", "feature_match 0"
     ),
     Deviation(
         "`loss.discriminator_shift`, `_noise`, `_blur`", "0", "2 px, 0.1, 1 px",
