@@ -8,8 +8,8 @@ from torch import nn
 
 from kecae_aug.engine.model import KECAE, Latents
 from kecae_aug.phantom import KneeKey, PhantomKnees, render
-from kecae_training.evaluate.measures import Knees
-from kecae_training.evaluate.phantom_truth import Truths
+from kecae_training.evaluate.anatomy import Truths
+from kecae_training.evaluate.exchanges import HeldOutKnees
 
 
 class Bar(nn.Module):
@@ -51,16 +51,16 @@ class Nothing(Swap):
         return Latents(torch.zeros_like(images), images)
 
 
-def knees(n: int = 40) -> Knees:
+def knees(n: int = 40) -> HeldOutKnees:
     """Noise of 64 px, two knees a patient, the second grade with a dark bar."""
     g = torch.Generator().manual_seed(0)
     labels = torch.arange(n) % 2
     images = torch.rand(n, 1, 64, 64, generator=g) * 0.6
     images[:, :, 28:36] -= 0.9 * labels.view(-1, 1, 1, 1)
-    return Knees(images.clamp(-1, 1), labels, [str(i // 2) for i in range(n)])
+    return HeldOutKnees(images.clamp(-1, 1), labels, [str(i // 2) for i in range(n)])
 
 
-def phantoms(n_patients: int = 20, size: int = 64, grades=(0, 3)) -> tuple[Knees, Truths]:
+def phantoms(n_patients: int = 20, size: int = 64, grades=(0, 3)) -> tuple[HeldOutKnees, Truths]:
     """Phantom knees, all drawn as left ones, and their truth."""
     data = PhantomKnees(n_patients, grades, size, seed=5, mirror_right=True)
 
@@ -69,7 +69,7 @@ def phantoms(n_patients: int = 20, size: int = 64, grades=(0, 3)) -> tuple[Knees
 
     images = torch.stack([draw(t) for t in data.truths])
     n = len(images)
-    found = Knees(
+    found = HeldOutKnees(
         images, torch.tensor(data.targets), list(data.patients), sides=list(data.sides), medial=["L"] * n
     )
     return found, Truths(data.truths, draw)
@@ -78,7 +78,7 @@ def phantoms(n_patients: int = 20, size: int = 64, grades=(0, 3)) -> tuple[Knees
 class Oracle(Swap):
     """Renders the truth: the key is the phantom's key, the non-key the number of the knee."""
 
-    def __init__(self, data: Knees, truths: Truths):
+    def __init__(self, data: HeldOutKnees, truths: Truths):
         super().__init__()
         self.known, self.truths = data.images.flatten(1), truths
 

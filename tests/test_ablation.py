@@ -50,7 +50,9 @@ def test_discriminators_of_a_row_are_named_by_network():
 
 def test_row_that_train_does_not_know_is_named():
     with pytest.raises(SystemExit, match="row 'typo' is not accepted"):
-        Table("phantom", "tiny", {}, {"typo": {"loss.lamda1": 1}}).resolve("typo", 5)
+        Table("phantom", "tiny", {}, {"typo": {"loss.lda_esp": 1}}).resolve("typo", 5)
+    with pytest.raises(SystemExit, match=r"row 'typo' is not accepted: .*did you mean 'sup'"):
+        Table("phantom", "tiny", {}, {"typo": {"loss.terms.supp": 1}}).resolve("typo", 5)
 
 
 def test_rows_share_their_data():
@@ -64,7 +66,7 @@ def test_study_goes_on_and_makes_its_table(tmp_path, capsys):
 
     The discriminator comes for the last step.
     """
-    argv = ["--rows", "base", "lambda1 0", "--seeds", "0", "--steps", "81", "--patients", "16"]
+    argv = ["--rows", "base", "sup 0", "--seeds", "0", "--steps", "81", "--patients", "16"]
     argv += ["--test-patients", "16", "--precision", "32-true"]  # bf16 takes minutes where the CPU has none
     argv += ["--work", str(tmp_path / "work"), "--results", str(tmp_path / "r.jsonl")]
     main([*argv[:2], *argv[3:]])
@@ -79,7 +81,7 @@ def test_study_goes_on_and_makes_its_table(tmp_path, capsys):
 
     base, other = map(json.loads, text.splitlines())
     assert "run.precision" not in base["config"]  # which has what differs from the dataclasses' defaults
-    assert (base["row"], other["row"], other["overrides"]) == ("base", "lambda1 0", {"loss.lambda1": 0})
+    assert (base["row"], other["row"], other["overrides"]) == ("base", "sup 0", {"loss.terms.sup": 0})
     assert {"date", "commit", "seconds", "environment", "seed", "steps", "data"} <= set(base)
     wanted = {
         "psnr",
@@ -95,7 +97,7 @@ def test_study_goes_on_and_makes_its_table(tmp_path, capsys):
     assert wanted | {"host_fraction", "key", "non_key", "flip_0->2"} <= set(base["figures"])
 
     main(["table", "--results", str(tmp_path / "r.jsonl")])
-    assert "| lambda1 0 | 1 |" in capsys.readouterr().out
+    assert "| sup 0 | 1 |" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         main([*argv, "--rows", "nosuch"])
     assert "'nosuch'" in capsys.readouterr().err

@@ -217,7 +217,7 @@ def test_a_seeded_compose_is_reproducible():
     assert draws(5) != draws(6)
 
 
-class Knees(Dataset):
+class AugmentedKnees(Dataset):
     """What a user writes: a pipeline as attribute, donors from the same data."""
 
     def __init__(self, *transforms):
@@ -245,7 +245,9 @@ def test_no_worker_and_no_epoch_repeats_another(workers, options):
     """albumentations copies one random state into all workers of all epochs; KeyExchange draws anew in each."""
     seen = [
         draw
-        for epoch in epochs(Knees(KeyExchange(MODEL, p=1.0, strength=(0.5, 1.5))), workers, **options)
+        for epoch in epochs(
+            AugmentedKnees(KeyExchange(MODEL, p=1.0, strength=(0.5, 1.5))), workers, **options
+        )
         for (draw,) in epoch
     ]
     assert len(set(seen)) == 16
@@ -254,9 +256,9 @@ def test_no_worker_and_no_epoch_repeats_another(workers, options):
 def test_albumentations_own_transforms_repeat_without_seed_worker():
     """The trap that docs/integrations.md tells of, and its way out. If the first part fails, the trap is gone."""
     pair = KeyExchange(MODEL, p=1.0, strength=(0.5, 1.5)), A.RandomBrightnessContrast(p=1.0)
-    plain = epochs(Knees(*pair), 2)
+    plain = epochs(AugmentedKnees(*pair), 2)
     assert [b for _, b in plain[0]] == [b for _, b in plain[1]]
-    seeded = epochs(Knees(*pair), 2, worker_init_fn=seed_worker)
+    seeded = epochs(AugmentedKnees(*pair), 2, worker_init_fn=seed_worker)
     assert len({b for epoch in seeded for _, b in epoch}) == 16
     assert len({a for epoch in seeded for a, _ in epoch}) == 16
 
@@ -265,7 +267,7 @@ def test_workers_are_reproducible_by_torchs_seed():
     """torch.manual_seed and the pipeline's seed together fix what workers draw."""
     runs = []
     for _ in range(2):
-        dataset = Knees(KeyExchange(MODEL, p=1.0, strength=(0.5, 1.5)))
+        dataset = AugmentedKnees(KeyExchange(MODEL, p=1.0, strength=(0.5, 1.5)))
         dataset.pipeline.set_random_seed(4)
         torch.manual_seed(9)
         runs.append(epochs(dataset, 2))

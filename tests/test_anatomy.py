@@ -9,18 +9,24 @@ from evaluation_models import Copy, Nothing, Oracle, phantoms
 
 from kecae_aug.data import Preprocessing
 from kecae_aug.data.alignment import align, place
-from kecae_aug.donors import random_donors
+from kecae_aug.donors import draw_donors
 from kecae_aug.phantom import write_phantoms
-from kecae_training.evaluate.anatomy import anatomy, follows_strength, read, widths
-from kecae_training.evaluate.exchanged import Exchanges, Kind
-from kecae_training.evaluate.measures import Bootstrap, directions, open_knees, summarise
-from kecae_training.evaluate.phantom_truth import open_truths, phantom_anatomy
+from kecae_training.bootstrap import Bootstrap, summarise
+from kecae_training.evaluate.anatomy import (
+    correlate_with_strength,
+    measure_against_truth,
+    measure_anatomy,
+    open_truths,
+    read,
+    widths,
+)
+from kecae_training.evaluate.exchanges import Exchanges, Kind, directions, open_knees
 
 
 def figures_of(model_of, n_patients=8):
     """(jsw, truth) of decoder strengths 0, 0.5 and 1, and the truth of strength 1."""
     data, truths = phantoms(n_patients)
-    donors = random_donors(data.labels, patients=data.patients, generator=torch.Generator().manual_seed(0))
+    donors = draw_donors(data.labels, patients=data.patients, generator=torch.Generator().manual_seed(0))
     exchanges, boot = Exchanges(model_of(data, truths), data.images, donors), Bootstrap(data.patients)
     of_direction = directions(data.labels, data.labels[donors], ("0", "3"))
 
@@ -29,10 +35,12 @@ def figures_of(model_of, n_patients=8):
 
     real = jsw(data.images)
     kinds = {Kind("decoder", s): jsw(exchanges.decoder(s)) for s in (0.0, 0.5, 1.0)}
-    seen = anatomy(boot, data.labels, data.labels[donors], of_direction, real, real, kinds)
+    seen = measure_anatomy(boot, data.labels, data.labels[donors], of_direction, real, real, kinds)
     full = Kind("decoder", 1.0)
     change = exchanges.of(full) - exchanges.base("decoder")
-    truth = phantom_anatomy(boot, truths, donors, of_direction, {full: (change, kinds[full] - real)}, jsw)
+    truth = measure_against_truth(
+        boot, truths, donors, of_direction, {full: (change, kinds[full] - real)}, jsw
+    )
     return summarise(seen), summarise(truth)
 
 
@@ -71,7 +79,7 @@ def test_a_copied_donor_has_the_joint_but_explains_little():
 def test_rank_correlation_with_strength():
     """+1 the wanted way, -1 the other, 0 for no change, NaN where a width is missing."""
     at = [np.array([5.0, 5.0, 5.0, np.nan]), np.array([4.0, 6.0, 5.0, 4.0]), np.array([3.0, 7.0, 5.0, 3.0])]
-    rho = follows_strength((0.0, 1.0, 2.0), at, np.array([-1.0, -1.0, 1.0, -1.0]))
+    rho = correlate_with_strength((0.0, 1.0, 2.0), at, np.array([-1.0, -1.0, 1.0, -1.0]))
     np.testing.assert_allclose(rho, [1, -1, 0, np.nan])
 
 
@@ -108,5 +116,5 @@ def test_an_aligned_truth_stays_in_its_host_s_place(tmp_path):
     moved = align(plain.own())
     assert moved.found.all()
     torch.testing.assert_close(aligned.own(), moved.image)
-    torch.testing.assert_close(aligned.wanted(donors), place(plain.wanted(donors), moved.matrix))
-    assert not torch.allclose(aligned.wanted(donors), align(plain.wanted(donors)).image)
+    torch.testing.assert_close(aligned.exchanged(donors), place(plain.exchanged(donors), moved.matrix))
+    assert not torch.allclose(aligned.exchanged(donors), align(plain.exchanged(donors)).image)

@@ -21,6 +21,7 @@ from torchvision import tv_tensors
 
 from kecae_aug import (
     KECAE,
+    EngineOptions,
     Gate,
     KeyExchangeAugment,
     KeyExchangeDataset,
@@ -113,7 +114,7 @@ def altered(e):
 
 def wide(e):
     """A whole bank, and a second model."""
-    return LatentBank.build(Knees(), e.model, e.new("bank"), shard_rows=8)
+    return LatentBank.build(Knees(), e.model, e.new("bank"), shard_rows=8, residual=False)
 
 
 def nameless(e):
@@ -185,10 +186,10 @@ def ranged(value_range):
 
 
 STRUCTURE = [
-    Case("images without labels", "TypeError", lambda e: e.augment(e.x), "needs the labels too"),
-    Case("three arguments", "TypeError", lambda e: e.augment(e.x, e.y, e.y), "got 3 arguments"),
-    Case("a list of one", "TypeError", lambda e: e.augment([e.x]), "got a list of 1"),
-    Case("a path", "TypeError", lambda e: e.augment("knee.png"), "got a str alone"),
+    Case("images without labels", "ValueError", lambda e: e.augment(e.x), "needs the labels too"),
+    Case("three arguments", "ValueError", lambda e: e.augment(e.x, e.y, e.y), "got 3 arguments"),
+    Case("a list of one", "ValueError", lambda e: e.augment([e.x]), "got a list of 1"),
+    Case("a path", "ValueError", lambda e: e.augment("knee.png"), "got a str alone"),
     Case(
         "a dict without a label",
         "ValueError",
@@ -201,11 +202,11 @@ STRUCTURE = [
         lambda e: e.augment({"image": e.x, "label": e.y, "labels": e.y}),
         "exactly one",
     ),
-    Case("a PIL image", "TypeError", lambda e: e.augment(Image.new("L", (64, 64)), e.y), "got Image"),
-    Case("numpy images", "TypeError", lambda e: e.augment(e.x.numpy(), e.y), "images: got ndarray"),
-    Case("a list of image tensors", "TypeError", lambda e: e.augment(list(e.x), e.y), "images: got list"),
-    Case("labels as a list", "TypeError", lambda e: e.augment(e.x, e.y.tolist()), "labels: got list"),
-    Case("class names as labels", "TypeError", lambda e: e.augment(e.x, ["0"] * 12), "labels: got list"),
+    Case("a PIL image", "ValueError", lambda e: e.augment(Image.new("L", (64, 64)), e.y), "got Image"),
+    Case("numpy images", "ValueError", lambda e: e.augment(e.x.numpy(), e.y), "images: got ndarray"),
+    Case("a list of image tensors", "ValueError", lambda e: e.augment(list(e.x), e.y), "images: got list"),
+    Case("labels as a list", "ValueError", lambda e: e.augment(e.x, e.y.tolist()), "labels: got list"),
+    Case("class names as labels", "ValueError", lambda e: e.augment(e.x, ["0"] * 12), "labels: got list"),
 ]
 IMAGES = [
     Case(
@@ -248,10 +249,10 @@ IMAGES = [
     Case("int64 images", "ValueError", lambda e: e.augment(e.x.long(), e.y), "got torch.int64"),
     Case("bool masks", "ValueError", lambda e: e.augment(e.x > 0.5, e.y), "got torch.bool"),
     Case("complex images", "ValueError", lambda e: e.augment(e.x + 0j, e.y), "got torch.complex64"),
-    Case("a tv_tensors.Mask", "TypeError", lambda e: e.augment(tv_tensors.Mask(e.x), e.y), "got a Mask"),
+    Case("a tv_tensors.Mask", "ValueError", lambda e: e.augment(tv_tensors.Mask(e.x), e.y), "got a Mask"),
     Case(
         "tv_tensors.BoundingBoxes",
-        "TypeError",
+        "ValueError",
         lambda e: e.augment(
             tv_tensors.BoundingBoxes(torch.zeros(2, 4), format="XYXY", canvas_size=(9, 9)), e.y
         ),
@@ -522,8 +523,20 @@ OPTIONS = [
         aug(labels_getter=lambda batch: batch[1] + 0),
         "not in the batch",
     ),
-    Case("chunk_size=0", "ValueError", aug(chunk_size=0), "chunk_size=0"),
-    Case("amp_dtype=torch.int8", "ValueError", aug(amp_dtype=torch.int8), "amp_dtype=torch.int8"),
+    Case(
+        "labels_getter=None",
+        "ValueError",
+        aug(labels_getter=None),
+        "labels_getter=None",
+    ),
+    Case("a dict for engine", "TypeError", aug(engine={"chunk_size": 1}), "accepted is EngineOptions"),
+    Case("chunk_size=0", "ValueError", lambda e: EngineOptions(chunk_size=0), "chunk_size=0"),
+    Case(
+        "amp_dtype=torch.int8",
+        "ValueError",
+        lambda e: EngineOptions(amp_dtype=torch.int8),
+        "amp_dtype=torch.int8",
+    ),
     Case("a misspelt option", "TypeError", aug(strenght=1), "strenght"),
     Case(
         "a name for the model",
@@ -687,14 +700,14 @@ BANKS = [
     Case(
         "a bank of other weights",
         "BankError",
-        lambda e: KeyExchangeAugment(KECAE.from_preset("tiny"), donors=wide(e)),
+        lambda e: KeyExchangeAugment(KECAE.from_preset("tiny"), bank=wide(e)),
         "of other weights",
     ),
     Case(
         "a bank of classes that the caller has not got",
         "ValueError",
         lambda e: KeyExchangeAugment(
-            e.model, donors=SimpleNamespace(labels=["a", "b"], check_weights=lambda *_: None)
+            e.model, bank=SimpleNamespace(labels=["a", "b"], check_weights=lambda *_: None)
         ),
         "the bank has rows of ['a', 'b']",
     ),
@@ -715,7 +728,7 @@ BANKS = [
     Case(
         "patients in the batch, none in the bank",
         "BankError",
-        lambda e: KeyExchangeAugment(e.model, p=1.0, donors=nameless(e))(
+        lambda e: KeyExchangeAugment(e.model, p=1.0, bank=nameless(e))(
             e.x, e.y, patients=[str(i) for i in range(12)]
         ),
         "the bank's rows have none",
@@ -969,7 +982,7 @@ class Oracle(torch.nn.Module):
 
 
 def banked_params(e):
-    banked = KeyExchangeAugment(e.model, p=1.0, donors=wide(e))
+    banked = KeyExchangeAugment(e.model, p=1.0, bank=wide(e))
     banked(e.x, e.y)
     return banked.params
 

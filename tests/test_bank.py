@@ -5,6 +5,7 @@ import pickle
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from torch.utils.data import ConcatDataset, Dataset, Subset
 
 from kecae_aug import KECAE, KeyExchangeAugment, KeyExchangeDataset, LatentBank, load_weights
 from kecae_aug.bank import BankError
+from kecae_aug.donors import draw_from_bank
 from kecae_aug.weights.io import hashes, weights_sha256
 
 torch.manual_seed(0)
@@ -54,7 +56,7 @@ def test_rows_are_what_the_model_encodes(bank):
     """Across shards, in any order and with repeats; residuals are x - x^ at the model's size."""
     rows = torch.tensor([19, 0, 5, 6, 6])
     augment = KeyExchangeAugment(MODEL)
-    x = augment._exchanger.preprocessed(images_of(Knees())[rows])
+    x = augment._exchanger.fit(images_of(Knees())[rows] * 2 - 1)
     with torch.no_grad():
         wanted = MODEL.encode(x)
         torch.testing.assert_close(bank.keys(rows), wanted.key, atol=1e-4, rtol=1e-4)
@@ -79,7 +81,7 @@ def test_half_precision_halves_the_files_and_keeps_the_image(tmp_path, dtype):
 
 def test_the_transform_takes_its_keys_from_it(bank):
     """A batch of one class exchanges too; the donor's label and patient hold; replay repeats the call."""
-    augment = KeyExchangeAugment(MODEL, p=1.0, donors=bank)
+    augment = KeyExchangeAugment(MODEL, p=1.0, bank=bank)
     images, labels = images_of(Knees())[:4], torch.zeros(4, dtype=torch.int64)
     new, new_labels = (
         augment({"image": images, "label": labels, "patient": ["p0", "p1", "p2", "p3"]})
@@ -98,7 +100,7 @@ def test_the_transform_takes_its_keys_from_it(bank):
     assert torch.equal(again, new)
     assert (new_labels == 1).all()
     with torch.no_grad():
-        x = augment._exchanger.preprocessed(images)
+        x = augment._exchanger.fit(images * 2 - 1)
         wanted = MODEL.decode(MODEL.encode(x).non_key + bank.keys(params.donors))
     square = torch.nn.functional.interpolate(wanted, size=(70, 60), mode="bilinear", antialias=True)
     torch.testing.assert_close(new, (square.clamp(-1, 1) + 1) / 2, atol=1e-4, rtol=0)
@@ -110,10 +112,10 @@ def test_patients_are_told_apart_even_when_few_remain(tmp_path):
     """One other patient in the bank is found; none means the row passes through."""
     bank = LatentBank.build(Knees(4), MODEL, tmp_path / "b")  # p0: 0, 2; p1: 0, 2
     for _ in range(10):
-        assert bank.random_donors(["0", "2"], ("0", "2"), ["p0", "p0"]).tolist() == [3, 2]
+        assert draw_from_bank(bank, ["0", "2"], ("0", "2"), ["p0", "p0"]).tolist() == [3, 2]
     single = LatentBank.build(Knees(2), MODEL, tmp_path / "c")
-    assert single.random_donors(["0", None], ("0", "2"), ["p0", "p0"]).tolist() == [-1, -1]
-    assert single.random_donors(["0", None], ("0", "2"), None).tolist() == [1, -1]
+    assert draw_from_bank(single, ["0", None], ("0", "2"), ["p0", "p0"]).tolist() == [-1, -1]
+    assert draw_from_bank(single, ["0", None], ("0", "2"), None).tolist() == [1, -1]
 
 
 def test_an_excluded_patient_is_refused(bank, tmp_path):
@@ -133,11 +135,11 @@ def test_other_weights_other_data_and_other_options_are_refused(bank):
     """A bank fits one model and one data set; a second build into the same folder says what differs."""
     torch.manual_seed(1)
     other = KECAE.from_preset("tiny")
-    for attempt in (lambda: LatentBank(bank.folder, other), lambda: KeyExchangeAugment(other, donors=bank)):
+    for attempt in (lambda: LatentBank(bank.folder, other), lambda: KeyExchangeAugment(other, bank=bank)):
         with pytest.raises(BankError, match="of other weights"):
             attempt()
     with pytest.raises(BankError, match="residual is True"):
-        LatentBank.build(Knees(), MODEL, bank.folder, dtype=torch.float32, shard_rows=6)
+        LatentBank.build(Knees(), MODEL, bank.folder, dtype=torch.float32, shard_rows=6, residual=False)
     with pytest.raises(BankError, match="append=True"):
         LatentBank.build(Knees(8, 5), MODEL, bank.folder, dtype=torch.float32, shard_rows=6, residual=True)
 
@@ -177,10 +179,14 @@ def test_an_interrupted_build_goes_on(tmp_path):
 
 
 def test_ranks_share_a_build(tmp_path):
-    """Two ranks make disjoint shards; the one that ends last has the whole bank."""
+    """Two ranks make disjoint shards; each waits for the other and has the whole bank."""
     options = {"shard_rows": 3, "world_size": 2}
-    assert LatentBank.build(Knees(), MODEL, tmp_path / "b", rank=1, **options) is None
-    assert len(LatentBank.build(Knees(), MODEL, tmp_path / "b", rank=0, **options)) == 20
+    with pytest.raises(BankError, match="shards are not there yet"):
+        LatentBank.build(Knees(), MODEL, tmp_path / "b", rank=1, wait=0, **options)
+    with ThreadPoolExecutor() as pool:
+        waiting = pool.submit(LatentBank.build, Knees(), MODEL, tmp_path / "b", rank=1, wait=60, **options)
+        assert len(LatentBank.build(Knees(), MODEL, tmp_path / "b", rank=0, **options)) == 20
+        assert len(waiting.result()) == 20
 
 
 def test_a_killed_build_leaves_whole_shards(tmp_path):
@@ -285,7 +291,7 @@ def test_donors_are_uniform_over_the_other_patients(tmp_path):
     generator = torch.Generator().manual_seed(0)
     for who in ("a", "c", "new", None):
         options = [r for r in range(1, 24, 2) if knees.patients[r] != who]
-        drawn = bank.random_donors([0.0] * 6000, ("0", "2"), [who] * 6000, generator).tolist()
+        drawn = draw_from_bank(bank, [0.0] * 6000, ("0", "2"), [who] * 6000, generator).tolist()
         counts = torch.bincount(torch.tensor(drawn), minlength=24)[options].double()
         assert int(counts.sum()) == 6000  # all of other patients
         wanted = 6000 / len(options)
@@ -304,7 +310,7 @@ def test_classes_that_the_weights_do_not_know(tmp_path):
     assert bank.labels == ["0", "2"] * 10
     one = LatentBank.build(Subset(knees, range(1, 20, 2)), MODEL, tmp_path / "c")
     for label, able in (("0", True), ("2", False)):
-        assert (min(one.random_donors([label] * 8, ("0", "2"), None).tolist()) >= 0) == able
+        assert (min(draw_from_bank(one, [label] * 8, ("0", "2"), None).tolist()) >= 0) == able
     more = Knees(6, 40)
     more.classes, more.targets = ["0", "1", "2"], [0, 1, 2] * 2
     with pytest.raises(BankError, match=r"classes is .*'0', '2'.*asked for .*'0', '1', '2'"):
@@ -338,7 +344,7 @@ def test_rows_without_a_patient_are_counted(tmp_path):
         bank = LatentBank.build(Knees(4, 9, patients=False), MODEL, tmp_path / "b", append=True)
     assert len(seen) == 1
     assert bank.patients == ["p0", "p0", "p1", "p1", None, None, None, None]
-    donors = set(bank.random_donors(["0"] * 200, ("0", "2"), ["p0"] * 200).tolist())
+    donors = set(draw_from_bank(bank, ["0"] * 200, ("0", "2"), ["p0"] * 200).tolist())
     assert donors == {3, 5, 7}
 
 
@@ -394,7 +400,7 @@ def test_banks_of_before_open(tmp_path):
     )
     assert torch.equal(old.keys(torch.arange(20)), bank.keys(torch.arange(20)))
     for user in (
-        KeyExchangeAugment(model, p=1.0, donors=LatentBank(bank.folder)),
+        KeyExchangeAugment(model, p=1.0, bank=LatentBank(bank.folder)),
         KeyExchangeDataset(Knees(), model, 4, bank=LatentBank(bank.folder)),
     ):
         assert user is not None

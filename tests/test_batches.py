@@ -9,11 +9,14 @@ import numpy as np
 import pretend_cuda
 import pytest
 import torch
+from test_bank import Knees
 from test_transform import MODEL, batch
+from torch.utils.data import default_collate
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from kecae_aug import KeyExchangeAugment
+from kecae_aug import Gate, KeyExchangeAugment, KeyExchangeDataset, KeyExchangeLoader, LatentBank
+from kecae_aug.integrations.albumentations import KeyExchange
 
 IDS = [who for who in "abcdef" for _ in range(2)]  # two knees each, of different labels
 NUMBERS = [9_000_001 + i // 2 for i in range(12)]
@@ -338,6 +341,66 @@ def test_a_fixed_number_where_nothing_can_exchange():
     assert sorted(labels[4:].tolist()) == [0, 0, 0, 2, 2, 2]
 
 
+def test_append_lengthens_columns_of_pandas_by_position():
+    """A custom collate may leave a Series whose index is anything."""
+    x, y = batch(12)
+    pd = pytest.importorskip("pandas")
+    given = {"image": x, "label": y, "ages": pd.Series(range(12), index=range(11, -1, -1))}
+    augment = KeyExchangeAugment(MODEL, p=1.0, append=5)
+    frame = pd.DataFrame({"row": range(12)})
+    out = augment({**given, "frame": frame})
+    wanted = [*range(12), *augment.params.rows.tolist()]
+    assert out["ages"].tolist() == out["frame"]["row"].tolist() == wanted
+    assert len(frame) == 12
+
+
+def test_append_tells_columns_from_rows_where_there_are_as_many():
+    """default_collate makes two columns of two numbers, or texts, an image; a batch of two has two of each."""
+    x, _ = batch(2)
+    item = {"image": x[0], "label": 0, "size": (64, 48), "names": ["left", "a.png"]}
+    other = {"image": x[1], "label": 1, "size": (32, 16), "names": ["right", "b.png"]}
+    out = KeyExchangeAugment(MODEL, p=1.0, append=True)(default_collate([item, other]))
+    first, second = out["size"]
+    assert first[:2].tolist() == [64, 32]
+    assert sorted(zip(first.tolist(), second.tolist(), strict=True)) == [(32, 16)] * 2 + [(64, 48)] * 2
+    assert [sorted(column) for column in out["names"]] == [
+        ["left"] * 2 + ["right"] * 2,
+        ["a.png"] * 2 + ["b.png"] * 2,
+    ]
+
+
+@pytest.fixture(scope="module")
+def bank(tmp_path_factory):
+    return LatentBank.build(Knees(), MODEL, tmp_path_factory.mktemp("bank") / "b")
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("k", [1, 20])
+@pytest.mark.parametrize("kind", ["bank", "gate rejects all", "gate and one class"])
+def test_a_fixed_number_with_a_bank_and_with_a_gate(k, kind, bank):
+    """Compiled and DDP steps get one shape: whatever the batch, just k rows more, each with a label of its own image."""
+    x, y = batch(8)
+    reject = Gate([lambda x: torch.zeros(len(x), 2)], classes=("0", "2"), min_probability=0.9)
+    labels = y * 0 if "one class" in kind else y
+    augment = KeyExchangeAugment(
+        MODEL, p=0.0, append=k, **({"bank": bank} if kind == "bank" else {"gate": reject})
+    )
+    images, out = augment(x, labels)
+    rows, donors = augment.params.rows, augment.params.donors
+    assert len(images) == len(out) == 8 + k
+    assert max(np.bincount(rows)) <= -(-k // 8)  # every row once before any comes again
+    if kind == "bank":
+        assert (donors >= 0).all()
+        assert torch.equal(out[8:], 1 - labels[rows])
+    else:
+        assert (donors == -1).all()
+        assert torch.equal(images[8:], x[rows])
+        assert torch.equal(out[8:], labels[rows])
+    again, labels_again = augment.replay(x, labels, params=augment.params)
+    torch.testing.assert_close(again, images)
+    assert torch.equal(labels_again, out)
+
+
 @pytest.mark.parametrize("wrong", [0, -1, 1.5, "yes", None])
 def test_append_takes_no_other_number(wrong):
     """0 is not False."""
@@ -402,9 +465,9 @@ def test_a_batch_on_a_gpu_comes_over_once(form, options):
     torch.manual_seed(0)
     with pretend_cuda.pretend() as watch, torch.no_grad():
         there = form(*(pretend_cuda.PretendCuda(v) for v in (x, y, ids)))
-        plan = augment._plan(there)
+        plan = augment.plan_batch(there)
         assert len(watch.waits) == 1, watch.waits
-        augment._execute(plan, there)
+        augment.apply_plan(plan, there)
         assert len(watch.waits) == 1, watch.waits
     assert torch.equal(augment.params.donors, wanted.donors)
     assert all(IDS[h] != IDS[d] for h, d in zip(wanted.rows.tolist(), wanted.donors.tolist(), strict=True))
@@ -423,5 +486,34 @@ def test_under_another_default_device():
             for call in (lambda a: a(x, y, patients=NUMBERS[:8]), lambda a: a.replay(x, y, params=a.params)):
                 images, labels = call(augment)
                 assert images.device.type == labels.device.type == "cpu"
+    finally:
+        torch.set_default_device(None)
+
+
+def test_sets_banks_and_files_under_another_default_device(tmp_path):
+    """What draws, indexes and prepares on the CPU says so: bank, data set, alignment, albumentations, the loader."""
+    from kecae_aug.data import Preprocessing, RadiographFolder
+    from kecae_aug.generate import generate
+    from kecae_aug.phantom import write_phantoms
+
+    x, y = batch(12)
+    whole = Preprocessing(64, mirror_right=True, fix_inverted=True, contrast=(1, 99), align=True)
+    torch.set_default_device("meta")
+    try:
+        folder = write_phantoms(tmp_path / "knees", train_patients=3, val_patients=2, image_size=64)
+        knees = RadiographFolder(folder, "train", preprocessing=whole)
+        bank = LatentBank.build(knees, MODEL, tmp_path / "bank", residual=True)
+        for train in (
+            KeyExchangeDataset(knees, MODEL, 2, strength=(0.3, 0.8), detail="host"),
+            KeyExchangeDataset(None, MODEL, 2, bank=bank, real=False, detail="host"),
+        ):
+            assert train[len(train) - 1][0].device.type == "cpu"
+        gate = Gate([lambda x: x.mean((2, 3)).expand(-1, 2)], classes=("0", "2"), min_probability=0.1)
+        generate(KeyExchangeDataset(knees, MODEL, 2, real=False), tmp_path / "out", gate=gate, say=str)
+        (made,) = KeyExchangeLoader([(x, y)], KeyExchangeAugment(MODEL, p=1.0), device="cpu")
+        assert made[0].device.type == "cpu"
+        image = np.zeros((64, 64), np.uint8)
+        call = {"image": image, "label": 0, "key_exchange_metadata": [{"image": image + 9, "label": 1}]}
+        assert KeyExchange(MODEL, p=1.0)(**call)["label"] == 1
     finally:
         torch.set_default_device(None)

@@ -218,7 +218,7 @@ def test_from_files_to_weights_to_figures(tmp_path):
             "--out",
             tmp_path / "run",
         ),
-        *("--loss.lambda1", 0.01, "--optim.max_steps", 30, "--run.progress", "false"),
+        *("--loss.terms.sup", 0.01, "--optim.max_steps", 30, "--run.progress", "false"),
         *(
             "--data.mirror_right",
             "true",

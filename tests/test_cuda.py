@@ -17,10 +17,17 @@ from test_bank import Knees, images_of
 from test_training import Tensors, config
 from torch.utils.data import DataLoader
 
-from kecae_aug import KECAE, KeyExchangeAugment, KeyExchangeDataset, KeyExchangeLoader, LatentBank
+from kecae_aug import (
+    KECAE,
+    EngineOptions,
+    KeyExchangeAugment,
+    KeyExchangeDataset,
+    KeyExchangeLoader,
+    LatentBank,
+)
 from kecae_aug.weights.io import load_weights
-from kecae_training.evaluate.__main__ import evaluate
-from kecae_training.evaluate.evaluation import Entrant
+from kecae_training.evaluate.entrants import Entrant
+from kecae_training.evaluate.evaluation import evaluate
 from kecae_training.train import train
 
 torch.manual_seed(0)
@@ -88,7 +95,9 @@ def test_half_precision_is_near(device, amp_dtype):
     images, labels = (t.to(device) for t in batch(torch.float32))
     exact = KeyExchangeAugment(MODEL, p=1.0)
     wanted, _ = exact(images, labels)
-    got, _ = KeyExchangeAugment(MODEL, amp_dtype=amp_dtype).replay(images, labels, params=exact.params)
+    got, _ = KeyExchangeAugment(MODEL, engine=EngineOptions(amp_dtype=amp_dtype)).replay(
+        images, labels, params=exact.params
+    )
     assert got.dtype == torch.float32
     assert -10 * torch.log10((got - wanted).square().mean()) > 35
 
@@ -99,7 +108,10 @@ def test_compiled_networks_give_the_same(device, monkeypatch):
     if device.type == "cpu":  # inductor on a CPU: tests/test_transform_clients.py
         monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
     images, labels = (t.to(device) for t in batch(torch.float32))
-    plain, compiled = KeyExchangeAugment(MODEL, p=1.0), KeyExchangeAugment(MODEL, p=1.0, compile=True)
+    plain, compiled = (
+        KeyExchangeAugment(MODEL, p=1.0),
+        KeyExchangeAugment(MODEL, p=1.0, engine=EngineOptions(compile=True)),
+    )
     wanted, _ = plain(images, labels)
     got, _ = compiled.replay(images, labels, params=plain.params)
     torch.testing.assert_close(got, wanted, atol=1e-3, rtol=0)
@@ -219,7 +231,7 @@ def test_a_bank_is_built_and_served(device, tmp_path):
     rows = torch.tensor([19, 0, 5, 5])
     torch.testing.assert_close(bank.keys(rows), wanted.keys(rows), atol=1e-3, rtol=1e-3)
     images, labels = images_of(Knees()).to(device), torch.tensor(Knees().targets, device=device)
-    augment = KeyExchangeAugment(MODEL, p=1.0, donors=bank)
+    augment = KeyExchangeAugment(MODEL, p=1.0, bank=bank)
     got, _ = augment(images, labels)
     on_cpu, _ = augment.replay(images.cpu(), labels.cpu(), params=augment.params)
     assert got.device.type == device.type

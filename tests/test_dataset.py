@@ -248,7 +248,7 @@ def test_classes_that_the_weights_do_not_know_are_named():
 def test_a_bank_alone(tmp_path):
     """Patients given or the bank's, one a row; classes by name."""
     bank = LatentBank.build(Knees(), MODEL, tmp_path / "b")
-    assert KeyExchangeDataset(None, MODEL, 2, bank=bank, classes=("2", "0")).rows == [1, 0] * 10
+    assert KeyExchangeDataset(None, MODEL, 2, bank=bank, classes=("2", "0")).class_indices == [1, 0] * 10
     with pytest.raises(ValueError, match=r"bank has rows of \['2'\]"):
         KeyExchangeDataset(None, MODEL, 2, bank=bank, classes=("0", "1"))
     with pytest.raises(ValueError, match="patients: got"):

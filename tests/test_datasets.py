@@ -13,14 +13,10 @@ from kecae_aug import KECAE, KeyExchangeAugment, KeyExchangeDataset, LatentBank,
 from kecae_aug.bank import BankError
 from kecae_aug.cli import main
 from kecae_aug.data import Preprocessing, RadiographFolder
-from kecae_aug.data.attributes import (
-    attribute,
-    differences,
-    identity,
-    labels_of,
-    patient_names,
-    value_range_of,
-)
+from kecae_aug.data.attributes import attribute, patient_names
+from kecae_aug.data.classes import labels_of
+from kecae_aug.data.identity import differences, identity
+from kecae_aug.donors import draw_from_bank
 from kecae_aug.generate import GenerateError, generate
 from kecae_aug.phantom import PhantomKnees, write_phantoms
 from kecae_aug.weights.io import hashes, weights_sha256
@@ -122,41 +118,6 @@ def test_random_split_of_two_sites_keeps_names_and_patients():
         assert ids[host] != ids[donor]
 
 
-def test_given_classes_order_all_parts_by_name():
-    """``classes=`` renames where all parts mean the same by an index; else it orders the names, and must have all."""
-    both = ConcatDataset([NORTH, SOUTH])
-    names, targets = labels_of(both, classes=("2", "0"))
-    assert [names[t] for t in targets] == ["0", "2"] * 4 + ["2", "0"] * 4
-    assert labels_of(NORTH, classes=("healthy", "ill")) == (("healthy", "ill"), [0, 1] * 4)
-    with pytest.raises(ValueError, match=r"the parts of the data set have \['1'\] too"):
-        labels_of(ConcatDataset([EAST, SOUTH]), classes=("0", "2"))
-    with pytest.raises(ValueError, match=r"part 1 \(Wrapped\) has no .classes beside parts that have"):
-        labels_of(ConcatDataset([NORTH, Wrapped(items())]))
-
-
-def items():
-    return [(torch.rand(1, 64, 64), i % 2) for i in range(4)]
-
-
-@pytest.mark.parametrize(
-    "column",
-    [
-        [0, 1] * 6,
-        (0, 1) * 6,
-        np.array([0, 1] * 6),
-        torch.tensor([0, 1] * 6),
-        [torch.tensor(i) for i in (0, 1)] * 6,
-        np.array([0.0, 1.0] * 6),
-        ["0", "2"] * 6,
-        ["0.0", "2.0"] * 6,
-    ],
-    ids=["list", "tuple", "numpy", "tensor", "0-d tensors", "floats", "names", "names of pandas"],
-)
-def test_targets_in_every_form(column):
-    """Indices, or the classes' own names, however a data set holds them."""
-    assert labels_of(Site(targets=column)) == (("0", "2"), [0, 1] * 6)
-
-
 def test_columns_of_pandas_go_by_position():
     """A Series that was shuffled keeps its index: ``series[0]`` is then another row, and another grade, in silence."""
     pd = pytest.importorskip("pandas")
@@ -165,20 +126,6 @@ def test_columns_of_pandas_go_by_position():
     assert labels_of(knees)[1] == table.grade.tolist()
     assert patient_names(knees, None) == patient_names(Site(), table.who) == table.who.tolist()
     assert attribute(Subset(knees, [3, 1]), "paths") == [table.who.iloc[3], table.who.iloc[1]]
-
-
-@pytest.mark.parametrize(
-    ("targets", "says"),
-    [([0, None], "row 1 has a missing label"), ([0, float("nan")], "row 1 has a missing label"),
-     ([0, 2], "row 1 has 2, accepted are class indices from 0 to 1"), ([0, -1], "row 1 has -1"), ([0, 0.5], "row 1 has 0.5"),
-     ([0, True], "row 1 has True"), ([0, "1"], "row 1 has '1'")],
-)  # fmt: skip
-def test_a_label_that_is_missing_or_no_index_is_named_by_its_row(targets, says):
-    """-1 would be the last class, and True the second, in silence."""
-    site = Site(targets=[0, 1])
-    site.targets = targets
-    with pytest.raises(ValueError, match=says):
-        labels_of(site)
 
 
 @pytest.mark.parametrize("name", ["patients", "patient_ids", "subject_id", "PatientID", "pid", "subjects"])
@@ -232,25 +179,6 @@ def test_a_part_without_patients_is_counted_and_the_other_parts_are_heeded():
     assert any(o.host >= 12 > o.donor for o in origins)
 
 
-def test_patients_that_cannot_be_reached_are_spoken_of():
-    """A wrapper that drops rows in its own way, and ids that stand in the items only."""
-
-    class Half(Wrapped):
-        def __len__(self):
-            return len(self.dataset) // 2
-
-    class Dicts(Site):
-        def __getitem__(self, i):
-            return {"image": torch.rand(1, 64, 64), "label": 0, "patient_id": "p"}
-
-    with pytest.warns(UserWarning, match=r"Half has none.*give patients=, or .indices"):
-        assert patient_names(Half(Site(patients=IDS)), None) is None
-    with pytest.warns(UserWarning, match="items of Dicts hold them as 'patient_id'"):
-        assert patient_names(Dicts(), None) is None
-    with pytest.raises(ValueError, match="got 3 ids for 12 rows"):
-        patient_names(Site(), ["a", "b", "c"])
-
-
 @pytest.mark.parametrize(
     "spell", [str, int, float, lambda p: f"{p}.0", torch.tensor, np.int64, lambda p: f" {p} "]
 )
@@ -262,20 +190,6 @@ def test_one_patient_is_one_in_every_list(spell, tmp_path):
         LatentBank.build(knees, MODEL, tmp_path / "b", exclude_patients=[spell(i) for i in ids])
     train = KeyExchangeDataset(Site(), MODEL, 60, real=False, patients=[spell(i) for i in ids])
     assert all(ids[o.host] != ids[o.donor] for o in map(train.origin, range(60)))
-
-
-def test_parts_of_another_range_or_preprocessing_are_refused():
-    """One network reads all of them: a part in [0, 1] beside one in [-1, 1] is half as bright, in silence."""
-    way = Site(value_range=(-1.0, 1.0))
-    assert value_range_of(ConcatDataset([way, way]), None) == (-1.0, 1.0)
-    assert value_range_of(Subset(ConcatDataset([way, way]), [0]), None) == (-1.0, 1.0)
-    assert value_range_of(Chosen(way, [0]), None) == (-1.0, 1.0)
-    for other in (Site(), Site(value_range=(0, 255))):
-        with pytest.raises(ValueError, match="value_range: the parts of the data set have"):
-            value_range_of(ConcatDataset([way, other]), None)
-    a, b = Site(preprocessing=Preprocessing(64)), Site(preprocessing=Preprocessing(64, contrast=(1, 99)))
-    with pytest.raises(ValueError, match=r"differ in it .contrast was None, now"):
-        value_range_of(ConcatDataset([a, Subset(b, [1, 2])]), None)
 
 
 @pytest.fixture(scope="module")
@@ -389,14 +303,14 @@ def test_a_bank_of_classes_that_the_weights_do_not_know_is_refused(tmp_path):
     named = LatentBank.build(Site(("healthy", "ill")), MODEL, tmp_path / "named", classes=("0", "2"))
     floats = LatentBank.build(Site(("0.0", "2.0")), MODEL, tmp_path / "floats")
     for bank in (named, floats):
-        augment = KeyExchangeAugment(MODEL, p=1.0, donors=bank)
+        augment = KeyExchangeAugment(MODEL, p=1.0, bank=bank)
         augment(torch.rand(4, 1, 64, 64), torch.zeros(4, dtype=torch.int64))
         assert len(augment.params.rows) == 4
     torch.manual_seed(0)
     wide = KECAE.from_preset("tiny", classes=("0", "1", "2")).eval()
     ones = LatentBank.build(Site(("0", "1", "2"), [1] * 4), wide, tmp_path / "ones")
-    with pytest.raises(ValueError, match=r"donors: the bank has rows of \['1'\]"):
-        KeyExchangeAugment(wide, donors=ones, classes=("0", "2"))
+    with pytest.raises(ValueError, match=r"bank: it has rows of \['1'\]"):
+        KeyExchangeAugment(wide, bank=ones, classes=("0", "2"))
 
 
 def test_donors_are_uniform_among_other_patients(tmp_path):
@@ -404,7 +318,7 @@ def test_donors_are_uniform_among_other_patients(tmp_path):
     knees = Site(targets=[0, 0, 1, 1, 1, 1, 1], patients=["h", "g", "h", "a", "b", "c", "d"])
     bank = LatentBank.build(knees, MODEL, tmp_path / "b")
     counts = np.zeros((3, 7))
-    drawn = bank.random_donors(["0"] * 6000, ("0", "2"), ["h"] * 6000, torch.Generator().manual_seed(0))
+    drawn = draw_from_bank(bank, ["0"] * 6000, ("0", "2"), ["h"] * 6000, torch.Generator().manual_seed(0))
     counts[0] = np.bincount(drawn, minlength=7)
     train = KeyExchangeDataset(knees, MODEL, 12_000, real=False)
     for origin in map(train.origin, range(0, 12_000)):
@@ -412,7 +326,7 @@ def test_donors_are_uniform_among_other_patients(tmp_path):
     augment = KeyExchangeAugment(MODEL, p=1.0)
     labels, patients = torch.tensor(knees.targets), knees.patients
     for _ in range(1500):
-        params = augment.make_params([labels, patients])
+        params = augment.draw(labels, patients)
         counts[2, int(params.donors[params.rows == 0])] += 1
     for given in counts:
         assert given[:3].tolist() == [0, 0, 0]
@@ -464,7 +378,7 @@ def test_a_bank_of_before_that_holds_the_other_hash_is_still_served(tmp_path):
     manifest.write_text(manifest.read_text().replace(bank.weights_sha256, old))
     again = LatentBank(tmp_path / "b", model)
     assert again.weights_sha256 == bank.weights_sha256 != old
-    KeyExchangeAugment(model, donors=again)
+    KeyExchangeAugment(model, bank=again)
 
 
 def test_a_manifest_of_patients_for_a_bank_alone_has_one_a_row(tmp_path):

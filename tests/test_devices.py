@@ -12,20 +12,20 @@ from evaluation_models import knees
 
 from kecae_aug.engine.model import KECAE
 from kecae_aug.phantom import write_phantoms
-from kecae_training.config import LossConfig
 from kecae_training.discriminator import Discriminator, DiscriminatorConfig, predict, train_discriminator
 from kecae_training.evaluate import realism
-from kecae_training.evaluate.__main__ import evaluate
-from kecae_training.evaluate.evaluation import Entrant, Training
-from kecae_training.evaluate.identity import Album, shrink
+from kecae_training.evaluate.entrants import Entrant, TrainingKnees
+from kecae_training.evaluate.evaluation import evaluate
+from kecae_training.evaluate.identity import ShrunkImages, shrink
 from kecae_training.evaluate.oracles import Bench
-from kecae_training.evaluate.realism import penultimate
-from kecae_training.evaluate.two_sample import by_network
+from kecae_training.evaluate.realism import by_network, penultimate
 from kecae_training.images import to_bytes
+from kecae_training.losses import TERMS, LossConfig, StepOutputs, hybrid_loss
 from kecae_training.reader_study import build as building
 from kecae_training.search import short
 from kecae_training.search.study import Images, Study
-from kecae_training.step import KeyExchange, hybrid_loss
+from kecae_training.step import KeyExchange
+from kecae_training.views import look_through
 
 
 @pytest.fixture(autouse=True)
@@ -85,7 +85,9 @@ def test_every_part_of_an_evaluation(monkeypatch):
     monkeypatch.setattr(realism, "DIVISIONS", 1)
     data = knees(16)
     model = KECAE.from_preset("tiny").eval()
-    training = Training(Album(shrink(data.images), data.files), data.images[:8], data.patients[:8])
+    training = TrainingKnees(
+        ShrunkImages(shrink(data.images), data.files), data.images[:8], data.patients[:8]
+    )
     found = evaluate(
         {"a": Entrant(model, {"one": oracle(), "two": oracle("resnet")}, oracle())},
         data,
@@ -107,13 +109,15 @@ def test_the_two_sample_network():
 
 def test_every_term_of_a_step():
     """All terms on: nothing in the loss is on another device than its images."""
-    terms = [k for k, v in vars(LossConfig()).items() if isinstance(v, float)]
-    loss = replace(LossConfig(**dict.fromkeys(terms, 0.5)), discriminator_shift=1)
+    # fisher_key asks which labels there are, which "meta" cannot say
+    loss = LossConfig(terms=dict.fromkeys(TERMS, 0.5) | {"fisher_key": 0}, discriminator_shift=1)
     modules = KeyExchange(KECAE.from_preset("tiny", key_size=4), loss).to("meta")
     images, labels = torch.zeros(8, 1, 64, 64, device="meta"), torch.tensor([0] * 4 + [1] * 4, device="meta")
-    outputs = modules(images, torch.arange(8, device="meta"))
-    unlabelled = replace(loss, fisher_key=0.0)  # it asks which labels there are, which "meta" cannot say
-    total = hybrid_loss(outputs, images, labels, unlabelled, oracle().to("meta"))["total"]
+    outputs = StepOutputs(images, labels, **modules(images, torch.arange(8, device="meta")))
+    panel = [oracle().to("meta")]
+    for target in ("label", "posterior"):
+        look_through(panel[0], outputs, replace(loss, sup_target=target), panel)
+    total = hybrid_loss(outputs, loss)["total"]
     total.backward()
     assert total.is_meta
 

@@ -5,7 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kecae_aug.donors import pair_at, permute, random_donors
+from kecae_aug.donors import draw_donors, pair_at
+from kecae_aug.permutation import permute
 
 batches = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 5), st.booleans()), max_size=40)
 
@@ -73,7 +74,7 @@ def test_donors_have_another_label_and_patient(batch, same_patient, seed):
     """And a row has no donor only if no row qualifies."""
     labels, patients = (torch.tensor([row[i] for row in batch], dtype=torch.int64) for i in (0, 1))
     eligible = torch.tensor([row[2] for row in batch], dtype=torch.bool)
-    donors = random_donors(
+    donors = draw_donors(
         labels,
         patients=patients,
         same_patient=same_patient,
@@ -96,7 +97,7 @@ def test_donors_are_uniform():
     """Each candidate as often as the other: chi-square over 20,000 draws."""
     labels = torch.tensor([0, 1, 1, 1, 2])
     generator = torch.Generator().manual_seed(0)
-    draws = torch.stack([random_donors(labels, generator=generator) for _ in range(5000)])
+    draws = torch.stack([draw_donors(labels, generator=generator) for _ in range(5000)])
     counts = torch.bincount(draws[:, 0], minlength=5)
     assert counts[0] == 0
     assert ((counts[1:] - 1250.0) ** 2 / 1250).sum() < 16.3  # 0.999 quantile, 3 degrees of freedom

@@ -12,12 +12,13 @@ from kecae_aug.data import Preprocessing
 from kecae_aug.phantom import write_phantoms
 from kecae_aug.weights.io import load_weights
 from kecae_training.discriminator import Discriminator, DiscriminatorConfig, in_fold, save_discriminator
-from kecae_training.evaluate.__main__ import main, open_entrants
+from kecae_training.evaluate.__main__ import main
 from kecae_training.evaluate.criteria import Criterion
-from kecae_training.evaluate.provenance import (
+from kecae_training.evaluate.entrants import (
     NotHeldOutError,
     check_oracles,
     check_weights,
+    open_entrants,
     training_patients,
     warnings_of,
 )
@@ -154,14 +155,14 @@ def test_oracles_of_other_images_are_refused(folder, tmp_path):
             discriminator, tmp_path / name, patients=["1"], data={"preprocessing": preprocessing.to_dict()}
         )
     fits = str(tmp_path / "fits")
-    for name, told in {
+    for name, message in {
         "large": "128 px, these have 64 px",
         "turned": "mirror_right=False, these have",
     }.items():
         wrong = str(tmp_path / name)
-        with pytest.raises(SystemExit, match=told):
+        with pytest.raises(SystemExit, match=message):
             call(folder, oracles=(fits, wrong))
-        with pytest.raises(SystemExit, match=told):
+        with pytest.raises(SystemExit, match=message):
             call(folder, "--discriminator", wrong, oracles=(fits,))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -201,13 +202,13 @@ def test_patients_of_the_weights_are_those_of_their_fold(folder):
     assert training_patients(model, folder / "data") is None
 
 
-def test_warnings_are_said_in_words():
+def test_warnings_are_sentences():
     """Shared patients of the weights and of the discriminator, and too few architectures."""
     oracle = {"network": "vgg", "patients": 9, "shared_with_weights": 4, "shared_with_discriminator": 0}
-    said = " ".join(warnings_of({"j": oracle}))
-    assert "these weights" in said
-    assert "j (4 of 9 patients)" in said
-    assert "Fewer than three" in said
+    text = " ".join(warnings_of({"j": oracle}))
+    assert "these weights" in text
+    assert "j (4 of 9 patients)" in text
+    assert "Fewer than three" in text
     clean = {n: {**oracle, "network": n, "shared_with_weights": 0} for n in ("vgg", "resnet", "densenet")}
     assert warnings_of(clean) == []
 
@@ -221,12 +222,12 @@ def test_warnings_are_said_in_words():
         (0.80, 0.70, 0.90, "not met"),
     ],
 )
-def test_a_bar_and_its_interval(mean, low, high, verdict):
-    """Met by the figure; an interval that reaches over the criterion is said."""
+def test_a_criterion_and_its_interval(mean, low, high, verdict):
+    """Met by the figure; an interval that includes the criterion is stated."""
     assert Criterion("g", "x", 0.95, None, {"mean": mean, "low": low, "high": high}).verdict == verdict
 
 
-def test_a_bar_with_two_ends():
+def test_a_criterion_with_two_ends():
     """0.8 to 1.2: too much is not met either."""
 
     def criterion(mean, low, high):
@@ -235,4 +236,4 @@ def test_a_bar_with_two_ends():
     assert criterion(1.0, 0.9, 1.1).verdict == "met"
     assert criterion(1.5, 1.3, 1.7).verdict == "not met"
     assert criterion(1.4, 0.5, 1.9).verdict == "not met, interval includes the criterion"
-    assert criterion(1.0, 0.9, 1.1).wanted == "0.8 to 1.2"
+    assert criterion(1.0, 0.9, 1.1).accepted == "0.8 to 1.2"

@@ -120,6 +120,8 @@ def test_oracles_and_gate_have_the_same_classes():
     with pytest.raises(ValueError, match="oracles\\[0\\]"):
         Gate([oracle], classes=("0", "2"))
     oracle.classes = (0, 2.0)
-    assert Gate([oracle], classes=("0", "2")).classes == ("0", "2")
+    assert Gate([oracle], classes=("0", "2")).classes == Gate([oracle]).classes == ("0", "2")
+    with pytest.raises(ValueError, match=r"no oracle has \.classes"):
+        Gate([always(1)])
     with pytest.raises(ValueError, match=r"not \['2'\], which are exchanged"):
         KeyExchangeAugment(MODEL, gate=Gate([always(0)], classes=("0", "1")))

@@ -24,7 +24,15 @@ from torch.utils.data import ConcatDataset, Subset
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
-from kecae_aug import KECAE, Gate, KeyExchangeAugment, KeyExchangeDataset, LatentBank, load_weights
+from kecae_aug import (
+    KECAE,
+    EngineOptions,
+    Gate,
+    KeyExchangeAugment,
+    KeyExchangeDataset,
+    LatentBank,
+    load_weights,
+)
 from kecae_aug.data import Preprocessing, RadiographFolder
 from kecae_aug.generate import GenerateError, generate
 from kecae_aug.phantom import write_phantoms
@@ -205,7 +213,7 @@ def test_a_transform_is_refused_since_files_hold_the_knees_own_range(tmp_path):
 def test_a_gate_oracles_knees_of_a_bank_alone(tmp_path, residual):
     """Without the images, hosts are what the bank holds of them: X with residuals, else X^."""
     bank = LatentBank.build(Knees(), MODEL, tmp_path / "bank", residual=residual, dtype=torch.float32)
-    data = KeyExchangeDataset(None, MODEL, 6, bank=bank, real=False)
+    data = KeyExchangeDataset(None, MODEL, 6, bank=bank, real=False, detail="host" if residual else "decoder")
     generate(data, tmp_path / "x", gate=Gate([], classes=("0", "2"), max_distance=0.9), say=quiet)
     for line in entries(tmp_path / "x"):
         host = data.hosts([line["host"]])
@@ -213,7 +221,7 @@ def test_a_gate_oracles_knees_of_a_bank_alone(tmp_path, residual):
             float((data[line["index"]][0] - host[0]).abs().mean()), abs=1e-4
         )
         if residual:
-            x = KeyExchangeAugment(MODEL)._exchanger.preprocessed(Knees()[line["host"]][0][None])
+            x = KeyExchangeAugment(MODEL)._exchanger.fit(Knees()[line["host"]][0][None] * 2 - 1)
             torch.testing.assert_close(host, (x + 1) / 2, atol=1e-4, rtol=0)
 
 
@@ -252,7 +260,7 @@ def test_another_size_or_precision_is_another_plan(phantoms, tmp_path):
         (made(Preprocessing(32)), "images was"),
         (made(strength=0.7), "strength"),
         (made(balanced=True), "balanced was"),
-        (made(amp_dtype=torch.bfloat16), "precision was"),
+        (made(engine=EngineOptions(amp_dtype=torch.bfloat16)), "precision was"),
     ):
         with pytest.raises(GenerateError, match=says):
             generate(other, out, say=quiet)

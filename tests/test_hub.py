@@ -210,9 +210,12 @@ def test_push_and_back(hub, options):
     back = load_weights("owner/mine", revision=commit, **options)
     assert weights_sha256(back) == weights_sha256(model)
     assert back.metadata["preprocessing"] == {"image_size": 64}
-    push_weights(model, "owner/mine", token="hf_right", card="---\nlicense: mit\n---\n# measured")
+    push_weights(
+        model, "owner/mine", token="hf_right", card="---\nlicense: mit\n---\n# measured", figures={"seed": 0}
+    )
     latest = hub.repos["owner/mine"]
     assert latest.commits[latest.refs["main"]]["README.md"].endswith(b"# measured")
+    assert latest.commits[latest.refs["main"]]["figures.json"] == b'{"seed": 0}\n'
 
 
 def test_push_errors(hub, options):

@@ -7,18 +7,18 @@ from evaluation_models import Swap, knees, phantoms
 
 from kecae_aug.phantom import joint_region
 from kecae_aug.phantom.jsw import JointSpace
+from kecae_training.bootstrap import Bootstrap, summarise
 from kecae_training.evaluate.anatomy import read
-from kecae_training.evaluate.exchanged import Exchanges
+from kecae_training.evaluate.exchanges import Exchanges, HeldOutKnees
 from kecae_training.evaluate.identity import (
-    Album,
-    follows,
-    identity,
+    ShrunkImages,
     joint_band,
+    measure_following,
+    measure_identity,
     nearest_knee,
     psnr_outside,
     shrink,
 )
-from kecae_training.evaluate.measures import Bootstrap, Knees, summarise
 
 
 def test_the_band_holds_what_a_key_may_change():
@@ -28,7 +28,7 @@ def test_the_band_holds_what_a_key_may_change():
     true = torch.stack([torch.from_numpy(joint_region(t, 64).copy()) for t in truths.truths])
     assert (band & true).sum() / true.sum() > 0.97
     assert band.float().mean() < 0.6
-    change = (truths.wanted(torch.arange(12).roll(2)) - truths.own()).abs()
+    change = (truths.exchanged(torch.arange(12).roll(2)) - truths.own()).abs()
     assert change[~band[:, None]].sum() / change.sum() < 0.01
 
 
@@ -69,15 +69,15 @@ def test_copies_of_training_images_are_counted_and_listed():
     exchanges = Exchanges(Swap(), data.images, torch.arange(12).roll(1))
     joint = torch.zeros(12, 64, 64, dtype=torch.bool)
     exchanged = training[torch.arange(12) % 3]
-    album = Album(shrink(training), ["t0", "t1", "t2"])
+    album = ShrunkImages(shrink(training), ["t0", "t1", "t2"])
     boot = Bootstrap(data.patients)
-    copies = summarise(identity(boot, data, exchanges, exchanged, joint, album))["copies"]
+    copies = summarise(measure_identity(boot, data, exchanges, exchanged, joint, album))["copies"]
     assert copies["of_training"]["mean"] == 1
     assert copies["files"]["of_training"][4] == ["4", "t1"]
     assert copies["of_donor"]["mean"] == copies["of_other"]["mean"] == 0
     partner = data.images.view(6, 2, 1, 64, 64).flip(1).flatten(0, 1)
     far = Exchanges(Swap(), data.images, torch.arange(12).roll(4))
-    assert summarise(identity(boot, data, far, partner, joint))["copies"]["of_other"]["mean"] == 0
+    assert summarise(measure_identity(boot, data, far, partner, joint))["copies"]["of_other"]["mean"] == 0
 
 
 def test_variance_ratio_of_known_parts():
@@ -85,7 +85,7 @@ def test_variance_ratio_of_known_parts():
     g = torch.Generator().manual_seed(0)
     images = 2 * torch.randn(64, 1, 64, 64, generator=g)
     images[:, :, 28:36] /= 2
-    data = Knees(images, torch.arange(64) % 2, [str(i) for i in range(64)])
-    found = summarise(follows(data, Exchanges(Swap(), images, torch.arange(64).roll(1))))
+    data = HeldOutKnees(images, torch.arange(64) % 2, [str(i) for i in range(64)])
+    found = summarise(measure_following(data, Exchanges(Swap(), images, torch.arange(64).roll(1))))
     assert found["variance_ratio"]["mean"] == pytest.approx(4 * 56 / 8, rel=0.05)
     assert found["host_over_donor"]["mean"] == pytest.approx(2 * 56 / 8, rel=0.05)

@@ -13,6 +13,7 @@ from torch import nn
 from kecae_aug.engine.exchange import Exchanger
 from kecae_aug.engine.inference import FastKECAE
 from kecae_aug.engine.model import KECAE, KECAEConfig
+from kecae_aug.engine.options import EngineOptions
 
 
 def used(config: KECAEConfig) -> KECAE:
@@ -49,7 +50,7 @@ def test_same_outputs_for_every_geometry(size, latent, channels_last, batch, key
             key_size=key_size,
         )
     )
-    fast = FastKECAE(model, channels_last=channels_last)
+    fast = FastKECAE(model, EngineOptions(channels_last=channels_last))
     x = torch.rand(batch, 1, size, size) * 2 - 1
     wanted, latents = model.encode(x), fast.encode(x)
     for ours, theirs in (
@@ -68,7 +69,7 @@ def test_half_precision_stays_near():
     """bfloat16 inside, float32 outside, above 40 dB against float32 in images of range 2."""
     model = used(KECAEConfig(image_size=64, width=8, latent_channels=32))
     x = torch.rand(4, 1, 64, 64) * 2 - 1
-    fast = FastKECAE(model, torch.bfloat16)
+    fast = FastKECAE(model, EngineOptions(amp_dtype=torch.bfloat16))
     out = fast.decode(fast.encode(x).sum)
     assert out.dtype == torch.float32
     assert 10 * torch.log10(4 / (out - model(x)).square().mean()) > 40
@@ -77,7 +78,7 @@ def test_half_precision_stays_near():
 def test_another_dtype_is_refused():
     """Integers and float64 are no inference types here."""
     with pytest.raises(ValueError, match="amp_dtype=torch"):
-        FastKECAE(KECAE.from_preset("tiny"), torch.int8)
+        EngineOptions(amp_dtype=torch.int8)
 
 
 def compiled(fast: FastKECAE) -> list[bool]:
@@ -93,7 +94,7 @@ def test_compile_survives_copies_pickles_and_devices(monkeypatch, key_size):
     """nn.Module drops what it compiled whenever it is copied, and an Exchanger copies for every other device."""
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
     model = used(KECAEConfig(image_size=32, width=4, latent_channels=8, key_size=key_size))
-    exchanger = Exchanger(model, compile=True)
+    exchanger = Exchanger(model, EngineOptions(compile=True))
     fast = exchanger.fast
     copies = {
         "itself": fast,

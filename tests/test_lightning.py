@@ -222,9 +222,11 @@ def test_by_hand_in_the_modules_own_hook(where):
 
 def test_a_name_stands_for_a_transform_and_anything_else_is_refused():
     """What a YAML file can say; the error says how to make one."""
-    callback = KeyExchangeCallback("phantom", {"p": 0.25, "append": True, "amp_dtype": "bf16-mixed"})
+    callback = KeyExchangeCallback(
+        "phantom", {"p": 0.25, "append": True, "engine": {"amp_dtype": "bf16-mixed"}}
+    )
     augment = callback.augment
-    assert (augment.p, augment.append, augment.amp_dtype) == (0.25, True, torch.bfloat16)
+    assert (augment.p, augment.append, augment.engine.amp_dtype) == (0.25, True, torch.bfloat16)
     with pytest.raises(TypeError, match="from_pretrained"):
         KeyExchangeCallback(MODEL)
     with pytest.raises(ValueError, match="options="):

@@ -52,6 +52,17 @@ def test_post_sees_exchanged_images_and_the_structure_stays():
         assert batch["image"].shape[-2:] == (32, 32)
 
 
+def test_labels_of_another_order_are_refused():
+    """The data set's class 0 read as the transform's class 1 would exchange keys under wrong labels, in silence."""
+    knees = Knees()
+    knees.classes = ("2", "0")
+    with pytest.raises(ValueError, match=r"classes=\('0', '2'\): Knees lists \('2', '0'\)"):
+        KeyExchangeLoader(DataLoader(Subset(knees, [0, 1])), KeyExchangeAugment(MODEL))
+    KeyExchangeLoader(DataLoader(knees), KeyExchangeAugment(MODEL, classes=knees.classes))
+    knees.classes = ("healthy", "ill")  # other names for the transform's classes
+    KeyExchangeLoader(DataLoader(knees), KeyExchangeAugment(MODEL))
+
+
 class Counting:
     """Notes each epoch that it is told."""
 

@@ -8,6 +8,9 @@ from hypothesis import strategies as st
 
 from kecae_aug.engine.model import KECAE, Latents
 from kecae_training import losses
+from kecae_training.heads import reverse_gradient
+from kecae_training.losses import LossConfig, StepOutputs, hybrid_loss, term
+from kecae_training.pairs import same_grade_permutation
 
 
 def latents(seed: int = 0, shift: float = 0.0) -> Latents:
@@ -38,7 +41,7 @@ def test_j_lda_by_hand():
         var = key.var(correction=0) + non_key.var(correction=0)
         ratios.append(var / (non_key.mean() - key.mean()) ** 2)
     expected = torch.stack(ratios[:3]).mean() + torch.stack(ratios[3:]).mean()
-    torch.testing.assert_close(losses.j_lda(h), expected)
+    torch.testing.assert_close(losses.j_lda(*h), expected)
 
 
 @settings(max_examples=20, deadline=None)
@@ -51,8 +54,8 @@ def test_j_lda_has_a_gauge_freedom(c, seed):
     torch.testing.assert_close(a.sum, b.sum, atol=1e-4, rtol=0)
     torch.testing.assert_close(a.non_key + a.key[swapped], b.non_key + b.key[swapped], atol=1e-4, rtol=0)
     far = Latents(a.key + 10 * c, a.non_key - 10 * c)
-    assert losses.j_lda(far) < losses.j_lda(b)
-    assert losses.j_lda(far) < 0.1
+    assert losses.j_lda(*far) < losses.j_lda(*b)
+    assert losses.j_lda(*far) < 0.1
 
 
 def test_j_lda_blows_up_and_eps_bounds_it():
@@ -61,8 +64,8 @@ def test_j_lda_blows_up_and_eps_bounds_it():
     same = Latents(
         h.key - h.key.mean((1, 2, 3), keepdim=True), h.non_key - h.non_key.mean((1, 2, 3), keepdim=True)
     )
-    assert losses.j_lda(same) > 1e6
-    bounded = losses.j_lda(same, eps=0.1)
+    assert losses.j_lda(*same) > 1e6
+    bounded = losses.j_lda(*same, lda_eps=0.1)
     assert bounded < 2 * (same.key.var() + same.non_key.var() + 1) / 0.1
 
 
@@ -71,7 +74,7 @@ def test_j_lda_is_float32_under_autocast():
     h = latents(shift=1e-3)
     low = Latents(h.key.bfloat16(), h.non_key.bfloat16())
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        value = losses.j_lda(low)
+        value = losses.j_lda(*low)
     assert value.dtype == torch.float32
     assert torch.isfinite(value)
 
@@ -81,13 +84,13 @@ def test_untrained_j_lda_is_large_in_the_paper_setting():
     torch.manual_seed(0)
     model = KECAE.from_preset("tiny").train()
     h = model.encode(torch.rand(16, 1, 64, 64) * 2 - 1)
-    assert losses.j_lda(h) > 10 * losses.j_lda(h, eps=0.1)
+    assert losses.j_lda(*h) > 10 * losses.j_lda(*h, lda_eps=0.1)
 
 
 def test_reversed_gradient_is_reversed():
     """The adversary's head gets its own gradient, the encoder the opposite one, scaled."""
     x = torch.randn(4, 3, requires_grad=True)
-    losses.reverse_gradient(x, 0.5).sum().backward()
+    reverse_gradient(x, 0.5).sum().backward()
     torch.testing.assert_close(x.grad, torch.full((4, 3), -0.5))
 
 
@@ -96,7 +99,7 @@ def test_reversed_gradient_is_reversed():
 def test_same_grade_permutation_keeps_grades(labels, seed):
     """A permutation (nothing doubled or lost) that never crosses a grade, and is a function of the seed."""
     y = torch.tensor(labels, dtype=torch.int64)
-    one, two = (losses.same_grade_permutation(y, torch.Generator().manual_seed(seed)) for _ in range(2))
+    one, two = (same_grade_permutation(y, torch.Generator().manual_seed(seed)) for _ in range(2))
     assert torch.equal(one, two)
     assert sorted(one.tolist()) == list(range(len(labels)))
     assert torch.equal(y[one], y)
@@ -132,3 +135,39 @@ def test_fisher_falls_as_the_grades_part():
     torch.testing.assert_close(
         losses.j_fisher(apart + 50, labels), losses.j_fisher(apart, labels), rtol=1e-3, atol=1e-4
     )
+
+
+def test_a_new_term_is_one_function_and_its_weight(monkeypatch):
+    """Registered, it is weighed, logged and computed; without a weight it is not called."""
+    monkeypatch.setattr(losses, "TERMS", dict(losses.TERMS))
+
+    @term("darkness")
+    def darkness(exchanged):
+        return exchanged.mean()
+
+    images = torch.rand(4, 1, 6, 6)
+    h = Latents(torch.zeros(4, 2, 1, 1), torch.zeros(4, 2, 1, 1))
+    outputs = StepOutputs(images, torch.tensor([0, 0, 1, 1]), *h, images, images)
+    off = {"sup": 0, "lda": 0}
+    terms = hybrid_loss(outputs, LossConfig(terms={**off, "darkness": 0.5}))
+    assert set(terms) == {"mse", "darkness", "total"}
+    torch.testing.assert_close(terms["total"], 0.5 * images.mean())
+    assert set(hybrid_loss(outputs, LossConfig(terms=off))) == {"mse", "total"}
+
+
+def test_a_term_that_reads_what_no_step_computes_is_refused(monkeypatch):
+    """When it is registered, by the parameter's name; so is a name that is taken."""
+    monkeypatch.setattr(losses, "TERMS", dict(losses.TERMS))
+    with pytest.raises(ValueError, match=r"term 'new' reads imagse: a step computes .*images"):
+        term("new")(lambda imagse: imagse.mean())
+    with pytest.raises(ValueError, match=r"term 'mse' is registered already"):
+        term("mse")(lambda images: images.mean())
+
+
+def test_a_mistyped_term_is_told_the_near_name():
+    with pytest.raises(
+        ValueError, match=r"loss.terms: 'fisher_kye' is no term \(did you mean 'fisher_key'\?\)"
+    ):
+        LossConfig(terms={"fisher_kye": 1})
+    with pytest.raises(ValueError, match=r"'lambda1' is no term.*; accepted are mse, sup, "):
+        LossConfig(terms={"lambda1": 1})

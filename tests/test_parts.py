@@ -14,7 +14,9 @@ from torchvision.transforms import v2
 
 from kecae_aug import KeyExchangeDataset, LatentBank
 from kecae_aug.data import Preprocessing, RadiographFolder
-from kecae_aug.data.attributes import identity, labels_of, patient_names, value_range_of
+from kecae_aug.data.attributes import patient_names, value_range_of
+from kecae_aug.data.classes import labels_of
+from kecae_aug.data.identity import identity
 from kecae_aug.phantom import PhantomKnees
 
 
@@ -232,7 +234,7 @@ def test_the_wrapper_that_everybody_writes(tmp_path):
     split, _ = random_split(ImageFolder(tmp_path / "d"), [5, 1])
     train = Transformed(split, v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True)]))
     wanted = [split.dataset.targets[i] for i in split.indices]
-    assert KeyExchangeDataset(train, MODEL, 4).rows == wanted
+    assert KeyExchangeDataset(train, MODEL, 4).class_indices == wanted
     for _ in range(2):
         bank = LatentBank.build(train, MODEL, tmp_path / "bank")
     assert bank.labels == ["02"[t] for t in wanted]
@@ -327,6 +329,8 @@ def test_ranges_and_preprocessing_of_all_parts(tmp_path):
     with pytest.raises(ValueError, match=r"part 0 \(Site\) \(0.0, 1.0\), part 1 \(Site\) \(-1.0, 1.0\)"):
         value_range_of(ConcatDataset([narrow, Subset(wide, [0])]), None)
     assert value_range_of(Subset(wide, [1]), None) == (-1, 1)
+    with pytest.raises(ValueError, match=r"value_range=\(0, 1\): Site declares \(-1.0, 1.0\)"):
+        value_range_of(Subset(wide, [1]), (0, 1))
     knees = PhantomKnees(2, image_size=64)
     assert value_range_of(Transformed(knees, v2.RandomCrop(32)), None) == (-1, 1)
     unit = Transformed(knees, lambda x: (x + 1) / 2)

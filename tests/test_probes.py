@@ -1,10 +1,11 @@
-"""Probes find what is there, and only that, for patients they have not seen."""
+"""Probes find what is in the latents, and only that, for patients that they have not seen."""
 
 import numpy as np
 import torch
 
-from kecae_training.evaluate.measures import Bootstrap, Knees, summarise
-from kecae_training.evaluate.probes import probes
+from kecae_training.bootstrap import Bootstrap, summarise
+from kecae_training.evaluate.exchanges import HeldOutKnees
+from kecae_training.evaluate.probes import run_probes
 
 
 def test_grade_side_and_patient_are_found_where_they_are():
@@ -15,8 +16,8 @@ def test_grade_side_and_patient_are_found_where_they_are():
     key = torch.randn(n, 8, 2, 2, generator=torch.Generator().manual_seed(0))
     key[:, 0] += 4 * labels.view(-1, 1, 1)
     own = torch.randn(n // 2, 32, 1, 1, generator=torch.Generator().manual_seed(1)).repeat_interleave(2, 0)
-    data = Knees(torch.zeros(n, 1, 8, 8), labels, patients, sides=["L", "R"] * (n // 2))
-    found = summarise(probes(Bootstrap(patients), data, key, own))
+    data = HeldOutKnees(torch.zeros(n, 1, 8, 8), labels, patients, sides=["L", "R"] * (n // 2))
+    found = summarise(run_probes(Bootstrap(patients), data, key, own))
     assert found["grade_in_key"]["svm"]["mean"] > 0.95
     assert found["grade_in_key"]["linear"]["mean"] > 0.95
     assert found["paper_svm"]["mean"] > 0.95

@@ -20,7 +20,7 @@ from reader_studies import build_study, write_knees
 from kecae_aug.data import Preprocessing, read_image
 from kecae_aug.engine.model import KECAE
 from kecae_aug.weights.io import save_weights
-from kecae_training.evaluate.provenance import NotHeldOutError
+from kecae_training.evaluate.entrants import NotHeldOutError
 from kecae_training.reader_study import build as build_module
 from kecae_training.reader_study import folder as folder_module
 from kecae_training.reader_study import formats

@@ -11,7 +11,7 @@ from scipy import stats
 from sklearn.metrics import cohen_kappa_score
 from statsmodels.stats.inter_rater import fleiss_kappa
 
-from kecae_training.evaluate.measures import Bootstrap
+from kecae_training.bootstrap import Bootstrap
 from kecae_training.reader_study import plan
 from kecae_training.reader_study.command import main
 from kecae_training.reader_study.intervals import (
@@ -43,7 +43,7 @@ def test_kappas_are_those_of_the_libraries_in_every_draw(table):
     """The intervals' draws, not only the figures: each against scikit-learn and statsmodels on the drawn images."""
     grades, rows = table
     drawn = Bootstrap([str(i) for i in range(rows.shape[1])], seed=1)
-    plain, squared = (cohen(rows[0], rows[1], drawn, grades, k) for k in (None, "quadratic"))
+    plain, squared = (cohen(rows[0], rows[1], drawn, grades, quadratic=q) for q in (False, True))
     several = fleiss(rows, drawn, grades)
     for draw in (0, 1, 2):  # the figure itself is draw 0
         times = drawn.weights[draw].astype(int)

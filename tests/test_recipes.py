@@ -103,23 +103,14 @@ def test_the_line_of_the_readme():
 BLOCKS = re.findall(
     r"^## (.+?)\n.*?^```python\n(.*?)^```", (ROOT / "docs/integrations.md").read_text(), re.S | re.M
 )
+LIBRARIES = ("timm", "lightning", "albumentations", "monai", "kornia", "torchio", "accelerate")
 FIRST, *COMPANIONS = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs/using.md").read_text(), re.S | re.M)
 
 
 @pytest.mark.parametrize(("title", "code"), BLOCKS, ids=[title for title, _ in BLOCKS])
 def test_block_of_the_integrations(title, code, tmp_path, monkeypatch):
     """The first block of each section of docs/integrations.md runs as it stands."""
-    libraries = (
-        "timm",
-        "lightning",
-        "albumentations",
-        "monai",
-        "kornia",
-        "torchio",
-        "accelerate",
-        "transformers",
-    )
-    for library in libraries:
+    for library in (*LIBRARIES, "transformers"):
         if f"import {library}" in code or f"from {library}" in code:
             pytest.importorskip(library)
     monkeypatch.chdir(tmp_path)
@@ -225,14 +216,8 @@ def test_every_library_has_a_block():
         "plain pytorch",
         "collate_fn",
         "v2.compose",
-        "timm",
-        "lightning",
-        "albumentations",
-        "monai",
-        "kornia",
-        "torchio",
         "torchvision's reference script",
         "hugging face trainer",
-        "accelerate",
+        *LIBRARIES,
     )
     assert all(any(name in title for title in titles) for name in wanted)

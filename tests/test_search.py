@@ -40,8 +40,8 @@ def config(out, study, *flags, **values):
 
 
 def score(c, study):
-    """In place of a training: the SVM likes lambda1 0.01, flips grow with lambda1, identity falls with it."""
-    l1, l2 = c.loss.lambda1, c.loss.lambda2
+    """In place of a training: the SVM likes a weight of sup of 0.01, flips grow with it, identity falls with it."""
+    l1, l2 = c.loss.terms["sup"], c.loss.terms["lda"]
     return {"svm_key": 1 / (1 + abs(l1 - 0.01)), "decoder": l1, "host_fraction": 1 - l1, "psnr": 20.0 - l2}
 
 
@@ -51,7 +51,7 @@ def test_grid_cut_off_goes_on(study, tmp_path, monkeypatch):
     calls = []
 
     def counting(c, s):
-        calls.append((c.loss.lambda1, c.loss.lambda2))
+        calls.append((c.loss.terms["sup"], c.loss.terms["lda"]))
         if len(calls) == 3:
             raise KeyboardInterrupt
         return short.run(c, s)
@@ -94,7 +94,7 @@ def test_cut_off_evolution_does_the_same_trial_again(study, tmp_path, monkeypatc
     seen, folders = [], []
 
     def killed(c, s):
-        seen.append((c.loss.lambda1, c.loss.lambda2))
+        seen.append((c.loss.terms["sup"], c.loss.terms["lda"]))
         folders.append(c.out)
         if len(seen) == 4:
             raise KeyboardInterrupt
@@ -117,7 +117,7 @@ def test_evolution_finds_what_it_is_asked_for(study, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "run", score)
     options = config(tmp_path / "a", study, method="cmaes", trials=60)
     best = max(search(options, study, lambda _: None), key=lambda row: row["scores"][0])
-    assert best["values"]["loss.lambda1"] == pytest.approx(0.2, rel=0.3)  # identity 0.8
+    assert best["values"]["sup"] == pytest.approx(0.2, rel=0.3)  # identity 0.8
 
     options = config(tmp_path / "b", study, method="nsga2", trials=30, population=6)
     rows = search(options, study, lambda _: None)
@@ -144,14 +144,14 @@ def test_diverged_trials_are_results(study, tmp_path, monkeypatch):
 
     def diverges(c, s):
         calls.append(c)
-        if c.loss.lambda2 == 1:
+        if c.loss.terms["lda"] == 1:
             raise DivergedError("not finite")
         return score(c, s)
 
     monkeypatch.setattr(module, "run", diverges)
     options = config(tmp_path / "out", study, points=2)
     rows = search(options, study, lambda _: None)
-    assert [row["figures"] is None for row in rows] == [row["values"]["loss.lambda2"] == 1 for row in rows]
+    assert [row["figures"] is None for row in rows] == [row["values"]["lda"] == 1 for row in rows]
     assert search(options, study, lambda _: None) == rows
     assert len(calls) == 4
     assert "4 trials, 2 diverged" in (tmp_path / "out" / "report.md").read_text()
@@ -188,13 +188,14 @@ def test_other_settings_are_refused(study, tmp_path, monkeypatch):
 
 
 def test_bad_arguments_are_named_at_once(study, tmp_path):
-    wrong = config(tmp_path, study, method="cmaes", terms=["loss.lambda3"], low=0, points=1)
+    wrong = config(tmp_path, study, method="cmaes", terms=["lad"], low=0, points=1)
     with pytest.raises(
-        ValueError, match=r"(?s)loss.lambda3; accepted are loss.lambda1.*two or more.*low=0.*points=1"
+        ValueError,
+        match=r"(?s)'lad' is no term .did you mean 'lda'.*accepted are mse, sup.*two or more.*low=0.*points=1",
     ):
         wrong.check()
-    with pytest.raises(ValueError, match="discriminator_shift"):  # a number of pixels: no logarithmic range
-        config(tmp_path, study, terms=["loss.discriminator_shift"]).check()
+    with pytest.raises(ValueError, match="discriminator_shift"):  # no weight
+        config(tmp_path, study, terms=["discriminator_shift"]).check()
 
 
 def test_without_optuna_the_extra_is_named(study, tmp_path, monkeypatch):
@@ -267,9 +268,9 @@ def test_probes_read_the_grade_where_it_is(study):
 
 def test_new_options_do_not_change_what_a_run_is():
     """Only what differs from the dataclasses' defaults counts, and no folder or seed."""
-    flags = ("--out", "a", "--discriminator", "x/resnet", "--run.seed", "3", "--loss.lambda2", "0")
+    flags = ("--out", "a", "--discriminator", "x/resnet", "--run.seed", "3", "--loss.terms.lda", "0")
     assert beside_defaults(parse(["--config", "paper", *flags])) == {
-        "loss.lambda2": 0.0,
+        "loss.terms.lda": 0.0,
         "discriminator": ["resnet"],
     }
 
@@ -280,7 +281,7 @@ def test_new_options_do_not_change_what_a_run_is():
 def test_command_on_radiographs(tmp_path, capsys):
     """A folder of phantoms as radiographs: evaluated by a discriminator of other patients, refused where it is not."""
     data = write_phantoms(tmp_path / "data", train_patients=12, val_patients=8, image_size=64)
-    options = parse(["--config", "tiny", "--data.root", str(data), "--loss.lambda1", "0"])
+    options = parse(["--config", "tiny", "--data.root", str(data), "--loss.terms.sup", "0"])
     for name, split in (("oracle", "train"), ("cheat", "val")):
         knees = RadiographFolder(data, split, grades=["0", "2"])
         images = torch.randint(0, 255, (len(knees), 1, 64, 64), dtype=torch.uint8)
@@ -298,14 +299,14 @@ def test_command_on_radiographs(tmp_path, capsys):
         "--steps",
         "2",
         "--terms",
-        "loss.same_grade",
+        "same_grade",
         "--config",
         "tiny",
     ]
     argv += ["--data", str(data), "--oracles", str(tmp_path / "oracle"), "--out", str(tmp_path / "out")]
     main([*argv, "--optim.batch_size", "4"])
     rows = [json.loads(line) for line in (tmp_path / "out" / "trials.jsonl").read_text().splitlines()]
-    assert [row["values"] for row in rows] == [{"loss.same_grade": 1e-5}, {"loss.same_grade": 1.0}]
+    assert [row["values"] for row in rows] == [{"same_grade": 1e-5}, {"same_grade": 1.0}]
     assert "moved_0->2" not in rows[0]["figures"]
     assert "report.md" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="oracles: none given"):
@@ -324,7 +325,7 @@ def test_command_refuses_before_it_draws(tmp_path, capsys):
                 "--phantoms",
                 "20",
                 "--terms",
-                "loss.lambda9",
+                "lambda9",
                 "--out",
                 str(tmp_path / "out"),
             ]

@@ -100,7 +100,7 @@ def test_with_no_exchange_it_is_timms_mixup():
     """A drop-in: for the same numpy seed the mixing and the targets are timm's own, bit by bit."""
     for options in ({}, {"mode": "elem", "cutmix_alpha": 1.0}, {"mode": "pair", "label_smoothing": 0.0}):
         x, y = batch()
-        ours = KeyExchangeMixup(num_classes=2, weights=MODEL, exchange_prob=0.0, **NORM, **options)
+        ours = KeyExchangeMixup(num_classes=2, weights=MODEL, p=0.0, **NORM, **options)
         np.random.seed(3)
         wanted = Mixup(num_classes=2, **options)(x.clone(), y)
         np.random.seed(3)
@@ -128,7 +128,7 @@ def test_labels_follow_the_key_with_mixing_off():
     """Without mixing every row is the donor's label, smoothed; mixup_enabled is timm's switch of the mixing only."""
     x, y = batch()
     for options in ({"mixup_alpha": 0.0}, {"mixup_alpha": 1.0}):
-        mixup = KeyExchangeMixup(**options, num_classes=2, weights=MODEL, exchange_prob=1.0, **NORM)
+        mixup = KeyExchangeMixup(**options, num_classes=2, weights=MODEL, p=1.0, **NORM)
         mixup.mixup_enabled = False
         new_x, soft = mixup(x, y)
         assert torch.equal(soft.argmax(1), 1 - y)
@@ -142,13 +142,13 @@ def test_one_hot_targets_are_not_flattened():
     """timm reads (B, K) one-hot rows as B * K labels; here they are B labels, and with multi_label they stay dense."""
     x, y = batch()
     one_hot = torch.nn.functional.one_hot(y, 2)
-    mixup = KeyExchangeMixup(mixup_alpha=0.0, num_classes=2, weights=MODEL, exchange_prob=1.0, **NORM)
+    mixup = KeyExchangeMixup(mixup_alpha=0.0, num_classes=2, weights=MODEL, p=1.0, **NORM)
     assert torch.equal(mixup(x, one_hot)[1].argmax(1), 1 - y)
     if "multi_label" not in inspect.signature(Mixup.__init__).parameters:
         with pytest.raises(ValueError, match="installed timm"):
             KeyExchangeMixup(num_classes=2, multi_label=True, weights=MODEL)
         return
-    dense = KeyExchangeMixup(num_classes=2, multi_label=True, weights=MODEL, exchange_prob=1.0, **NORM)
+    dense = KeyExchangeMixup(num_classes=2, multi_label=True, weights=MODEL, p=1.0, **NORM)
     assert dense(x, one_hot.float())[1].shape == (8, 2)
 
 
@@ -158,7 +158,7 @@ def test_one_hot_targets_are_not_flattened():
         ({"num_classes": 5}, None, "num_classes=5 with 2 classes"),
         ({"num_classes": 2, "classes": ("0", "1", "2")}, None, "num_classes=2 with 3 classes"),
         ({"num_classes": 2, "mode": "half"}, None, "mode='half'"),
-        ({"num_classes": 2, "p": 0.1}, None, "exchange_prob"),
+        ({"num_classes": 2, "label_mode": "key"}, None, "soft in any case"),
         ({"num_classes": 2}, lambda m, x, y: m(x, y), "mean and std"),
         ({"num_classes": 2}, lambda m, x, y: m((x * 50).byte(), y), "torch.uint8"),
         ({"num_classes": 2, **NORM}, lambda m, x, y: m(x, torch.full((8, 2), 0.5)), "before MixUp"),
@@ -176,7 +176,7 @@ def test_with_timms_loader_and_workers(knees, prefetcher):
     dataset = create_dataset("", root=str(knees), split="train", is_training=True)
     loader = create_loader(dataset, (3, 64, 64), 8, is_training=True, scale=(1, 1), ratio=(1, 1), color_jitter=0.4,
                            num_workers=2, use_prefetcher=prefetcher, device=torch.device("cpu"), **NORM)  # fmt: skip
-    mixup = KeyExchangeMixup(num_classes=2, weights="phantom", exchange_prob=1.0, **NORM)
+    mixup = KeyExchangeMixup(num_classes=2, weights="phantom", p=1.0, **NORM)
     for x, y in loader:
         new_x, soft = mixup(x, y)
         assert new_x.shape == (8, 3, 64, 64)

@@ -18,12 +18,14 @@ from safetensors.torch import load_file
 from kecae_aug.data import Preprocessing
 from kecae_aug.engine.model import KECAE
 from kecae_aug.weights.io import load_weights
-from kecae_training.config import LossConfig, OptimConfig, parse
+from kecae_training.checkpoint import RunFolder
+from kecae_training.config import OptimConfig, parse
 from kecae_training.discriminator import Discriminator, DiscriminatorConfig, save_discriminator
 from kecae_training.images import to_bytes
+from kecae_training.losses import LossConfig
 from kecae_training.pairs import PairSampler
-from kecae_training.step import KeyExchange
-from kecae_training.train import draw_discriminator, learning_rate, main, train
+from kecae_training.step import KeyExchange, draw_discriminator, learning_rate
+from kecae_training.train import main, train
 from kecae_training.warmup import warm_up_keys
 
 ENV = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -108,10 +110,63 @@ def test_two_processes_train(blob_data, tmp_path):
     assert torch.isfinite(model(torch.zeros(1, 1, 64, 64))).all()
 
 
+@pytest.mark.slow
+def test_warm_up_that_is_killed_goes_on_to_the_same_weights(blob_data, tmp_path):
+    """SIGKILL in the key's warm-up, then the same command: the steps that were saved are not done again."""
+    flags = ("--optim.key_warmup", "60", "--optim.max_steps", "4", "--run.checkpoint_every", "8")
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    run(command(blob_data, whole, *flags))
+    assert not (whole / "warmup.pt").exists()  # the first checkpoint took its place
+
+    process = subprocess.Popen(command(blob_data, killed, *flags), env=ENV, stderr=subprocess.DEVNULL)
+    saved, deadline = killed / "warmup.pt", time.time() + 120
+    while time.time() < deadline and not saved.exists():
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert 8 <= torch.load(saved, weights_only=True)["step"] < 60, "the kill came too late to test anything"
+    run(command(blob_data, killed, *flags))
+    first, second = (load_file(p / "weights" / "model.safetensors") for p in (whole, killed))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+class StoppedError(Exception):
+    """In place of a kill."""
+
+
+def test_warm_up_goes_on_where_it_stopped(tmp_path, monkeypatch):
+    """The steps before the last saved state are not done again, and the weights are the same to the bit."""
+    flags = ("--optim.key_warmup", "7", "--optim.max_steps", "2", "--run.checkpoint_every", "3")
+    whole = train(config(tmp_path / "whole", *flags), Tensors())
+    save = RunFolder.save_warmup
+
+    def save_and_stop(self, state):
+        save(self, state)
+        if state["step"] == 6:
+            raise StoppedError
+
+    monkeypatch.setattr(RunFolder, "save_warmup", save_and_stop)
+    stopped = config(tmp_path / "stopped", *flags)
+    with pytest.raises(StoppedError):
+        train(stopped, Tensors())
+    done = []
+    monkeypatch.setattr(RunFolder, "save_warmup", lambda self, state: done.append(state["step"]))
+    resumed = train(stopped, Tensors())
+    assert done == [7]  # 3 and 6 are not passed again
+    first, second = (load_file(p / "model.safetensors") for p in (whole, resumed))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+    shutil.rmtree(tmp_path / "stopped" / "weights")
+    (tmp_path / "stopped" / "checkpoint.pt").unlink()
+    (tmp_path / "stopped" / "warmup.pt").write_text("torn")
+    with pytest.raises(ValueError, match=r"warmup.pt: damaged, or not a checkpoint.*begins anew"):
+        train(stopped, Tensors())
+
+
 def test_training_learns_to_reconstruct_and_to_move_only_the_key(tmp_path):
     """On a set whose grade is a bar: the error falls, and an exchange moves the bar, not the rest."""
     data = Tensors()
-    flags = ("--optim.max_steps", "160", "--optim.batch_size", "8", "--loss.grade_in_key", "0.1")
+    flags = ("--optim.max_steps", "160", "--optim.batch_size", "8", "--loss.terms.grade_in_key", "0.1")
     model = load_weights(str(train(config(tmp_path / "run", *flags), data)))
     log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert log[-1]["mse"] < log[0]["mse"] / 3
@@ -121,15 +176,16 @@ def test_training_learns_to_reconstruct_and_to_move_only_the_key(tmp_path):
     assert change[:, :, 28:36].mean() > 2 * change[:, :, list(range(20)) + list(range(44, 64))].mean()
 
 
-def test_warm_keys_know_the_grade_and_nothing_else_has_moved():
+def test_warm_keys_know_the_grade_and_nothing_else_has_moved(tmp_path):
     """Before the first pair the key's branch alone has learned: the head reads the grade, decoder and hN are as drawn."""
     data = Tensors()
     torch.manual_seed(0)
-    modules = KeyExchange(KECAE.from_preset("tiny", key_size=8), LossConfig(grade_in_key=0.1))
+    made = config(tmp_path, "--optim.key_warmup", "40", "--run.seed", "1")
+    modules = KeyExchange(KECAE.from_preset("tiny", key_size=8), made.loss)
     before = {k: v.clone() for k, v in modules.model.state_dict().items()}
     images, labels = to_bytes(data.images), torch.tensor(data.targets)
     fabric = Fabric(accelerator="cpu", devices=1)
-    warm_up_keys(modules, images, labels, 40, fabric=fabric, seed=1, progress=False)
+    warm_up_keys(made, modules, images, labels, fabric)
     moved = {k.split(".")[0] for k, v in modules.model.state_dict().items() if not torch.equal(v, before[k])}
     assert moved == {"key_encoder", "spread"}
     with torch.no_grad():
@@ -139,8 +195,8 @@ def test_warm_keys_know_the_grade_and_nothing_else_has_moved():
 
 def test_warm_keys_need_a_head_to_learn_with(tmp_path):
     """The option without its term is refused before anything is read."""
-    with pytest.raises(ValueError, match=r"key_warmup=5 needs the head of loss.grade_in_key"):
-        config(tmp_path, "--optim.key_warmup", "5", "--loss.grade_in_key", "0")
+    with pytest.raises(ValueError, match=r"key_warmup=5 needs the head of loss.terms.grade_in_key"):
+        config(tmp_path, "--optim.key_warmup", "5", "--loss.terms.grade_in_key", "0")
 
 
 def test_a_frozen_key_is_the_warm_one_to_the_end(tmp_path):
@@ -197,8 +253,8 @@ def test_run_leaves_what_is_needed_to_repeat_it(blob_data, tmp_path):
 def test_resume_refuses_another_configuration(tmp_path):
     """A run is never continued with other losses or other data by accident; the error says what differs."""
     train(config(tmp_path / "run", "--optim.max_steps", "2"), Tensors())
-    with pytest.raises(ValueError, match=r"loss.same_grade was 1.0, is 0.5"):
-        train(config(tmp_path / "run", "--optim.max_steps", "4", "--loss.same_grade", "0.5"), Tensors())
+    with pytest.raises(ValueError, match=r"loss.terms.same_grade was 1.0, is 0.5"):
+        train(config(tmp_path / "run", "--optim.max_steps", "4", "--loss.terms.same_grade", "0.5"), Tensors())
     with pytest.raises(ValueError, match="data: other images"):
         train(config(tmp_path / "run", "--optim.max_steps", "4"), Tensors(scale=0.5))
     train(config(tmp_path / "run", "--optim.max_steps", "4"), Tensors())  # longer is the same run
@@ -310,7 +366,7 @@ def test_a_discriminator_of_other_images_is_refused_before_they_are_read(blob_da
             str(blob_data),
             "--discriminator",
             str(tmp_path / name),
-            "--loss.lambda1",
+            "--loss.terms.sup",
             "0.1",
         )
         return train(config(tmp_path / f"run-{name}", *flags, "--optim.max_steps", "1"))
@@ -328,7 +384,7 @@ def test_a_discriminator_of_other_images_is_refused_before_they_are_read(blob_da
 
 def test_a_discriminator_without_a_term_is_refused(tmp_path):
     """tiny.yaml has no term that looks through one: an hour later nobody would know that it was not used."""
-    with pytest.raises(SystemExit, match=r"would have no effect.*--loss\.lambda1"):
+    with pytest.raises(SystemExit, match=r"would have no effect.*--loss\.terms\.sup"):
         main(["--config", "tiny", "--discriminator", str(tmp_path), "--out", str(tmp_path / "run")])
 
 
@@ -372,7 +428,7 @@ def test_another_default_device_changes_nothing(tmp_path):
 
 def test_non_finite_gradients_stop_the_run_with_the_reason(tmp_path):
     """Steps whose gradient is not finite are skipped and counted; a run of them ends with the way out."""
-    flags = ("--optim.max_steps", "40", "--loss.same_grade", "3e38", "--run.log_every", "1")
+    flags = ("--optim.max_steps", "40", "--loss.terms.same_grade", "3e38", "--run.log_every", "1")
     with pytest.raises(ValueError, match="not finite in 20 steps"):
         train(config(tmp_path / "run", *flags), Tensors())
     log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
@@ -464,7 +520,7 @@ def test_schedule_is_constant_or_a_warmed_cosine(tmp_path):
 
 
 def test_a_discriminator_that_would_never_come_is_refused(tmp_path):
-    """A search over lambda1 with default.yaml's late discriminator and short trials once searched nothing."""
+    """A search over the weight of sup with default.yaml's late discriminator and short trials once searched nothing."""
     flags = [
         "--config",
         "default",
@@ -482,9 +538,9 @@ def test_a_discriminator_that_would_never_come_is_refused(tmp_path):
 
 def test_config_lists_all_problems_at_once(tmp_path):
     """One error for a discriminator that is missing, a batch that does not divide and a negative weight."""
-    flags = ["--loss.lambda1", "0.1", "--run.devices", "3", "--loss.lambda2", "-1", "--optim.lr", "0"]
+    flags = ["--loss.terms.sup", "0.1", "--run.devices", "3", "--loss.terms.lda", "-1", "--optim.lr", "0"]
     with pytest.raises(
-        ValueError, match=r"(?s)discriminator is missing.*lambda2=-1.*multiple of 3.*optim.lr=0"
+        ValueError, match=r"(?s)discriminator is missing.*terms.lda=-1.*multiple of 3.*optim.lr=0"
     ):
         parse(["--config", "tiny", "--out", str(tmp_path), *flags])
 
@@ -492,8 +548,8 @@ def test_config_lists_all_problems_at_once(tmp_path):
 def test_paper_yaml_turns_every_deviation_off():
     """paper.yaml is the paper: Eq. 8 with its lambdas, Adam at 1e-4, 100 k pairs, no option of ours."""
     paper = parse(["--config", "paper", "--discriminator", "somewhere"])
-    assert (paper.loss.lambda1, paper.loss.lambda2, paper.loss.lda_eps) == (1e-2, 1e-3, 0)
-    assert paper.loss.same_grade == paper.loss.grade_free_non_key == paper.loss.grade_in_key == 0
+    assert paper.loss.active == {"mse": 1, "sup": 1e-2, "lda": 1e-3}
+    assert (paper.loss.lda_eps, paper.loss.sup_target) == (0, "label")
     assert (paper.optim.lr, paper.optim.batch_size, paper.optim.n_pairs, paper.optim.epochs) == (
         1e-4,
         32,
@@ -505,4 +561,23 @@ def test_paper_yaml_turns_every_deviation_off():
     assert (paper.data.mirror_right, paper.data.fix_inverted, paper.data.contrast) == (False, False, None)
     assert (paper.loss, paper.optim) == (LossConfig(), OptimConfig())  # what paper.yaml does not name is off
     default = parse(["--config", "default", "--discriminator", "somewhere"])
-    assert min(default.loss.same_grade, default.loss.grade_free_non_key, default.loss.grade_in_key) > 0
+    assert {"same_grade", "grade_free_non_key", "grade_in_key"} < set(default.loss.active)
+    assert default.loss.sup_target == "label"
+
+
+def test_a_weight_is_a_flag_on_top_of_the_file(tmp_path):
+    """It changes that term alone; a name that is none, or no number, is refused with the way out."""
+    loss = config(tmp_path, "--loss.terms.fisher_key", "0.5", "--loss.terms.same_grade=2").loss
+    tiny = config(tmp_path).loss
+    assert loss == tiny.weighing(fisher_key=0.5, same_grade=2)
+    with pytest.raises(ValueError, match=r"'fisher' is no term.*accepted are mse, "):
+        config(tmp_path, "--loss.terms.fisher", "0.5")
+    off = [f"--loss.terms.{name}=0" for name in tiny.active]
+    with pytest.raises(ValueError, match=r"every weight is 0.*--loss.terms.mse 1"):
+        config(tmp_path, *off)
+
+
+def test_a_run_of_before_there_was_a_term_goes_on(begun, tmp_path):
+    """A weight of 0 is no part of what is learned: the record does not name it."""
+    record = json.loads((begun / "config.json").read_text())
+    assert set(record["learned_by"]["loss"]["terms"]) == set(config(tmp_path).loss.active)

@@ -11,7 +11,7 @@ from test_transform import MODEL, batch
 from torch import nn
 from torchvision.transforms import v2
 
-from kecae_aug import KeyExchangeAugment
+from kecae_aug import EngineOptions, KeyExchangeAugment
 
 
 @settings(max_examples=25, deadline=None)
@@ -122,7 +122,9 @@ def test_half_precision_inside(dtype):
     images, labels = batch()
     plain = KeyExchangeAugment(MODEL, p=0.5)
     wanted, _ = plain(images, labels)
-    half, _ = KeyExchangeAugment(MODEL, amp_dtype=dtype).replay(images, labels, params=plain.params)
+    half, _ = KeyExchangeAugment(MODEL, engine=EngineOptions(amp_dtype=dtype)).replay(
+        images, labels, params=plain.params
+    )
     assert half.dtype == torch.float32
     assert 10 * torch.log10(1 / (half - wanted).square().mean()) > 40
     kept = torch.ones(len(images), dtype=torch.bool)
@@ -136,7 +138,7 @@ def test_memory_format_inside_does_not_come_out(memory, inside):
     """channels_last is the transform's own business: what comes out lies as what came in."""
     images, labels = batch(6, channels=3)
     images = images.contiguous(memory_format=memory)
-    out, _ = KeyExchangeAugment(MODEL, p=1.0, channels_last=inside)(images, labels)
+    out, _ = KeyExchangeAugment(MODEL, p=1.0, engine=EngineOptions(channels_last=inside))(images, labels)
     assert out.stride() == images.stride()
 
 
@@ -146,7 +148,7 @@ def test_compiled_network_gives_the_same():
     images, labels = batch(6)
     plain = KeyExchangeAugment(MODEL, p=1.0)
     wanted, _ = plain(images, labels)
-    compiled = KeyExchangeAugment(MODEL, p=1.0, compile=True)
+    compiled = KeyExchangeAugment(MODEL, p=1.0, engine=EngineOptions(compile=True))
     got, _ = compiled.replay(images, labels, params=plain.params)
     torch.testing.assert_close(got, wanted, atol=1e-4, rtol=0)
 

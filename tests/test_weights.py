@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from kecae_aug import KeyExchangeDataset, LatentBank
 from kecae_aug.bank import BankError
 from kecae_aug.cli import main
+from kecae_aug.donors import draw_from_bank
 from kecae_aug.engine.model import KECAE, KECAEConfig
 from kecae_aug.generate import generate
 from kecae_aug.phantom import PhantomKnees
@@ -158,7 +159,7 @@ def test_a_default_device_changes_nothing(saved, tmp_path):
         bank = LatentBank.build(knees, loaded, tmp_path / "bank", residual=True)
         train = KeyExchangeDataset(knees, loaded, 2, bank=bank, strength=(0.5, 1))
         items = [train[i][0] for i in (0, 8, 9)]
-        donors = bank.random_donors(["0", "2"], ("0", "2"), ["x", "y"])
+        donors = draw_from_bank(bank, ["0", "2"], ("0", "2"), ["x", "y"])
         assert weights_sha256(loaded) == loaded.metadata["weights"]["sha256"]
         generate(KeyExchangeDataset(knees, loaded, 2, real=False), tmp_path / "out", say=lambda line: None)
     assert all(x.device.type == "cpu" for x in [*loaded.parameters(), *items, donors])

@@ -6,8 +6,8 @@
 #     training/make_weights.sh kl04 DATA OUT          # knee-kl04: DATA/{train,val}/{0,1,2,3,4}
 #
 # The training patients are halved by a hash of their id: weights and discriminators of half 0, oracles of half 1, so that no
-# oracle has seen a patient of the weights. `kl02` also trains half 1 and oracles it with half 0 (cross-fit): the proof is of
-# the recipe, and half 0 is what is bundled. Weights with their model card end in OUT/kecae-0/weights, figures in
+# oracle has seen a patient of the weights. `kl02` also trains half 1 and evaluates it with oracles of half 0 (cross-fit of the
+# recipe); half 0 is what is bundled. Weights with their model card end in OUT/kecae-0/weights, figures in
 # OUT/figures.jsonl, the page with pictures in OUT/figures.html. Stopped at any point, the same command goes on.
 # To bundle them: cp OUT/kecae-0/weights/* src/kecae_aug/bundled/NAME/. Times: docs/training.md.
 set -euo pipefail
@@ -45,8 +45,8 @@ phantom)
     # oracles, though it moves a quarter of the joint space that it should (docs/training.md, "Loss terms").
     half 0 --model.preset tiny --model.latent vector --model.latent_channels 128 --model.width 16 --model.key_size null \
         --optim.key_warmup 0 --optim.freeze_key false --optim.max_steps 4000 --optim.batch_size 24 --optim.lr 1e-3 \
-        --optim.augment 0 --optim.ema 0.998 --loss.discriminator_from 2500 --loss.lambda1 0.02 --loss.lambda1_host 0.01 \
-        --loss.same_grade 1 --loss.grade_free_non_key 0.02 --loss.discriminator_shift 1 --loss.discriminator_noise 0 --loss.discriminator_blur 0 "${bf16[@]}"
+        --optim.augment 0 --optim.ema 0.998 --loss.discriminator_from 2500 --loss.terms.sup 0.02 --loss.terms.sup_host 0.01 \
+        --loss.terms.same_grade 1 --loss.terms.grade_free_non_key 0.02 --loss.discriminator_shift 1 --loss.discriminator_noise 0 --loss.discriminator_blur 0 "${bf16[@]}"
     for net in vgg densenet siamese; do discriminator "$net-1" 1 $net "${seed[$net]}" "${classifier[@]}"; done
     ;;
 kl02)
@@ -62,7 +62,7 @@ kl02)
 kl04)
     data=$2 out=$3 name=knee-kl04 license=cc-by-4.0 source=$cite
     about="Exchanges any two Kellgren-Lawrence grades of knee radiographs cropped to the joint. Its reconstructions are softer than \
-knee-kl02's, and exchanges of far grades (0 and 4, 3 and 0) leave a mottled joint or a comb of streaks at its margin: look first."
+knee-kl02's, and exchanges of far grades (0 and 4, 3 and 0) leave a mottled joint or streaks at its margin."
     classifier=(--epochs 14 --grades '["0","1","2","3","4"]')
     networks="vgg resnet siamese"
     half 0 --model.classes '["0","1","2","3","4"]' "${bf16[@]}"

@@ -32,6 +32,7 @@ from tqdm import tqdm
 
 from kecae_aug import KECAE
 from kecae_aug.engine.inference import FastKECAE
+from kecae_aug.errors import reporting
 from kecae_bench.classifiers import CLASSIFIERS
 from kecae_bench.machine import CPU, to_device
 from kecae_bench.record import RESULTS, read_lines, record
@@ -39,7 +40,6 @@ from kecae_bench.report.tables import render_table, spell
 from kecae_bench.stats import METRICS, Difference, Labels, Scores, auroc, estimate
 from kecae_bench.tvt.flags import add_arguments, options_of, protocol_of
 from kecae_bench.tvt.ground import Ground, open_grounds
-from kecae_bench.tvt.loop import ending
 from kecae_bench.tvt.plan import PAIR, RunSpec
 from kecae_bench.tvt.run import count_outside, id_of, identity
 from kecae_bench.tvt.split import fraction_of
@@ -220,7 +220,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--fractions", type=float, nargs="+", default=[1.0], help="of the training patients")
     add_arguments(parser)
     args = parser.parse_args(argv)
-    with ending("key_probe"):
+    with reporting("key_probe"):
         ground = open_grounds(args, None)[None]
         assert ground.model is not None
         x = encode_keys(ground.model, ground.knees.images, args.device)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from kecae_aug import device as project
-from kecae_aug.loader import _moved
+from kecae_aug.loader import _move
 
 CPU = torch.device("cpu")
 PRECISIONS = {"float32": "32-true", "bfloat16": "bf16-mixed"}  # what results' lines say: the project's name
@@ -47,7 +47,7 @@ def of_device(device: torch.device) -> dict[str, str]:
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     """On the device; to CUDA by pinned memory, so that the copy waits for no step that is still at work."""
-    moved: Tensor = _moved(tensor, device)
+    moved: Tensor = _move(tensor, device)
     return moved
 
 

@@ -8,7 +8,7 @@ docs/images/exchange.png: two rows of the demo's contact sheet. docs/images/phan
 import torch
 
 from kecae_aug.phantom import PhantomKnees
-from kecae_aug.phantom.demo import SEEN_SEED, DemoConfig, Knees, exchange_test, sheet_columns
+from kecae_aug.phantom.demo import SEEN_SEED, DemoConfig, DemoKnees, exchange_test, sheet_columns
 from kecae_aug.phantom.truth import GRADES
 from kecae_aug.sheet import contact_sheet
 from kecae_aug.weights.io import load_weights
@@ -20,7 +20,7 @@ IMAGES = PROJECT / "docs" / "images"
 def main() -> None:
     config = DemoConfig()
     model = load_weights(config.weights)
-    knees = Knees.draw(config.test_patients, model.config.image_size, SEEN_SEED + 2)
+    knees = DemoKnees.draw(config.test_patients, model.config.image_size, SEEN_SEED + 2)
     columns, texts = sheet_columns(knees, exchange_test(model, knees))
     rows = [0, 4]  # one of each direction
     contact_sheet(

@@ -30,6 +30,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from kecae_training.bootstrap import Bootstrap, ratio, weighted_auroc
+
 DRAWS = 1000  # of the bootstrap; a standard error is then within 2 %
 LEVEL = 0.95
 ALPHA = round(1 - LEVEL, 6)
@@ -89,7 +91,7 @@ def recall(scores: Scores, labels: Labels, weights: Floats) -> Floats:
 @Metric
 def auroc(scores: Scores, labels: Labels, weights: Floats) -> Floats:
     """Of two grades; of more, the mean of each against the rest. NaN where a draw misses a grade."""
-    return _mean([_auroc(scores[:, c], labels == c, weights) for c in _positive(scores)])
+    return _mean([weighted_auroc(scores[:, c], labels == c, weights) for c in _positive(scores)])
 
 
 def _ece(scores: Scores, labels: Labels, weights: Floats) -> Floats:
@@ -144,22 +146,7 @@ def _mean(of: Sequence[Floats] | Floats) -> Floats:
 
 
 def _fraction(weights: Floats, true: NDArray[np.bool_]) -> Floats:
-    with np.errstate(invalid="ignore"):
-        found: Floats = weights @ true.astype(np.float64) / weights.sum(1)
-    return found
-
-
-def _auroc(score: Floats, positive: NDArray[np.bool_], weights: Floats) -> Floats:
-    """(B,) fraction of pairs in the right order, ties half: Mann and Whitney's statistic with weighted knees."""
-    order = np.argsort(score, kind="stable")
-    starts = np.flatnonzero(np.diff(score[order], prepend=-np.inf))  # of each group of equal scores
-    drawn, is_positive = weights[:, order], positive[order]
-    ups = np.add.reduceat(drawn * is_positive, starts, axis=1)
-    downs = np.add.reduceat(drawn * ~is_positive, starts, axis=1)
-    below = np.cumsum(downs, axis=1) - downs / 2
-    with np.errstate(invalid="ignore"):
-        found: Floats = (ups * below).sum(1) / (ups.sum(1) * downs.sum(1))
-    return found
+    return ratio(weights @ true.astype(np.float64), weights.sum(1))
 
 
 @dataclass(frozen=True)
@@ -249,14 +236,11 @@ def draw_patients(patients: Sequence[str]) -> Floats:
     Raises:
         ValueError: one patient only.
     """
-    ids = np.unique(np.asarray(patients), return_inverse=True)[1]
-    count = int(ids.max()) + 1
-    if count < 2:
+    if len(set(patients)) < 2:
         raise ValueError(
-            f"patients: all {len(ids)} knees are of one; an interval over patients takes two or more"
+            f"patients: all {len(patients)} knees are of one; an interval over patients takes two or more"
         )
-    times = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), DRAWS)
-    return np.concatenate([np.ones((1, len(ids))), times[:, ids]])
+    return Bootstrap(patients, draws=DRAWS).weights
 
 
 def draw_metric(

@@ -3,6 +3,7 @@
 from kecae_aug.bank import LatentBank
 from kecae_aug.dataset import KeyExchangeDataset
 from kecae_aug.engine.model import KECAE, Latents
+from kecae_aug.engine.options import EngineOptions
 from kecae_aug.gate import Gate
 from kecae_aug.loader import KeyExchangeLoader
 from kecae_aug.transform import KeyExchangeAugment
@@ -12,6 +13,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "KECAE",
+    "EngineOptions",
     "Gate",
     "KeyExchangeAugment",
     "KeyExchangeDataset",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,13 +14,16 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
-from kecae_aug.data import attributes
+from kecae_aug.data.attributes import patient_names
+from kecae_aug.data.classes import labels_of
+from kecae_aug.data.identity import differences, identity, other_preprocessing
+from kecae_aug.data.parts import split_item, stack_images
 from kecae_aug.data.splits import PatientOverlapError, check_disjoint
 from kecae_aug.device import cpu_by_default
 from kecae_aug.engine.exchange import Exchanger
 from kecae_aug.engine.intensity import Intensity
 from kecae_aug.engine.model import KECAE
-from kecae_aug.files import replacing, save_tensors
+from kecae_aug.files import list_visible, save_tensors, write_whole
 
 FORMAT = "kecae-aug-bank"
 VERSION = 1
@@ -32,7 +36,7 @@ class BankError(ValueError):
 
 
 @dataclass(frozen=True)
-class Part:
+class BankPart:
     """Rows that one data set gave.
 
     Attributes:
@@ -40,7 +44,7 @@ class Part:
         rows_a_shard: rows of every shard but the last.
         labels: class name of every row.
         patients: id of every row, None for one without; or None where the set has none.
-        identity: what the rows depend on (:func:`kecae_aug.data.attributes.identity`); None in banks of before.
+        identity: what the rows depend on (:func:`kecae_aug.data.identity.identity`); None in banks of before.
     """
 
     data: str
@@ -54,8 +58,8 @@ class Part:
         """How many files."""
         return -(-len(self.labels) // self.rows_a_shard)
 
-    def rows(self, shard: int) -> range:
-        """Rows of this part that are in a shard."""
+    def indices(self, shard: int) -> range:
+        """Indices in this part of the images of a shard."""
         first = shard * self.rows_a_shard
         return range(first, min(first + self.rows_a_shard, len(self.labels)))
 
@@ -65,7 +69,7 @@ def shard_path(folder: Path, part: int, shard: int) -> Path:
     return folder / f"shard-{part:03d}-{shard:05d}.safetensors"
 
 
-def missing_shards(folder: Path, parts: Sequence[Part]) -> list[Path]:
+def missing_shards(folder: Path, parts: Sequence[BankPart]) -> list[Path]:
     """Files that a bank of these parts still lacks."""
     paths = (shard_path(folder, p, s) for p, part in enumerate(parts) for s in range(part.shards))
     return [path for path in paths if not path.is_file()]
@@ -95,9 +99,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def parts_of(manifest: dict[str, Any]) -> list[Part]:
+def parts_of(manifest: dict[str, Any]) -> list[BankPart]:
     """The parts of a manifest."""
-    return [Part(**part) for part in manifest["parts"]]
+    return [BankPart(**part) for part in manifest["parts"]]
 
 
 def fingerprint(manifest: dict[str, Any]) -> str:
@@ -121,6 +125,7 @@ class BuildConfig:
     device: torch.device
     rank: int
     world_size: int
+    wait: float
     append: bool
     progress: bool
 
@@ -139,7 +144,7 @@ def build(folder: Path, dataset: Any, model: KECAE, config: BuildConfig) -> None
     if len(dataset) == 0:
         raise ValueError("dataset: is empty; a bank needs at least one image")
     exchanger = Exchanger(model)
-    names, targets = attributes.labels_of(dataset, config.classes)
+    names, targets = labels_of(dataset, config.classes)
     part = _part(dataset, names, targets, config)
     if not set(part.labels) & set(exchanger.config.classes):
         raise BankError(
@@ -169,10 +174,14 @@ def build(folder: Path, dataset: Any, model: KECAE, config: BuildConfig) -> None
         if path.is_file():
             continue
         with cpu_by_default():
-            tensors = _encoded(dataset, part.rows(shard), exchanger, config)
+            tensors = _encode(dataset, part.indices(shard), exchanger, config)
         save_tensors(tensors, path, {"format": FORMAT, "weights_sha256": exchanger.sha256})
         if config.progress:
             print(f"{path.name}: {shard + 1} of {part.shards} shards", flush=True)
+    end = time.monotonic() + config.wait
+    paths = [shard_path(folder, number, shard) for shard in range(part.shards)]
+    while time.monotonic() < end and not all(path.is_file() for path in paths):  # other processes make them
+        time.sleep(0.2)
 
 
 def refuse_patients(where: str, patients: Sequence[str | None] | None, excluded: Iterable[Hashable]) -> None:
@@ -196,26 +205,23 @@ def refuse_patients(where: str, patients: Sequence[str | None] | None, excluded:
         raise BankError(f"bank {where!r}: {error}") from error
 
 
-def _part(dataset: Any, names: tuple[str, ...], targets: list[int], config: BuildConfig) -> Part:
-    patients = attributes.patient_names(
-        dataset, config.patients, warn=False
-    )  # the bank warns when it is opened
-    identity = attributes.identity(dataset)
-    data = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-    return Part(data, config.shard_rows, [names[t] for t in targets], patients, identity)
+def _part(dataset: Any, names: tuple[str, ...], targets: list[int], config: BuildConfig) -> BankPart:
+    patients = patient_names(dataset, config.patients, warn=False)  # the bank warns when it is opened
+    facts = identity(dataset)
+    data = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    return BankPart(data, config.shard_rows, [names[t] for t in targets], patients, facts)
 
 
-def _plan(folder: Path, manifest: dict[str, Any], part: Part, append: bool) -> int:
+def _plan(folder: Path, manifest: dict[str, Any], part: BankPart, append: bool) -> int:
     """Write the manifest, or see that the one that is there is ours; the number of our part."""
     path = folder / MANIFEST
     if not path.exists():
-        found = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
-        if [n for n in found if not n.startswith(".")]:
+        if found := list_visible(folder):
             raise BankError(
                 f"bank {str(folder)!r}: the folder holds {found[:5]} and no {MANIFEST}; nothing of others is written to, "
                 "take an empty folder"
             )
-        _write(path, {**manifest, "parts": [asdict(part)]})
+        write_whole(path, json.dumps({**manifest, "parts": [asdict(part)]}))
         return 0
     there = read_manifest(folder)
     parts = parts_of(there)
@@ -238,11 +244,11 @@ def _plan(folder: Path, manifest: dict[str, Any], part: Part, append: bool) -> i
             )
         return number
     if not append:
-        what = differing(parts, part)
+        what = find_difference(parts, part)
         raise BankError(
             f"bank {str(folder)!r}: is of other data ({what}); take another folder, or append=True to add to it"
         )
-    if what := attributes.other_preprocessing(parts[0].identity, part.identity or {}):
+    if what := other_preprocessing(parts[0].identity, part.identity or {}):
         raise BankError(
             f"bank {str(folder)!r}: its images were preprocessed differently ({what}); prepare the new ones alike, or build "
             "another bank"
@@ -251,62 +257,56 @@ def _plan(folder: Path, manifest: dict[str, Any], part: Part, append: bool) -> i
         raise BankError(
             f"bank {str(folder)!r}: {len(missing)} shards of an earlier build are not there yet; finish that one first"
         )
-    _write(path, {**there, "parts": [*there["parts"], asdict(part)]})
+    write_whole(path, json.dumps({**there, "parts": [*there["parts"], asdict(part)]}))
     return len(parts)
 
 
-def differing(parts: Sequence[Part], part: Part) -> str:
+def find_difference(parts: Sequence[BankPart], part: BankPart) -> str:
     """What tells a part from the nearest of those that are there."""
     new = _facts(part)
     old = min(map(_facts, parts), key=lambda facts: sum(facts.get(k) != v for k, v in new.items()))
-    return attributes.differences(old, new) or "other shard_rows"
+    return differences(old, new) or "other shard_rows"
 
 
-def _facts(part: Part) -> dict[str, str]:
+def _facts(part: BankPart) -> dict[str, str]:
     hashed = {name: getattr(part, name) for name in ("labels", "patients")}
     digests = {k: hashlib.sha256(json.dumps(v).encode()).hexdigest() for k, v in hashed.items()}
     return {"number of rows": str(len(part.labels)), **(part.identity or {}), **digests}
 
 
 @torch.no_grad()
-def _encoded(dataset: Any, rows: range, exchanger: Exchanger, config: BuildConfig) -> dict[str, Tensor]:
+def _encode(dataset: Any, rows: range, exchanger: Exchanger, config: BuildConfig) -> dict[str, Tensor]:
     """Tensors of a shard."""
     parts: dict[str, list[Tensor]] = {"key": [], "non_key": []}
-    for images in _batches(dataset, rows, config):
+    for images in _read_batches(dataset, rows, config):
         config.intensity.check(images)
-        unit = config.intensity.to_unit(images.to(config.device))
-        key, non_key = exchanger.keys(unit), exchanger.non_keys(unit)
-        parts["key"].append(_stored(key, config.dtype))
-        parts["non_key"].append(_stored(non_key, config.dtype))
+        knees = config.intensity.to_engine(images.to(config.device))
+        key, non_key = exchanger.encode_key(knees), exchanger.encode_non_key(knees)
+        parts["key"].append(_to_stored(key, config.dtype))
+        parts["non_key"].append(_to_stored(non_key, config.dtype))
         if config.residual:
-            reconstruction = exchanger.on(unit.device).decode(key + non_key)
-            residual = exchanger.preprocessed(unit) - reconstruction
-            parts.setdefault("residual", []).append(_stored(residual, config.dtype))
+            reconstruction = exchanger.on(knees.device).decode(key + non_key)
+            residual = exchanger.fit(knees) - reconstruction
+            parts.setdefault("residual", []).append(_to_stored(residual, config.dtype))
     return {name: torch.cat(values) for name, values in parts.items()}
 
 
-def _batches(dataset: Any, rows: range, config: BuildConfig) -> Iterator[Tensor]:
+def _read_batches(dataset: Any, rows: range, config: BuildConfig) -> Iterator[Tensor]:
     loader: DataLoader[Any] = DataLoader(
-        Subset(dataset, rows), config.batch_size, num_workers=config.num_workers, collate_fn=_images
+        Subset(dataset, rows), config.batch_size, num_workers=config.num_workers, collate_fn=_collate_images
     )
     yield from loader
 
 
-def _images(items: list[Any]) -> Tensor:
-    return attributes.stacked([attributes.split_item(row, i)[0] for i, row in enumerate(items)])
+def _collate_images(items: list[Any]) -> Tensor:
+    return stack_images([split_item(row, i)[0] for i, row in enumerate(items)])
 
 
-def _stored(values: Tensor, dtype: torch.dtype) -> Tensor:
+def _to_stored(values: Tensor, dtype: torch.dtype) -> Tensor:
     stored = values.cpu().to(dtype).contiguous()
     if not bool(stored.isfinite().all()):
         raise ValueError(f"dtype={dtype}: a latent is beyond its range; take bfloat16 or float32")
     return stored
-
-
-def _write(path: Path, manifest: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(manifest), encoding="utf-8")
 
 
 def _short(value: object) -> str:

@@ -1,7 +1,7 @@
 """LatentBank: hK and hN of a training set, encoded once; an exchanged knee then costs one decode and no image.
 
     bank = LatentBank.build(train_set, model, "bank/", exclude_patients=val_set.patients)
-    augment = KeyExchangeAugment(model, donors=bank)
+    augment = KeyExchangeAugment(model, bank=bank)
 
 A bank is a folder: ``bank.json`` says what it is of (weights, data, classes), ``shard-*.safetensors`` hold the
 rows. A shard is written beside its place and moved there when it is whole, so an interrupted build goes on
@@ -11,7 +11,6 @@ where it stopped, and several processes can share one build. Tensors are memory-
 from __future__ import annotations
 
 import bisect
-import functools
 import os
 from collections.abc import Hashable, Iterable, Sequence
 from itertools import accumulate
@@ -35,11 +34,12 @@ from kecae_aug._bank_files import (
     refuse_patients,
     shard_path,
 )
-from kecae_aug.data.attributes import differences, identity, value_range_of
+from kecae_aug.data.attributes import value_range_of
+from kecae_aug.data.identity import differences, identity
 from kecae_aug.device import cpu_by_default
 from kecae_aug.engine.intensity import Intensity
 from kecae_aug.engine.model import KECAE
-from kecae_aug.names import by_value, class_name, class_names, patient_id, patient_ids, warn_of_missing
+from kecae_aug.names import by_value, class_name, class_names, patient_ids, warn_of_missing
 from kecae_aug.weights.io import hashes
 
 __all__ = ["BankError", "LatentBank"]
@@ -59,6 +59,7 @@ class LatentBank:
             where the set has none.
         classes: class names of the set.
         weights_sha256: of the weights, see :func:`kecae_aug.weights.io.weights_sha256`.
+        exchangeable: class names among them that the weights exchange.
         intensity: how the grey values of its images were scaled.
         fingerprint: hex digest of weights, data (its files, preprocessing and classes) and options; a bank that is
             appended to has another one.
@@ -90,13 +91,13 @@ class LatentBank:
             )
         shards = [(p, s) for p, part in enumerate(parts) for s in range(part.shards)]
         self._paths = [shard_path(self.folder, p, s) for p, s in shards]
-        self._starts = [0, *accumulate(len(parts[p].rows(s)) for p, s in shards)][:-1]
+        self._starts = [0, *accumulate(len(parts[p].indices(s)) for p, s in shards)][:-1]
         self.labels = [str(class_name(label)) for part in parts for label in part.labels]
-        self._exchangeable = {class_name(c) for c in manifest["exchangeable"]}
-        if not self._exchangeable & set(self.labels):
+        self.exchangeable = {str(class_name(c)) for c in manifest["exchangeable"]}
+        if not self.exchangeable & set(self.labels):
             raise BankError(
                 f"bank {str(self.folder)!r}: its rows are of {sorted(set(self.labels), key=by_value)}, of which its weights "
-                f"exchange {sorted(map(str, self._exchangeable))}: no row could ever be given; build it again, with "
+                f"exchange {sorted(self.exchangeable)}: no row could ever be given; build it again, with "
                 "classes= that the weights know"
             )
         self.patients: list[str | None] | None = None
@@ -121,16 +122,17 @@ class LatentBank:
         mean: float | Sequence[float] | None = None,
         std: float | Sequence[float] | None = None,
         dtype: torch.dtype = torch.float16,
-        residual: bool = False,
+        residual: bool = True,
         shard_rows: int = 1024,
         batch_size: int = 64,
         num_workers: int = 0,
         device: str | torch.device = "cpu",
         rank: int = 0,
         world_size: int = 1,
+        wait: float = 1800.0,
         append: bool = False,
         progress: bool = False,
-    ) -> LatentBank | None:
+    ) -> LatentBank:
         """Encode a data set, or go on with a build that was interrupted.
 
         Args:
@@ -145,39 +147,38 @@ class LatentBank:
             mean: see :class:`~kecae_aug.KeyExchangeAugment`.
             std: see ``mean``.
             dtype: of the stored latents: float16, bfloat16 or float32.
-            residual: also store x - x^ at the model's size, so that ``detail="host"`` needs no image either.
+            residual: also store x - x^ at the model's size, so that ``detail="host"`` of a data set needs no image either;
+                False saves that space where the bank only gives keys.
             shard_rows: rows a file.
             batch_size: images encoded at once.
             num_workers: of the DataLoader that reads them.
             device: that encodes.
             rank: of this process, which makes every ``world_size``-th shard; start one process for each.
             world_size: how many processes share the build.
+            wait: seconds to wait for the shards of the other processes, once this one's are written.
             append: add this data set to a bank that is whole. No image may be in it twice, which is for the
                 caller to see to; the classes must be the bank's.
             progress: print a line a shard.
 
         Returns:
-            The bank, or None where other ranks still work on it.
+            The bank.
 
         Raises:
             BankError: another bank, one of other data or preprocessing, or files of someone else's, in ``folder``; an
-                excluded patient; classes none of which the weights know.
+                excluded patient; classes none of which the weights know; shards of other processes that are missing
+                after ``wait``.
             ValueError, TypeError: items or arguments that cannot be used.
         """
         config = BuildConfig(
             classes=classes, patients=patients, exclude_patients=exclude_patients,
             intensity=Intensity.of(value_range_of(dataset, value_range) if mean is None else (0.0, 1.0), mean, std),
             dtype=dtype, residual=residual, shard_rows=shard_rows, batch_size=batch_size, num_workers=num_workers,
-            device=torch.device(device), rank=rank, world_size=world_size, append=append, progress=progress,
+            device=torch.device(device), rank=rank, world_size=world_size, wait=wait, append=append,
+            progress=progress,
         )  # fmt: skip
         with cpu_by_default():  # the DataLoader's own draw too
             build(Path(folder), dataset, model, config)
-        try:
-            return cls(folder, model)
-        except BankError:
-            if world_size > 1:
-                return None
-            raise
+        return cls(folder, model)
 
     def check_weights(self, sha256: str, *also: str) -> None:
         """Refuse to serve other weights than those it was encoded with.
@@ -192,6 +193,14 @@ class LatentBank:
             raise BankError(
                 f"bank {str(self.folder)!r}: encoded with weights {self.weights_sha256[:12]}, asked for {sha256[:12]}; "
                 "latents of other weights decode to nonsense: build a bank with these weights"
+            )
+
+    def check_patients(self) -> None:
+        """Refuse a bank without patients, where donors of other patients are wanted."""
+        if self.patients is None:
+            raise BankError(
+                f"bank {str(self.folder)!r}: the batch has patients, the bank's rows have none, so that a patient could be "
+                "its own donor unseen; build it with patients=, or give same_patient=True"
             )
 
     def check_data(self, dataset: Any) -> None:
@@ -213,90 +222,33 @@ class LatentBank:
                 "their preprocessing have changed since; build the bank anew"
             )
 
-    def keys(self, rows: Tensor) -> Tensor:
-        """HK of rows (k,), (k, C, h, w) float32 on the CPU."""
-        return self._rows("key", rows)
+    def keys(self, indices: Tensor) -> Tensor:
+        """HK of indices (k,), (k, C, h, w) float32 on the CPU."""
+        return self._read("key", indices)
 
-    def non_keys(self, rows: Tensor) -> Tensor:
-        """HN of rows (k,), (k, C, h, w) float32 on the CPU."""
-        return self._rows("non_key", rows)
+    def non_keys(self, indices: Tensor) -> Tensor:
+        """HN of indices (k,), (k, C, h, w) float32 on the CPU."""
+        return self._read("non_key", indices)
 
-    def residuals(self, rows: Tensor) -> Tensor:
-        """X - x^ of rows (k,), (k, 1, S, S) float32 on the CPU, in the range -2 to 2."""
+    def residuals(self, indices: Tensor) -> Tensor:
+        """X - x^ of indices (k,), (k, 1, S, S) float32 on the CPU, in the range -2 to 2."""
         if not self.has_residuals:
             raise BankError(f"bank {str(self.folder)!r}: has no residuals; build it with residual=True")
-        return self._rows("residual", rows)
+        return self._read("residual", indices)
 
-    def label(self, row: int) -> str:
-        """Class name of a row."""
-        return self.labels[row]
+    def label(self, index: int) -> str:
+        """Class name of an image."""
+        return self.labels[index]
 
-    def random_donors(
-        self,
-        labels: Sequence[str | None],
-        classes: Sequence[str],
-        patients: Sequence[Hashable] | Tensor | None,
-        generator: torch.Generator | None = None,
-    ) -> Tensor:
-        """For each host a bank row of another label, uniform among those of other patients.
-
-        Args:
-            labels: class names of the hosts; None for one that takes no part.
-            classes: names that the caller knows; bank rows of others are not given.
-            patients: ids of the hosts (:mod:`kecae_aug.names`), who get no key of their own rows; a missing id is
-                nobody's. Needs a bank with patients.
-            generator: of the draws, on the CPU.
-
-        Returns:
-            (B,) int64 rows; -1 where no row qualifies.
-        """
-        ids: list[str | None] = [None] * len(labels)
-        if patients is not None:
-            if self.patients is None:
-                raise BankError(
-                    f"bank {str(self.folder)!r}: the batch has patients, the bank's rows have none, so that a patient could "
-                    "give to himself unseen; build it with patients=, or give same_patient=True"
-                )
-            values = patients.tolist() if hasattr(patients, "tolist") else list(patients)
-            if len(values) != len(labels):
-                raise ValueError(
-                    f"patients: got {len(values)} ids for {len(labels)} rows, accepted is one id a row"
-                )
-            ids = [patient_id(v) for v in values]
-        draws = torch.rand(len(labels), generator=generator, dtype=torch.float64, device="cpu").tolist()
-        donors, names = [], class_names(classes)
-        for label, who, draw in zip(labels, ids, draws, strict=True):
-            rows, places = self._others(class_name(label), names) if label is not None else ([], {})
-            own = (
-                places.get(who, []) if who is not None else []
-            )  # his few rows are stepped over, not looked for
-            at = int(draw * (len(rows) - len(own)))
-            for place in own:
-                at += at >= place
-            donors.append(rows[at] if len(rows) > len(own) else -1)
-        return torch.tensor(donors, dtype=torch.int64, device="cpu")
-
-    @functools.lru_cache(maxsize=64)  # noqa: B019 - one bank lives as long as its loop
-    def _others(
-        self, label: str | None, classes: tuple[str, ...]
-    ) -> tuple[list[int], dict[str | None, list[int]]]:
-        """Rows of other labels, and where among them each patient's stand, in order."""
-        exchangeable = set(classes) & self._exchangeable
-        rows = [i for i, own in enumerate(self.labels) if own != label and own in exchangeable]
-        places: dict[str | None, list[int]] = {}
-        for place, row in enumerate(rows):
-            places.setdefault(self.patients[row] if self.patients else None, []).append(place)
-        return rows, places
-
-    def _rows(self, name: str, rows: Tensor) -> Tensor:
-        wanted = rows.tolist()
-        if wanted and not (min(wanted) >= 0 and max(wanted) < len(self)):
-            raise IndexError(f"rows: got {min(wanted)} to {max(wanted)}, accepted are 0 to {len(self) - 1}")
+    def _read(self, name: str, indices: Tensor) -> Tensor:
+        at = indices.tolist()
+        if at and not (min(at) >= 0 and max(at) < len(self)):
+            raise IndexError(f"indices: got {min(at)} to {max(at)}, accepted are 0 to {len(self) - 1}")
         shape = self._tensor(0, name).shape[1:]
-        out = torch.empty(len(wanted), *shape, dtype=torch.float32, device="cpu")
-        for i, row in enumerate(wanted):
-            shard = bisect.bisect_right(self._starts, row) - 1
-            out[i] = self._tensor(shard, name)[row - self._starts[shard]]
+        out = torch.empty(len(at), *shape, dtype=torch.float32, device="cpu")
+        for i, index in enumerate(at):
+            shard = bisect.bisect_right(self._starts, index) - 1
+            out[i] = self._tensor(shard, name)[index - self._starts[shard]]
         return out
 
     def _tensor(self, shard: int, name: str) -> Tensor:

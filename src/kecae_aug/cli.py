@@ -15,7 +15,8 @@ from typing import Any
 from kecae_aug.errors import reporting
 
 TRAINING = {
-    "discriminator": "kecae_training.discriminator",
+    "discriminator": "kecae_training.discriminator.__main__",
+    "panel": "kecae_training.discriminator.panel",
     "train": "kecae_training.train",
     "search": "kecae_training.search.__main__",
     "evaluate": "kecae_training.evaluate.__main__",
@@ -55,8 +56,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="kecae-aug",
         description="Key-exchange data augmentation for medical image classifiers.",
-        epilog="Also, with pip install 'kecae-aug[train]': discriminator, train, search, evaluate, card, reader-study "
-        "(each with --help).",
+        epilog="Also, with pip install 'kecae-aug[train]': discriminator, panel, train, search, evaluate, card, "
+        "reader-study (each with --help).",
     )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -137,7 +138,7 @@ def _add_generate(commands: Any) -> None:
     add("-n", "--pairs", type=int, required=True, help="how many exchanged knees (before a gate)")
     add("--weights", default="knee-kl02", help="bundled name, folder or Hub id (default: %(default)s)")
     add("--format", choices=("folder", "webdataset"), default="folder")
-    add("--detail", choices=("decoder", "host"), default="decoder")
+    add("--detail", choices=("host", "decoder"), default="host")
     add("--strength", type=float, nargs="+", default=[1.0], help="a number, or LOW HIGH (default: 1)")
     add("--balanced", action="store_true", help="level the grades of T and X' together")
     add("--image-size", type=int, default=None, help="of the written images (default: the weights')")
@@ -170,6 +171,7 @@ def _generate(options: argparse.Namespace) -> None:
     from kecae_aug.data import Preprocessing, open_radiographs
     from kecae_aug.dataset import KeyExchangeDataset
     from kecae_aug.device import amp_dtype, choose_device
+    from kecae_aug.engine.options import EngineOptions
     from kecae_aug.gate import Gate
     from kecae_aug.generate import generate
     from kecae_aug.weights.io import load_weights
@@ -208,7 +210,7 @@ def _generate(options: argparse.Namespace) -> None:
         detail=options.detail,
         balanced=options.balanced,
         seed=options.seed,
-        amp_dtype=amp_dtype(options.precision),
+        engine=EngineOptions(amp_dtype=amp_dtype(options.precision)),
         device=device,
     )
     gate = None
@@ -276,6 +278,7 @@ def _exchange(options: argparse.Namespace) -> None:
 
     from kecae_aug.data import Preprocessing, read_image
     from kecae_aug.device import autocast, choose_device
+    from kecae_aug.engine.exchange import host_detail
     from kecae_aug.sheet import contact_sheet
     from kecae_aug.weights.io import load_weights
 
@@ -305,7 +308,7 @@ def _exchange(options: argparse.Namespace) -> None:
         "host X": host,
         "X^": reconstruction,
         "X' (decoder)": exchanged,
-        "X' (host detail)": (host + exchanged - reconstruction).clamp(-1, 1),
+        "X' (host detail)": host_detail(host, exchanged, reconstruction),
         "key donor": donor,
     }
     contact_sheet(columns, cell=2 * model.config.image_size, path=options.out)

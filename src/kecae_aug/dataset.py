@@ -10,26 +10,29 @@ workers, ranks and restarts, and nothing has to be stored.
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import operator
-from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import asdict
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from kecae_aug.bank import LatentBank
-from kecae_aug.data import attributes
-from kecae_aug.donors import pair_at, unit_draw
-from kecae_aug.engine.exchange import Exchanger, mixed, needs_own_key, resize, taken
+from kecae_aug.data.attributes import patient_names, value_range_of
+from kecae_aug.data.classes import labels_of
+from kecae_aug.data.identity import other_preprocessing
+from kecae_aug.data.parts import read_item, stack_images
+from kecae_aug.donors import PairPlan
+from kecae_aug.engine.exchange import Detail, Exchanger, blend_keys, check_detail, host_detail, resize
 from kecae_aug.engine.intensity import Intensity
 from kecae_aug.engine.model import KECAE
+from kecae_aug.engine.options import EngineOptions
 from kecae_aug.engine.params import strength_range
 from kecae_aug.names import by_value, class_names
+from kecae_aug.permutation import unit_draw
 
 
 class Provenance(NamedTuple):
@@ -66,7 +69,7 @@ class KeyExchangeDataset(Dataset[Any]):
             ``dataset`` it must have a row for each of its images, preprocessed alike (``bank.check_data(dataset)`` compares
             every file).
         strength: fraction of the donor's key, or a range (low, high). Below 0.5 the label is the host's.
-        detail: ``"decoder"`` or ``"host"``, see :class:`~kecae_aug.KeyExchangeAugment`; with a bank,
+        detail: ``"host"`` or ``"decoder"``, see :class:`~kecae_aug.KeyExchangeAugment`; with a bank,
             ``"host"`` needs one with residuals, and is at the weights' size.
         real: False leaves T out, for X' alone.
         balanced: the exchanged knees level the classes of T' instead of all being equally frequent, as
@@ -84,14 +87,14 @@ class KeyExchangeDataset(Dataset[Any]):
         transform: of every image, real or exchanged, after the exchange: crop, flip, normalise.
         provenance: return it with every item.
         seed: of the pairs.
-        amp_dtype: precision inside, see :class:`~kecae_aug.KeyExchangeAugment`.
+        engine: precision, memory format, chunks and compilation, see :class:`~kecae_aug.EngineOptions`.
         device: that encodes and decodes; images come on the CPU. Only the CPU in DataLoader workers.
 
     Attributes:
         targets: class index of every item, of T and of X', for samplers. With ``fresh_pairs`` too, since
             the new label of knee k does not depend on the epoch.
         classes: class names.
-        rows: class index of every row of T (or of the bank), which hosts and donors are.
+        class_indices: class index of every image of T (or of the bank), which hosts and donors are.
         weights_sha256: hash of the weights, see :func:`kecae_aug.weights.io.weights_sha256`.
     """
 
@@ -103,7 +106,7 @@ class KeyExchangeDataset(Dataset[Any]):
         *,
         bank: LatentBank | None = None,
         strength: float | tuple[float, float] = 1.0,
-        detail: Literal["decoder", "host"] = "decoder",
+        detail: Detail = "host",
         real: bool = True,
         balanced: bool = False,
         fresh_pairs: bool = False,
@@ -114,15 +117,14 @@ class KeyExchangeDataset(Dataset[Any]):
         transform: Callable[[Tensor], Any] | None = None,
         provenance: bool = False,
         seed: int = 0,
-        amp_dtype: torch.dtype | None = None,
+        engine: EngineOptions | None = None,
         device: str | torch.device = "cpu",
     ) -> None:
         if dataset is None and bank is None:
             raise ValueError("dataset: None without a bank; give the training set, a bank, or both")
         if n_pairs < 0:
             raise ValueError(f"n_pairs={n_pairs}: accepted is 0 or more")
-        if detail not in ("decoder", "host"):
-            raise ValueError(f"detail={detail!r}: accepted are 'decoder' and 'host'")
+        check_detail(detail)
         self.dataset, self.bank, self.n_pairs = dataset, bank, n_pairs
         self.strength, self.detail, self.seed = strength_range(strength), detail, seed
         self.transform, self.provenance, self.fresh_pairs = transform, provenance, fresh_pairs
@@ -130,8 +132,8 @@ class KeyExchangeDataset(Dataset[Any]):
         if dataset is None and bank is not None and value_range is None:
             self._intensity = bank.intensity
         else:
-            self._intensity = Intensity.of(attributes.value_range_of(dataset, value_range))
-        self._exchanger = Exchanger(model, amp_dtype)
+            self._intensity = Intensity.of(value_range_of(dataset, value_range))
+        self._exchanger = Exchanger(model, engine)
         self.weights_sha256: str = self._exchanger.sha256
         self.device = torch.device(device)
         self._epoch = torch.zeros(
@@ -156,35 +158,40 @@ class KeyExchangeDataset(Dataset[Any]):
                 raise ValueError(
                     f"classes={self.classes}: the bank has rows of {unknown} too; give all of its names"
                 )
-            self.rows = [self.classes.index(label) for label in bank.labels]
-            known = bank.patients if patients is None else attributes.patient_names(bank, patients)
+            self.class_indices = [self.classes.index(label) for label in bank.labels]
+            known = bank.patients if patients is None else patient_names(bank, patients)
         else:
-            self.classes, self.rows = attributes.labels_of(dataset, classes)
-            known = attributes.patient_names(dataset, patients)
+            self.classes, self.class_indices = labels_of(dataset, classes)
+            known = patient_names(dataset, patients)
             known = bank.patients if known is None and bank is not None else known
-        if bank is not None and bank.labels != [self.classes[t] for t in self.rows]:
+        if bank is not None and bank.labels != [self.classes[t] for t in self.class_indices]:
             raise ValueError(
                 "bank: its labels are not those of the dataset, row by row; build it from this set"
             )
         if bank is not None and dataset is not None:
             old = bank.manifest["parts"][0].get("identity")
-            if what := attributes.other_preprocessing(old, dataset):
+            if what := other_preprocessing(old, dataset):
                 raise ValueError(
                     f"bank: was encoded from images that were preprocessed differently ({what}); build it from this set"
                 )
         self._patients = known
-        self._real = len(self.rows) if real and dataset is not None else 0
-        self._members = self._by_class()  # class index -> its rows
-        self._directions = list(itertools.permutations(sorted(self._members), 2))
-        if n_pairs and not self._directions:
+        self._real = len(self.class_indices) if real and dataset is not None else 0
+        members = self._members()
+        if n_pairs and len(members) < 2:
             raise ValueError(
                 f"dataset: of the classes {self._exchanger.config.classes} that the weights exchange it holds "
-                f"{[self.classes[c] for c in self._members]}; at least two are needed. Its classes are {self.classes}; "
+                f"{list(members)}; at least two are needed. Its classes are {self.classes}; "
                 "if they are the same grades by other names, give classes= in the order of its label indices"
             )
-        self._places = self._balanced() if balanced else None
-        self._totals = Counter(direction for direction, _ in self._places or [])
-        self.targets = self.rows[: self._real] + [self._label(k) for k in range(n_pairs)]
+        self._plan = PairPlan(
+            members,
+            n_pairs,
+            seed,
+            patients=None if same_patient else known,
+            counts={c: len(m) * bool(self._real) for c, m in members.items()} if balanced else None,
+        )
+        self.balanced = balanced
+        self.targets = self.class_indices[: self._real] + [self._label(k) for k in range(n_pairs)]
 
     def set_epoch(self, epoch: int) -> None:
         """Which epoch's pairs to give, with ``fresh_pairs``, also in persistent workers; without, T' stays as it is."""
@@ -224,9 +231,9 @@ class KeyExchangeDataset(Dataset[Any]):
             raise IndexError(f"index: got {index}, accepted are 0 to {n - 1}")
         return at % n
 
-    def to_unit(self, images: Tensor) -> Tensor:
-        """Images in T's scale, before ``transform`` -> float32 in [0, 1]."""
-        return self._intensity.to_unit(images)
+    def to_engine(self, images: Tensor) -> Tensor:
+        """Images in T's scale, before ``transform`` -> float32 in [-1, 1]."""
+        return self._intensity.to_engine(images)
 
     def facts(self) -> dict[str, Any]:
         """What X' depends on beside data, bank and weights, JSON-able; long lists as hashes."""
@@ -237,7 +244,7 @@ class KeyExchangeDataset(Dataset[Any]):
             "classes": list(self.classes),
             **{k: hashlib.sha256(json.dumps(v).encode()).hexdigest() for k, v in hashed.items()},
             "same_patient": self.same_patient,
-            "balanced": self._places is not None,
+            "balanced": self.balanced,
             "fresh_pairs": self.fresh_pairs,
             "images": f"{tuple(shape)} {dtype}",
             "intensity": asdict(self._intensity),
@@ -247,42 +254,21 @@ class KeyExchangeDataset(Dataset[Any]):
     def _item(self, index: int, made: dict[int, Tensor]) -> Any:
         origin = self.origin(index)
         real = index < self._real
-        image: Any = attributes.item(self.dataset, index)[0] if real else made[index - self._real]
+        image: Any = read_item(self.dataset, index)[0] if real else made[index - self._real]
         image = image if self.transform is None else self.transform(image)
         return (image, self.targets[index], origin) if self.provenance else (image, self.targets[index])
 
-    def _by_class(self) -> dict[int, list[int]]:
-        members: dict[int, list[int]] = {}
-        for row, target in enumerate(self.rows):
-            if self.classes[target] in self._exchanger.config.classes:
-                members.setdefault(target, []).append(row)
-        return members
-
-    def _balanced(self) -> list[tuple[int, int]]:
-        """(direction, how many before it) of every pair, so that the scarcest class is served first."""
-        counts = {c: len(rows) * bool(self._real) for c, rows in self._members.items()}
-        into = {c: [i for i, d in enumerate(self._directions) if d[1] == c] for c in counts}
-        used = [0] * len(self._directions)
-        places = []
-        for _ in range(self.n_pairs):
-            scarce = min(counts, key=lambda c: (counts[c], c))
-            counts[scarce] += 1
-            direction = min(into[scarce], key=lambda i: used[i])
-            places.append((direction, used[direction]))
-            used[direction] += 1
-        return places
-
-    def _place(self, k: int) -> tuple[int, int, int]:
-        """Direction of pair k, its position among those of the direction, and how many an epoch has of it."""
-        if self._places is not None:
-            direction, at = self._places[k]
-            return direction, at, self._totals[direction]
-        n = len(self._directions)
-        return k % n, k // n, (self.n_pairs - k % n + n - 1) // n
+    def _members(self) -> dict[str, list[int]]:
+        """Indices of every class that the weights exchange, in the order of the classes."""
+        found: dict[str, list[int]] = {c: [] for c in self.classes if c in self._exchanger.config.classes}
+        for index, target in enumerate(self.class_indices):
+            if self.classes[target] in found:
+                found[self.classes[target]].append(index)
+        return {c: indices for c, indices in found.items() if indices}
 
     def _label(self, k: int) -> int:
-        host, donor = self._directions[self._place(k)[0]]
-        return donor if self._strength(k) >= 0.5 else host
+        host, donor = self._plan.direction(k)
+        return self.classes.index(donor if self._strength(k) >= 0.5 else host)
 
     def _strength(self, k: int) -> float:
         low, high = self.strength
@@ -290,28 +276,8 @@ class KeyExchangeDataset(Dataset[Any]):
 
     def _pair(self, k: int) -> Provenance:
         """Host, donor and strength of exchanged knee k in this epoch."""
-        number, at, an_epoch = self._place(k)
-        hosts, donors = (self._members[c] for c in self._directions[number])
-        at += self.epoch * an_epoch if self.fresh_pairs else 0
-        turn, at = divmod(at, len(hosts) * len(donors))
-        a, b = pair_at(at, len(hosts), len(donors), self.seed + 1_000_003 * number, turn)
-        host = hosts[a]
-        donor = donors[b]
-        if not self.same_patient and self._is_same(host, donor):
-            ids, others = self._patients, [d for d in donors if not self._is_same(host, d)]
-            if not others:
-                raise ValueError(
-                    f"patients: all of class {self.classes[self.rows[donors[0]]]} are of patient "
-                    f"{ids[host] if ids else None}, as is the host; give more patients, or same_patient=True"
-                )
-            # drawn anew among all of them: the next row after his would come twice as often as any other
-            draw = unit_draw(k, f"donor/{self.seed}/{turn}/{self.epoch if self.fresh_pairs else 0}")
-            donor = others[int(draw * len(others))]
+        host, donor = self._plan.pair(k, self.epoch if self.fresh_pairs else 0)
         return Provenance(host, donor, self._strength(k))
-
-    def _is_same(self, host: int, donor: int) -> bool:
-        ids = self._patients
-        return ids is not None and ids[host] is not None and ids[host] == ids[donor]
 
     @torch.no_grad()
     def _make(self, pairs: list[int]) -> list[Tensor]:
@@ -325,25 +291,20 @@ class KeyExchangeDataset(Dataset[Any]):
             host, donor = (torch.tensor(side, device="cpu") for side in (hosts, donors))
             return list(self._from_bank(host, donor, strengths, self.detail == "host"))
         rows = sorted({*hosts, *donors})
-        images = [attributes.item(self.dataset, row)[0] for row in rows]
-        batch = attributes.stacked(images)
+        images = [read_item(self.dataset, row)[0] for row in rows]
+        batch = stack_images(images)
         self._intensity.check(batch)
-        unit = self._intensity.to_unit(batch.to(self.device))
         host, donor = (torch.tensor([rows.index(r) for r in side], device="cpu") for side in (hosts, donors))
-        own = needs_own_key(strengths, self.detail)
-        encoded = torch.cat([donor, host] if own else [donor]).unique()
-        keys = self._exchanger.keys(unit[encoded])
-        own_key = taken(keys, encoded, host) if own else None
         made = self._exchanger.exchange(
-            unit[host], taken(keys, encoded, donor), own_key, strengths.to(unit.device), self.detail
+            batch.to(self.device), host, donor, strengths, detail=self.detail, intensity=self._intensity
         )
-        return list(self._intensity.from_unit(made, batch.dtype).cpu())
+        return list(made.cpu())
 
     @torch.no_grad()
     def hosts(self, rows: Sequence[int]) -> Tensor:
         """(k, C, H, W) images of rows of T in its scale; of a bank alone what it holds of them: X^, or X with residuals."""
         if self.dataset is not None:
-            batch = attributes.stacked([attributes.item(self.dataset, row)[0] for row in rows])
+            batch = stack_images([read_item(self.dataset, row)[0] for row in rows])
             self._intensity.check(batch)
             return batch
         assert self.bank is not None
@@ -355,13 +316,13 @@ class KeyExchangeDataset(Dataset[Any]):
         bank, model = self.bank, self._exchanger.on(self.device)
         assert bank is not None
         own = bank.keys(hosts) if bool((strengths != 1).any()) else None
-        latent = bank.non_keys(hosts) + mixed(bank.keys(donors), own, strengths)
+        latent = bank.non_keys(hosts) + blend_keys(bank.keys(donors), own, strengths)
         new = model.decode(latent.to(self.device)).cpu()
         if residual:
-            new = new + bank.residuals(hosts)  # X' + X - X^, of which the bank holds X - X^
+            new = host_detail(bank.residuals(hosts), new, None)
         shape, dtype = self._item_form()
-        unit = ((resize(new, (shape[1], shape[2])) + 1) / 2).clamp(0, 1).expand(-1, shape[0], -1, -1)
-        return self._intensity.from_unit(unit, dtype)
+        new = resize(new, (shape[1], shape[2])).clamp(-1, 1).expand(-1, shape[0], -1, -1)
+        return self._intensity.from_engine(new, dtype)
 
     def _item_form(self) -> tuple[tuple[int, ...], torch.dtype]:
         """Shape and dtype of T's images, read from the first one."""
@@ -370,7 +331,7 @@ class KeyExchangeDataset(Dataset[Any]):
                 size = self._exchanger.config.image_size
                 self._form: tuple[tuple[int, ...], torch.dtype] = ((1, size, size), torch.float32)
             else:
-                first = attributes.item(self.dataset, 0)[0]
+                first = read_item(self.dataset, 0)[0]
                 self._form = (tuple(first.shape), first.dtype)
         return self._form
 

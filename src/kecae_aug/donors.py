@@ -1,28 +1,87 @@
-"""Who may give a key to whom.
+"""Who may give a key to whom: every donor policy, and one rule for a patient whose id is missing.
 
-Within a batch, :func:`random_donors` draws a donor of another label (and patient) for each row. For a
-training set, :func:`pair_at` numbers the paper's grid of pairs, "every KL-0 image with every KL-2 image"
-(Section IV), so that position and epoch alone give the pair: no list of millions of pairs, no state.
+:func:`draw_donors` draws within a batch, :func:`draw_from_bank` among the images of a bank, :func:`candidates` lists who
+may give to one host. :class:`PairPlan` numbers the paper's grid of pairs, "every KL-0 image with every KL-2 image"
+(Section IV), with :func:`pair_at`, so that position and epoch alone give the pair: no list of millions, no state.
+
+A donor has another label than its host, and is another patient (:func:`is_same_patient`).
 """
 
 from __future__ import annotations
 
 import functools
-import hashlib
-import math
+import itertools
+from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from kecae_aug.names import patient_id
+from kecae_aug.names import class_name, class_names, patient_id
+from kecae_aug.permutation import Index, permute, unit_draw
 
-Index = TypeVar("Index", int, Tensor)
-ROUNDS = 6  # of the Feistel network; each mixes both halves once
+if TYPE_CHECKING:
+    from kecae_aug.bank import LatentBank
 
 
-def random_donors(
+def is_same_patient(first: str | None, second: str | None) -> bool:
+    """Whether two ids are of one patient. A missing id (None) is a patient of its own, so it equals none."""
+    return first is not None and first == second
+
+
+def ids_of(patients: Tensor | Sequence[Any], n: int) -> list[str | None]:
+    """The ids of n images as :func:`kecae_aug.names.patient_id` writes them, None where one is missing.
+
+    Raises:
+        ValueError: not one id an image.
+    """
+    if isinstance(patients, (str, bytes, Mapping, set)) or not hasattr(patients, "__len__"):
+        raise ValueError(f"patients: got {type(patients).__name__}, accepted is one id a row ({n} of them)")
+    if getattr(patients, "ndim", 1) != 1:  # of a tensor, an array or a table
+        raise ValueError(
+            f"patients: got shape {tuple(getattr(patients, 'shape', ()))}, accepted is ({n},), one id a row"
+        )
+    values = patients.tolist() if hasattr(patients, "tolist") else list(patients)
+    if len(values) != n:
+        raise ValueError(f"patients: got {len(values)} ids for {n} rows, accepted is one id a row")
+    wrong = next((v for v in values if isinstance(v, (Mapping, list, tuple, set))), None)
+    if wrong is not None:
+        raise ValueError(f"patients: got a {type(wrong).__name__} for a row, accepted are texts and numbers")
+    return [patient_id(value) for value in values]
+
+
+def patient_numbers(patients: Tensor | Sequence[Any], n: int) -> Tensor:
+    """(n,) int64 on the CPU, equal where the patients are (:func:`is_same_patient`). Errors are those of :func:`ids_of`."""
+    known: dict[Hashable, int] = {}
+    numbers = [
+        known.setdefault((i, "missing") if name is None else name, len(known))
+        for i, name in enumerate(ids_of(patients, n))
+    ]
+    return torch.tensor(numbers, dtype=torch.int64, device="cpu")
+
+
+def candidates(
+    label: str | None,
+    labels: Sequence[str | None],
+    patient: str | None = None,
+    patients: Sequence[str | None] | None = None,
+) -> list[int]:
+    """Indices of all images that may give their key to one host.
+
+    Args:
+        label: class name of the host; None where it takes no part.
+        labels: class name of every image, None for one that takes no part.
+        patient: id of the host.
+        patients: id of every image; by default all are other patients than the host.
+    """
+    if label is None:
+        return []
+    others = [i for i, other in enumerate(labels) if other is not None and other != label]
+    return others if patients is None else [i for i in others if not is_same_patient(patient, patients[i])]
+
+
+def draw_donors(
     labels: Tensor,
     *,
     patients: Tensor | Sequence[Hashable] | None = None,
@@ -30,21 +89,21 @@ def random_donors(
     eligible: Tensor | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """For each row a donor row, uniform among the rows of another label.
+    """Draw a donor for each image of a batch, uniformly among those of another label.
 
     Exactly B random numbers are drawn, whatever the labels.
 
     Args:
         labels: (B,) integers.
-        patients: (B,) integers, or a sequence of B ids such as strings; a row's donor is then of another patient. A row
-            whose id is missing (None, NaN, "") counts as a patient of its own.
-        same_patient: whether a patient may give to himself all the same (the other knee).
-        eligible: (B,) bool, the rows that take part, as host or as donor; all of them by default.
+        patients: (B,) integers, or a sequence of B ids such as strings; a donor is then another patient than its host.
+            An image whose id is missing (None, NaN, "") counts as a patient of its own.
+        same_patient: whether a host's own patient (the other knee) may be its donor all the same.
+        eligible: (B,) bool, the images that take part, as host or as donor; all of them by default.
         generator: a CPU generator; by default torch's global one, which a DataLoader seeds for each worker
             and epoch.
 
     Returns:
-        (B,) int64 on the labels' device: the donor's row, -1 where no row qualifies.
+        (B,) int64 on the labels' device: the donor's index in the batch, -1 where no image qualifies.
 
     Raises:
         ValueError: shapes or dtypes that do not fit.
@@ -61,38 +120,73 @@ def random_donors(
             raise ValueError(
                 f"eligible: got {tuple(eligible.shape)} {eligible.dtype}, accepted is ({n},) torch.bool"
             )
-        rows = eligible.cpu()
-        allowed &= rows[:, None] & rows[None, :]
+        able = eligible.cpu()
+        allowed &= able[:, None] & able[None, :]
     draw = torch.rand(n, generator=generator, dtype=torch.float64, device="cpu")
     if n == 0:
         return torch.empty(0, dtype=torch.int64, device=labels.device)
-    rank = allowed.cumsum(1)  # rank of each candidate of a row, from 1
+    rank = allowed.cumsum(1)  # of each candidate of a host, from 1
     count = rank[:, -1]
-    wanted = (draw * count).long().clamp(max=count - 1) + 1
-    donors = (rank == wanted[:, None]).long().argmax(1)
+    place = (draw * count).long().clamp(max=count - 1) + 1
+    donors = (rank == place[:, None]).long().argmax(1)
     return torch.where(count > 0, donors, -1).to(labels.device)
 
 
-def patient_numbers(patients: Tensor | Sequence[Any], n: int) -> Tensor:
-    """(n,) int64 on the CPU, equal where the patients are (:mod:`kecae_aug.names`); a missing one equals none."""
-    if isinstance(patients, (str, bytes, Mapping, set)) or not hasattr(patients, "__len__"):
-        raise ValueError(f"patients: got {type(patients).__name__}, accepted is one id a row ({n} of them)")
-    if getattr(patients, "ndim", 1) != 1:  # of a tensor, an array or a table
-        raise ValueError(
-            f"patients: got shape {tuple(getattr(patients, 'shape', ()))}, accepted is ({n},), one id a row"
-        )
-    values = patients.tolist() if hasattr(patients, "tolist") else list(patients)
-    if len(values) != n:
-        raise ValueError(f"patients: got {len(values)} ids for {n} rows, accepted is one id a row")
-    wrong = next((v for v in values if isinstance(v, (Mapping, list, tuple, set))), None)
-    if wrong is not None:
-        raise ValueError(f"patients: got a {type(wrong).__name__} for a row, accepted are texts and numbers")
-    known: dict[Hashable, int] = {}
-    numbers = [
-        known.setdefault((i, "missing") if name is None else name, len(known))
-        for i, name in enumerate(map(patient_id, values))
-    ]
-    return torch.tensor(numbers, dtype=torch.int64, device="cpu")
+def draw_from_bank(
+    bank: LatentBank,
+    labels: Sequence[str | None],
+    classes: Sequence[str],
+    patients: Sequence[Hashable] | Tensor | None,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Draw for each host an image of a bank, uniformly among those of another label and patient.
+
+    Exactly B random numbers are drawn, whatever the labels.
+
+    Args:
+        bank: of the donors.
+        labels: class names of the B hosts; None for one that takes no part.
+        classes: names that the caller knows; images of others are not drawn.
+        patients: ids of the hosts (:mod:`kecae_aug.names`), whose own images are not drawn; a missing id equals none.
+            Needs a bank with patients.
+        generator: a CPU generator; by default torch's global one.
+
+    Returns:
+        (B,) int64 indices into the bank; -1 where no image qualifies.
+
+    Raises:
+        BankError: patients, and a bank that has none.
+        ValueError: patients that are not one id a host.
+    """
+    ids: list[str | None] = [None] * len(labels)
+    if patients is not None:
+        bank.check_patients()
+        ids = ids_of(patients, len(labels))
+    draws = torch.rand(len(labels), generator=generator, dtype=torch.float64, device="cpu").tolist()
+    donors, names = [], class_names(classes)
+    for label, who, draw in zip(labels, ids, draws, strict=True):
+        others, places = _bank_candidates(bank, class_name(label), names) if label is not None else ([], {})
+        own = places.get(who, [])  # stepped over, not searched for: a bank may hold a hundred thousand images
+        at = int(draw * (len(others) - len(own)))
+        for place in own:
+            at += at >= place
+        donors.append(others[at] if len(others) > len(own) else -1)
+    return torch.tensor(donors, dtype=torch.int64, device="cpu")
+
+
+@functools.lru_cache(maxsize=64)  # a loop asks for the same few labels in every step
+def _bank_candidates(
+    bank: LatentBank, label: str | None, classes: tuple[str, ...]
+) -> tuple[list[int], dict[str | None, list[int]]]:
+    """Who may give to a host of this label, and the places among them of each patient's images, in order."""
+    exchangeable = set(classes) & bank.exchangeable
+    others = candidates(label, [own if own in exchangeable else None for own in bank.labels])
+    places: dict[str | None, list[int]] = {}
+    for place, index in enumerate(others):
+        who = bank.patients[index] if bank.patients else None
+        if who is not None:
+            places.setdefault(who, []).append(place)
+    return others, places
 
 
 def pair_at(
@@ -140,60 +234,77 @@ def pair_at(
     return cell // n_second, cell % n_second
 
 
-def unit_draw(index: int, key: str) -> float:
-    """A pseudo-random number in [0, 1) that index and key alone decide."""
-    digest = hashlib.blake2b(f"{key}/{index}".encode(), digest_size=8).digest()
-    return (int.from_bytes(digest, "little") >> 11) / 2**53
+class PairPlan:
+    """Host and donor of each exchanged image of T', a function of (seed, epoch, number) alone.
 
-
-def permute(index: Index, n: int, key: str) -> Index:
-    """A pseudo-random bijection of [0, n) that ``key`` chooses, applied to positions.
-
-    A Feistel network on the two digits of ``index`` in a base near sqrt(n): each round adds a hash of one
-    digit to the other, which can be undone, so it is a bijection of [0, a * b). The few values from n to
-    a * b are walked along their cycle until they are back below n.
+    The pairs go through the ordered pairs of classes in turn (0 -> 2, 2 -> 0, ...), each with a grid of its own
+    (:func:`pair_at`). A pair of one patient gets another donor of the same class, drawn among all other patients.
 
     Args:
-        index: a Python int, or an int64 tensor of any shape; both give the same values.
-        n: length, below 2**62.
-        key: any string.
+        members: class name -> indices of its images, none empty, in the order of the classes.
+        n_pairs: how many pairs an epoch has.
+        seed: any integer.
+        patients: id of every image, None for one without (:func:`is_same_patient`); None to pair whoever comes.
+        counts: class name -> how many images of it there are; the pairs then level these as far as they go.
     """
-    a = math.isqrt(n - 1) + 1
-    b = -(-n // a)
-    out = _feistel(index, a, b, key)
-    if isinstance(out, int):
-        while out >= n:
-            out = _feistel(out, a, b, key)
-        return out
-    while bool((outside := out >= n).any()):
-        out = torch.where(outside, _feistel(out, a, b, key), out)
-    return out
 
+    def __init__(
+        self,
+        members: Mapping[str, Sequence[int]],
+        n_pairs: int,
+        seed: int,
+        *,
+        patients: Sequence[str | None] | None = None,
+        counts: Mapping[str, int] | None = None,
+    ) -> None:
+        self.members, self.n_pairs, self.seed, self.patients = members, n_pairs, seed, patients
+        self.directions = list(itertools.permutations(members, 2))
+        self._places = None if counts is None else self._level(dict(counts))
+        self._totals = Counter(number for number, _ in self._places or [])
 
-def _feistel(index: Index, a: int, b: int, key: str) -> Index:
-    left, right = index // b, index % b
-    for left_key, right_key in _round_keys(key):
-        left = (left + _hash(right, left_key) % a) % a
-        right = (right + _hash(left, right_key) % b) % b
-    return left * b + right
+    def direction(self, k: int) -> tuple[str, str]:
+        """Class names of the host and of the donor of pair k."""
+        return self.directions[self._place(k)[0]]
 
+    def pair(self, k: int, epoch: int = 0) -> tuple[int, int]:
+        """Indices of host and donor of pair k.
 
-@functools.lru_cache(maxsize=64)
-def _round_keys(key: str) -> tuple[tuple[int, int], ...]:
-    """Two 63-bit keys a round; blake2b, because Python's own hash differs between processes."""
-    raw = b"".join(hashlib.blake2b(f"{key}/{i}".encode(), digest_size=16).digest() for i in range(ROUNDS))
-    keys = [int.from_bytes(raw[i : i + 8], "little") >> 1 for i in range(0, len(raw), 8)]
-    return tuple(zip(keys[::2], keys[1::2], strict=True))
+        Raises:
+            ValueError: all images of the donor's class are of the host's patient.
+        """
+        number, at, an_epoch = self._place(k)
+        hosts, donors = (self.members[c] for c in self.directions[number])
+        turn, at = divmod(at + epoch * an_epoch, len(hosts) * len(donors))
+        a, b = pair_at(at, len(hosts), len(donors), self.seed + 1_000_003 * number, turn)
+        host, donor, ids = hosts[a], donors[b], self.patients
+        if ids is None or not is_same_patient(ids[host], ids[donor]):
+            return host, donor
+        others = [d for d in donors if not is_same_patient(ids[host], ids[d])]
+        if not others:
+            raise ValueError(
+                f"patients: all of class {self.directions[number][1]} are of patient {ids[host]}, as is the host; give "
+                "more patients, or same_patient=True"
+            )
+        # drawn anew among all of them: the next one after the patient's own would come twice as often as any other
+        return host, others[int(unit_draw(k, f"donor/{self.seed}/{turn}/{epoch}") * len(others))]
 
+    def _place(self, k: int) -> tuple[int, int, int]:
+        """Direction of pair k, its position among those of the direction, and how many an epoch has of it."""
+        if self._places is not None:
+            number, at = self._places[k]
+            return number, at, self._totals[number]
+        n = len(self.directions)
+        return k % n, k // n, (self.n_pairs - k % n + n - 1) // n
 
-def _hash(x: Index, key: int) -> Index:
-    """The finaliser of splitmix64, less its top bit.
-
-    int64 products wrap by themselves, a Python int is cut to 64 bits; the masks after >> clear the sign
-    bits that an arithmetic shift copies.
-    """
-    x = x ^ key
-    for shift, factor in ((30, -0x40A7B892E31B1A47), (27, -0x6B2FB644ECCEEE15)):
-        x = (x ^ ((x >> shift) & (2 ** (64 - shift) - 1))) * factor
-        x = x & (2**64 - 1) if isinstance(x, int) else x
-    return (x ^ ((x >> 31) & 0x1FFFFFFFF)) & 0x7FFFFFFFFFFFFFFF
+    def _level(self, counts: dict[str, int]) -> list[tuple[int, int]]:
+        """(direction, how many before it) of every pair, so that the scarcest class is served first."""
+        into = {c: [i for i, (_, donor) in enumerate(self.directions) if donor == c] for c in counts}
+        used = [0] * len(self.directions)
+        places = []
+        for _ in range(self.n_pairs):
+            scarce = min(counts, key=lambda c: counts[c])  # of equal ones the first
+            counts[scarce] += 1
+            number = min(into[scarce], key=lambda i: used[i])
+            places.append((number, used[number]))
+            used[number] += 1
+        return places

@@ -7,7 +7,7 @@ import dis
 import os
 from collections.abc import Iterator
 
-OURS = ("kecae_aug", "kecae_training")
+OURS = ("kecae_aug", "kecae_training", "kecae_bench")
 DEBUG = "KECAE_AUG_DEBUG"  # set to 1 for the traceback of every error
 
 

@@ -25,6 +25,20 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def write_whole(path: Path, content: bytes | str) -> None:
+    """Write a file, whole or not at all, in a folder that is made where it is missing; text as UTF-8."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def list_visible(path: Path) -> list[str]:
+    """Sorted names in a folder, without hidden ones; of a file its own, of nothing none. Empty where one may write."""
+    if not path.is_dir():
+        return [path.name] if path.exists() else []
+    return sorted(p.name for p in path.iterdir() if not p.name.startswith("."))
+
+
 def remove_abandoned(folder: Path) -> None:
     """Delete temporary files below ``folder`` that processes of this machine left when they were killed; no others."""
     for path in folder.rglob(".*.tmp"):

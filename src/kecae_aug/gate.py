@@ -47,7 +47,7 @@ class Gate:
     Args:
         oracles: each maps (B, 1, S, S) float32 in [-1, 1] to logits (B, K) over ``classes``. Modules are
             set to eval mode. May be empty where ``max_distance`` is given.
-        classes: names of the oracles' classes, in the order of their logits.
+        classes: names of the oracles' classes, in the order of their logits; by default the oracles' own ``.classes``.
         min_probability: of the new label, for an oracle to agree. 0.5 between two classes is the larger one.
         min_agreement: fraction of the oracles that must agree; all of them by default.
         max_distance: largest mean absolute difference to the host, of the full grey range (0 to 1).
@@ -62,13 +62,20 @@ class Gate:
         self,
         oracles: Sequence[Oracle],
         *,
-        classes: Sequence[str | int],
+        classes: Sequence[str | int] | None = None,
         min_probability: float = 0.5,
         min_agreement: float = 1.0,
         max_distance: float | None = None,
         image_size: int | None = None,
     ) -> None:
-        self.oracles, self.classes = list(oracles), class_names(classes)
+        self.oracles = list(oracles)
+        if classes is None:
+            classes = next((c for c in map(_own_classes, self.oracles) if c is not None), None)
+            if classes is None:
+                raise ValueError(
+                    "classes: none was given and no oracle has .classes; give the names in the order of the logits"
+                )
+        self.classes = class_names(classes)
         if not self.oracles and max_distance is None:
             raise ValueError(
                 "oracles: got none and no max_distance, so that nothing could be rejected; give either"
@@ -79,11 +86,11 @@ class Gate:
                     f"oracles[{i}]: got {type(oracle).__name__}, accepted is a module or function from (B, 1, S, S) "
                     "images in [-1, 1] to logits (B, K)"
                 )
-            own = getattr(oracle, "classes", None)
-            if isinstance(own, (list, tuple)) and tuple(map(class_name, own)) != self.classes:
+            own = _own_classes(oracle)
+            if own is not None and tuple(map(class_name, own)) != self.classes:
                 raise ValueError(
-                    f"oracles[{i}]: its logits are of classes {tuple(own)}, the gate's are {self.classes}; give the gate "
-                    "these classes, or load the oracle with the gate's (load_discriminator(folder, classes))"
+                    f"oracles[{i}]: its logits are of classes {tuple(own)}, the gate's are {self.classes}; leave classes "
+                    "out, or load the oracle with the gate's (load_discriminator(folder, classes))"
                 )
             if isinstance(oracle, nn.Module):
                 oracle.eval()
@@ -101,11 +108,11 @@ class Gate:
         self.counts: Counter[str] = Counter()
 
     @torch.no_grad()
-    def oracle(self, images: Tensor, hosts: Tensor, labels: Sequence[str]) -> Verdict:
+    def assess(self, images: Tensor, hosts: Tensor, labels: Sequence[str]) -> Verdict:
         """Scores of exchanged knees; counts nothing.
 
         Args:
-            images: (B, C, H, W) in [0, 1], exchanged.
+            images: (B, C, H, W) float32 in [-1, 1], exchanged.
             hosts: of the same shape.
             labels: B names, the labels the exchanged knees shall carry.
         """
@@ -116,14 +123,14 @@ class Gate:
             )
         at = [self.classes.index(label) for label in labels]
         wanted = torch.tensor(at, dtype=torch.int64, device=images.device)  # of none too
-        grey = images.mean(1, keepdim=True) * 2 - 1
+        grey = images.mean(1, keepdim=True)
         if self.image_size:
             grey = resize(grey, (self.image_size, self.image_size))
         rows = torch.arange(len(images), device=images.device)
         each = [self._probabilities(i, grey)[rows, wanted] for i in range(len(self.oracles))]
         probability = torch.stack(each) if each else torch.ones(0, len(images), device=images.device)
         agreement = (probability >= self.min_probability).float().mean(0) if each else rows.float() * 0 + 1
-        distance = (images - hosts).abs().mean((1, 2, 3))
+        distance = (images - hosts).abs().mean((1, 2, 3)) / 2  # of the full range
         accepted = agreement >= self.min_agreement - 1e-6
         if self.max_distance is not None:
             accepted &= distance <= self.max_distance
@@ -131,7 +138,7 @@ class Gate:
 
     def __call__(self, images: Tensor, hosts: Tensor, labels: Sequence[str]) -> Tensor:
         """(B,) bool, which of the exchanged knees are accepted; counted."""
-        verdict = self.oracle(images, hosts, labels)
+        verdict = self.assess(images, hosts, labels)
         self.count(verdict, labels)
         return verdict.accepted
 
@@ -179,3 +186,8 @@ class Gate:
             f"Gate({len(self.oracles)} oracles, min_probability={self.min_probability}, "
             f"min_agreement={self.min_agreement}, max_distance={self.max_distance})"
         )
+
+
+def _own_classes(oracle: object) -> Sequence[str | int] | None:
+    own = getattr(oracle, "classes", None)
+    return own if isinstance(own, (list, tuple)) else None

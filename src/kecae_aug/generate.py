@@ -23,10 +23,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from kecae_aug.data import attributes
+from kecae_aug.data.attributes import attribute, roots_of
+from kecae_aug.data.identity import differences, identity
 from kecae_aug.dataset import KeyExchangeDataset, Provenance
 from kecae_aug.engine.intensity import Intensity
-from kecae_aug.files import remove_abandoned, replacing
+from kecae_aug.files import list_visible, remove_abandoned, replacing, write_whole
 from kecae_aug.gate import Gate
 
 PLAN = "generate.json"
@@ -133,7 +134,7 @@ def generate(
         say(f"unit {i + 1} of {len(mine)}: {made} pairs, {rate:.1f} a second, {left / 60:.1f} min left")
     if gate is not None and mine:
         say(gate.report())
-    return run.merged()
+    return run.merge()
 
 
 def _check_folder_names(classes: Sequence[str]) -> None:
@@ -163,8 +164,8 @@ class _Run:
         self.unit, self.batch_size = unit, batch_size
         self.units = -(-dataset.n_pairs // unit)
         data = dataset.dataset
-        self.paths = None if data is None else attributes.attribute(data, "paths")
-        self.roots = [] if data is None else attributes.roots_of(data)
+        self.paths = None if data is None else attribute(data, "paths")
+        self.roots = [] if data is None else roots_of(data)
 
     def plan(self, facts: dict[str, Any]) -> None:
         """Write down what is made; or see that the plan that is there is this one."""
@@ -175,7 +176,7 @@ class _Run:
             "unit": self.unit,
             "format": self.format,
             **self.dataset.facts(),
-            **{f"data: {k}": v for k, v in ({} if data is None else attributes.identity(data)).items()},
+            **{f"data: {k}": v for k, v in ({} if data is None else identity(data)).items()},
             "bank": None if self.dataset.bank is None else self.dataset.bank.fingerprint,
             "weights": self.dataset.weights_sha256,
             "gate": None if self.gate is None else repr(self.gate),
@@ -185,20 +186,18 @@ class _Run:
         if path.is_file():
             there = json.loads(path.read_text(encoding="utf-8"))
             wanted = json.loads(json.dumps(plan))
-            if shown := attributes.differences(there, wanted):
+            if shown := differences(there, wanted):
                 raise GenerateError(
                     f"out={str(self.out)!r}: holds another run: {shown}. Take another folder, or the same arguments to "
                     "go on"
                 )
             return
-        found = sorted(p.name for p in self.out.iterdir()) if self.out.is_dir() else []
-        if found:
+        if found := list_visible(self.out):
             raise GenerateError(
                 f"out={str(self.out)!r}: holds {found[:5]} and no {PLAN}; nothing of others is written to, take an empty "
                 "folder"
             )
-        self.out.mkdir(parents=True, exist_ok=True)
-        _write(path, json.dumps(plan, indent=2).encode())
+        write_whole(path, json.dumps(plan, indent=2))
 
     def pairs(self, number: int) -> range:
         """Indices of a unit."""
@@ -216,21 +215,20 @@ class _Run:
         """Write a unit's images, then its manifest."""
         entries: list[Entry] = []
         if self.format == "folder":
-            for entry, png in self._made(number):
+            for entry, png in self._make_images(number):
                 entries.append(entry)
                 if entry.file is not None:
-                    (self.out / entry.file).parent.mkdir(exist_ok=True)
-                    _write(self.out / entry.file, png)
+                    write_whole(self.out / entry.file, png)
         else:
             shard = self.out / f"shard-{number:05d}.tar"
             with replacing(shard) as temporary, tarfile.open(temporary, "w") as tar:
-                for entry, png in self._made(number):
+                for entry, png in self._make_images(number):
                     entries.append(entry)
                     if entry.file is not None:
                         _add_sample(tar, entry, png, self.dataset.classes.index(entry.label))
-        _write(self.part(number), "".join(json.dumps(asdict(e)) + "\n" for e in entries).encode())
+        write_whole(self.part(number), "".join(json.dumps(asdict(e)) + "\n" for e in entries))
 
-    def merged(self) -> Path | None:
+    def merge(self) -> Path | None:
         """One manifest in place of the units', by whichever process finds all of them."""
         path = self.out / MANIFEST
         parts = [self.part(n) for n in range(self.units)]
@@ -239,25 +237,25 @@ class _Run:
                 text = b"".join(part.read_bytes() for part in parts)
             except FileNotFoundError:  # others are at work, or another process has just merged
                 return path if path.is_file() else None
-            _write(path, text)
+            write_whole(path, text)
         for part in parts:  # their lines are in the manifest
             part.unlink(missing_ok=True)
         remove_abandoned(self.out)
         return path
 
-    def _made(self, number: int) -> Iterator[tuple[Entry, bytes]]:
+    def _make_images(self, number: int) -> Iterator[tuple[Entry, bytes]]:
         """Entries and PNGs of a unit."""
         pairs = self.pairs(number)
         for first in range(pairs.start, pairs.stop, self.batch_size):
             indices = list(range(first, min(first + self.batch_size, pairs.stop)))
             images = torch.stack([item[0] for item in self.dataset.__getitems__(indices)])
-            unit = self.dataset.to_unit(images)
+            knees = self.dataset.to_engine(images)
             origins = [self.dataset.origin(i) for i in indices]
             labels = [self.dataset.classes[self.dataset.targets[i]] for i in indices]
             verdict = None
             if self.gate is not None:
                 hosts = self.dataset.hosts([o.host for o in origins])
-                verdict = self.gate.oracle(unit, self.dataset.to_unit(hosts), labels)
+                verdict = self.gate.assess(knees, self.dataset.to_engine(hosts), labels)
                 self.gate.count(verdict, labels)
             for j, (index, origin, label) in enumerate(zip(indices, origins, labels, strict=True)):
                 entry = self._entry(number, index, origin, label)
@@ -265,19 +263,19 @@ class _Run:
                     entry["oracles"] = [round(float(p), 4) for p in verdict.probability[:, j]]
                     entry["distance"] = round(float(verdict.distance[j]), 5)
                     entry["file"] = entry["file"] if bool(verdict.accepted[j]) else None
-                yield Entry(**entry), _png(unit[j])
+                yield Entry(**entry), _png(knees[j])
 
     def _entry(self, number: int, index: int, origin: Provenance, label: str) -> dict[str, Any]:
         name = f"{index:08d}.png"
         file = f"{label}/{name}" if self.format == "folder" else f"shard-{number:05d}.tar/{name}"
-        rows = self.dataset.rows
+        targets = self.dataset.class_indices
         return {
             "index": index,
             "file": file,
             "host": self._name(origin.host),
             "donor": self._name(origin.donor),
-            "host_label": self.dataset.classes[rows[origin.host]],
-            "donor_label": self.dataset.classes[rows[origin.donor]],
+            "host_label": self.dataset.classes[targets[origin.host]],
+            "donor_label": self.dataset.classes[targets[origin.donor]],
             "label": label,
             "strength": round(origin.strength, 6),
             "oracles": [],
@@ -294,9 +292,11 @@ class _Run:
         return path.as_posix()
 
 
-def _png(unit: Tensor) -> bytes:
+def _png(image: Tensor) -> bytes:
     buffer = io.BytesIO()
-    grey = Intensity().from_unit(unit.mean(0).clamp(0, 1), torch.uint8)  # a byte beyond its range would wrap
+    grey = Intensity().from_engine(
+        image.mean(0).clamp(-1, 1), torch.uint8
+    )  # a byte beyond its range would wrap
     Image.fromarray(grey.cpu().numpy()).save(buffer, "PNG")
     return buffer.getvalue()
 
@@ -308,8 +308,3 @@ def _add_sample(tar: tarfile.TarFile, entry: Entry, png: bytes, label: int) -> N
         info = tarfile.TarInfo(f"{entry.index:08d}.{suffix}")
         info.size = len(value)
         tar.addfile(info, io.BytesIO(value))
-
-
-def _write(path: Path, data: bytes) -> None:
-    with replacing(path) as temporary:
-        temporary.write_bytes(data)

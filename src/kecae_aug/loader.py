@@ -18,7 +18,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from kecae_aug.engine.batch import mapping_like, parse, sequence_like
+from kecae_aug.data.classes import check_order
+from kecae_aug.engine.batch import parse
+from kecae_aug.engine.tree import iterate_leaves, map_leaves
 from kecae_aug.transform import KeyExchangeAugment
 
 
@@ -35,7 +37,7 @@ class KeyExchangeLoader:
 
     Args:
         loader: gives batches that the transform takes: (images, labels, ...) or a dict.
-        augment: called on each batch.
+        augment: called on each batch. Its ``classes`` must be in the order of ``loader.dataset.classes``, where it has them.
         device: where batches go; by default they stay where they are.
         post: applied to the images of each batch after the exchange: crop, flip, normalise. It is given the images
             alone, so that masks beside them stay as they are, and it gives as many back.
@@ -62,23 +64,25 @@ class KeyExchangeLoader:
             )
         if post is not None and not callable(post):
             raise TypeError(f"post: got {type(post).__name__}, accepted is a function of images (B, C, H, W)")
+        if isinstance(augment, KeyExchangeAugment):
+            check_order(getattr(loader, "dataset", None), augment.classes)
         self.loader, self.augment, self.post, self.prefetch = loader, augment, post, prefetch
         self.device = None if device is None else torch.device(device)
         self._stream: Any = None
-        self._said = False
+        self._has_warned = False
 
     def __len__(self) -> int:
         return len(self.loader)  # type: ignore[arg-type]
 
     def __iter__(self) -> Iterator[Any]:
-        self._say_if_accelerate_passed_it_by()
+        self._warn_of_accelerate()
         batches = iter(self.loader)
         try:
             if self.prefetch and self.device is not None and self.device.type == "cuda":
                 yield from self._ahead(batches)
             else:
                 for batch in batches:
-                    yield self._exchanged(batch)
+                    yield self._exchange(batch)
         finally:
             # On break, and on an exception here or in the loop: stop the workers now, not when somebody
             # collects the garbage. DataLoader's own iterator does it when its last reference goes.
@@ -110,13 +114,13 @@ class KeyExchangeLoader:
             several = list(several.values()) if isinstance(several, Mapping) else several
             parts += several if isinstance(several, (list, tuple)) else ()
 
-    def _say_if_accelerate_passed_it_by(self) -> None:
+    def _warn_of_accelerate(self) -> None:
         """``Accelerator.prepare`` returns what is no DataLoader as it is, without a word."""
         state, loaders = sys.modules.get("accelerate.state"), sys.modules.get("accelerate.data_loader")
-        if state is None or loaders is None or self._said or not state.is_initialized():
+        if state is None or loaders is None or self._has_warned or not state.is_initialized():
             return
         if isinstance(self.loader, DataLoader) and not isinstance(self.loader, loaders.DataLoaderStateMixin):
-            self._said = True
+            self._has_warned = True
             warnings.warn(
                 "KeyExchangeLoader: accelerate is in use and has not preprocessed the loader inside, "
                 "so that every process sees "
@@ -137,10 +141,10 @@ class KeyExchangeLoader:
         for batch in batches:
             queued = self._on_stream(batch)
             if ahead is not None:
-                yield self._handed_out(ahead)
+                yield self._hand_out(ahead)
             ahead = queued
         if ahead is not None:
-            yield self._handed_out(ahead)
+            yield self._hand_out(ahead)
 
     def _on_stream(self, batch: Any) -> _Queued:
         # What the loop's stream still reads may be freed memory to this one: wait for it first.
@@ -149,10 +153,10 @@ class KeyExchangeLoader:
             if tensor.is_cuda:
                 tensor.record_stream(self._stream)  # the wrapped loader's own, which it may drop at once
         with torch.cuda.stream(self._stream):
-            made = self._exchanged(batch)
+            made = self._exchange(batch)
             return _Queued(made, self._stream.record_event(), getattr(self.augment, "params", None))
 
-    def _handed_out(self, queued: _Queued) -> Any:
+    def _hand_out(self, queued: _Queued) -> Any:
         current = torch.cuda.current_stream(self.device)
         current.wait_event(queued.event)  # not for the whole stream: it holds the next batch already
         for tensor in _tensors(queued.batch):
@@ -162,17 +166,17 @@ class KeyExchangeLoader:
             self.augment.params = queued.params
         return queued.batch
 
-    def _exchanged(self, batch: Any) -> Any:
+    def _exchange(self, batch: Any) -> Any:
         """Planned where it came, moved, exchanged, and through ``post``."""
         augment: Any = self.augment
         if getattr(type(augment), "forward", None) is KeyExchangeAugment.forward:
-            plan = augment._plan(batch)
-            batch = augment._execute(plan, _moved(batch, self.device))
+            plan = augment.plan_batch(batch)
+            batch = augment.apply_plan(plan, _move(batch, self.device))
         else:  # another callable, or a subclass whose forward must not be passed by
-            batch = augment(_moved(batch, self.device))
+            batch = augment(_move(batch, self.device))
         if self.post is None:
             return batch
-        parts = parse((batch,), getattr(augment, "labels_getter", None))
+        parts = parse((batch,), getattr(augment, "labels_getter", "default"))
         images = self.post(parts.images)
         if len(images) != len(parts.images):
             raise ValueError(
@@ -204,28 +208,21 @@ class _Queued(NamedTuple):
     params: Any
 
 
-def _moved(value: Any, device: torch.device | None) -> Any:
+def _move(value: Any, device: torch.device | None) -> Any:
     """Tensors of a structure on the device; everything else as it is."""
     if device is None:
         return value
-    if isinstance(value, Tensor):
-        if device.type != "cuda" or value.is_cuda:
-            return value.to(device)  # towards the CPU without blocking, values would be read before they came
+
+    def move_leaf(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor):
+            return leaf
+        if device.type != "cuda" or leaf.is_cuda:
+            return leaf.to(device)  # towards the CPU without blocking, values would be read before they came
         # Of memory that is not pinned the copy would block until the device is done with all before it.
-        return (value if value.is_pinned() else value.pin_memory()).to(device, non_blocking=True)
-    if isinstance(value, Mapping):
-        return mapping_like(value, {k: _moved(v, device) for k, v in value.items()})
-    if isinstance(value, (list, tuple)):
-        return sequence_like(value, [_moved(v, device) for v in value])
-    return value
+        return (leaf if leaf.is_pinned() else leaf.pin_memory()).to(device, non_blocking=True)
+
+    return map_leaves(move_leaf, value)
 
 
-def _tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        for part in value.values():
-            yield from _tensors(part)
-    elif isinstance(value, (list, tuple)):
-        for part in value:
-            yield from _tensors(part)
+def _tensors(value: Any) -> list[Tensor]:
+    return [leaf for _, leaf in iterate_leaves(value) if isinstance(leaf, Tensor)]

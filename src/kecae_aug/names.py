@@ -33,6 +33,18 @@ MISSING = frozenset(
         "-1.#IND",
     ]
 )
+PATIENT_KEYS = (
+    "patient",
+    "patients",
+    "patientid",
+    "patientids",
+    "subject",
+    "subjects",
+    "subjectid",
+    "subjectids",
+    "pid",
+    "pids",
+)
 _NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?")
 _WHOLE = re.compile(r"([+-]?[0-9]+)\.0*")
 
@@ -100,6 +112,11 @@ def patient_id(value: Any) -> str | None:
         return None
     whole = _WHOLE.fullmatch(text)
     return whole[1] if whole else text
+
+
+def is_patient_key(name: Any) -> bool:
+    """Whether an entry or attribute of this name holds patients, in any case, with or without ``_`` and ``-``."""
+    return isinstance(name, str) and re.sub(r"[\s_-]", "", name.casefold()) in PATIENT_KEYS
 
 
 def patient_ids(values: Iterable[Any]) -> list[str | None]:

@@ -1,17 +1,15 @@
 """The folder of a run: resolved config, data fingerprint, log, checkpoint, samples, exported weights.
 
 All that a killed run needs to go on bit for bit is in ``checkpoint.pt``: weights, optimiser, average,
-step (which is the position in the pairs) and random state. It is written beside its place and moved
-there, so a kill in mid-write leaves the one before.
+step (which is the position in the pairs) and random state; until its first one, in ``warmup.pt``, the same of the
+key's warm-up. Each is written beside its place and moved there, so a kill in mid-write leaves the one before.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import pickle
 import platform
-import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -127,12 +125,26 @@ class RunFolder:
             for key, value in line.items():
                 self._tensorboard.add_scalar(key, value, line["step"])
 
+    @property
+    def has_checkpoint(self) -> bool:
+        """Whether steps with pairs have been done, and so the key's warm-up is over."""
+        return (self.path / "checkpoint.pt").exists()
+
     def save(self, state: dict[str, Any]) -> None:
         """Write the checkpoint; the old one stays until the new one is whole."""
-        part = self.path / "checkpoint.part"
+        self._save("checkpoint", state)
+        if self.fabric.is_global_zero:
+            (self.path / "warmup.pt").unlink(missing_ok=True)
+
+    def save_warmup(self, state: dict[str, Any]) -> None:
+        """Write the state of the key's warm-up; the first checkpoint takes its place."""
+        self._save("warmup", state)
+
+    def _save(self, name: str, state: dict[str, Any]) -> None:
+        part = self.path / f"{name}.part"
         self.fabric.save(part, {**state, "rng": torch.get_rng_state()})
         if self.fabric.is_global_zero:
-            part.replace(self.path / "checkpoint.pt")
+            part.replace(self.path / f"{name}.pt")
         self.fabric.barrier()
 
     def resume(self, state: dict[str, Any]) -> None:
@@ -141,7 +153,22 @@ class RunFolder:
         Raises:
             ValueError: the file is damaged, or not of these modules, optimiser or averaging, with what differs.
         """
-        path = self.path / "checkpoint.pt"
+        self._resume("checkpoint", state)
+        log = self.path / "log.jsonl"
+        if self.fabric.is_global_zero and log.exists():
+            lines = [line for line in log.read_text().splitlines() if _step(line) <= state["step"]]
+            _write(log, "".join(line + "\n" for line in lines))
+
+    def resume_warmup(self, state: dict[str, Any]) -> None:
+        """Fill ``state`` from the key's warm-up, where one was begun.
+
+        Raises:
+            ValueError: as :meth:`resume`.
+        """
+        self._resume("warmup", state)
+
+    def _resume(self, name: str, state: dict[str, Any]) -> None:
+        path = self.path / f"{name}.pt"
         if path.exists():
             misfits = checkpoint_misfits(self._read(path), state)
             if misfits:
@@ -152,23 +179,12 @@ class RunFolder:
                 )
             rest = self.fabric.load(path, state, strict=True, weights_only=True)
             torch.set_rng_state(rest["rng"].cpu())
-        log = self.path / "log.jsonl"
-        if self.fabric.is_global_zero and log.exists():
-            lines = [line for line in log.read_text().splitlines() if _step(line) <= state["step"]]
-            _write(log, "".join(line + "\n" for line in lines))
 
     def _read(self, path: Path) -> dict[str, Any]:
         """The checkpoint as it is in the file, on the CPU."""
         try:
             return torch.load(path, map_location="cpu", weights_only=True)  # type: ignore[no-any-return]
-        except (
-            RuntimeError,
-            EOFError,
-            OSError,
-            KeyError,
-            pickle.UnpicklingError,
-            zipfile.BadZipFile,
-        ) as error:
+        except Exception as error:  # bytes that are no pickle end in errors of any kind
             reason = (str(error) or type(error).__name__).splitlines()[0]
             raise ValueError(
                 f"{path}: damaged, or not a checkpoint ({reason}). It is left as it is: put back a whole copy, "

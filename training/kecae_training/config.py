@@ -1,7 +1,7 @@
 """What a training run is made of: dataclasses that become YAML files and flags.
 
 `configs/paper.yaml` is the paper's reading, `default.yaml` what this project recommends, `tiny.yaml` the
-one for tests; any field is also a flag: `--loss.lambda1 0.02`.
+one for tests; any field is also a flag: `--loss.terms.sup 0.02`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import math
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +19,7 @@ from kecae_aug.device import DEVICES, PRECISIONS, Precision, amp_dtype, choose_d
 from kecae_aug.engine.model import PRESETS
 from kecae_aug.names import class_names
 from kecae_training.flags import listed
+from kecae_training.losses import LossConfig
 
 __all__ = [
     "CONFIGS",
@@ -89,57 +90,6 @@ class ModelConfig:
 
 
 @dataclass
-class LossConfig:
-    """Weights of the terms (Eq. 8 and the optional ones).
-
-    Args:
-        lambda1: of J_SUP, the discriminator on exchanged images; 0 needs no discriminator.
-        lambda2: of J_LDA.
-        lda_eps: bound of J_LDA's denominator; 0 is the paper.
-        same_grade: of the exchange between knees of one grade, which must give the host back.
-        grade_free_non_key: of a head that reads the grade from hN through a reversed gradient.
-        grade_in_key: of a linear head that reads the grade from hK.
-        lambda1_host: of J_SUP on X + X' - X^, the exchange in ``detail="host"``.
-        feature_match: of the discriminator's features of X^ against those of X.
-        fisher_key: of the class-aware Fisher criterion on hK.
-        discriminator_from: step at which the terms of the discriminator begin. Before it the network learns to
-            reconstruct, at a third of the cost of a step; a discriminator teaches nothing about images that are
-            still a blur.
-        discriminator_fraction: fraction of a batch's pairs that the discriminator looks at; it is the dearest part
-            of a step.
-        discriminator_shift: the discriminator sees its images moved by up to this many pixels, drawn anew in each step.
-        discriminator_noise: and with noise of up to this standard deviation, in units of [-1, 1].
-        discriminator_blur: and blurred by up to this sigma, in pixels.
-    """
-
-    lambda1: float = 1e-2
-    lambda2: float = 1e-3
-    lda_eps: float = 0.0
-    same_grade: float = 0.0
-    grade_free_non_key: float = 0.0
-    grade_in_key: float = 0.0
-    lambda1_host: float = 0.0
-    feature_match: float = 0.0
-    fisher_key: float = 0.0
-    discriminator_from: int = 0
-    discriminator_fraction: float = 1.0
-    discriminator_shift: int = 0
-    discriminator_noise: float = 0.0
-    discriminator_blur: float = 0.0
-
-    @property
-    def needs_discriminator(self) -> bool:
-        """Whether a term looks through the discriminator."""
-        return bool(self.lambda1 or self.lambda1_host or self.feature_match)
-
-    def at(self, step: int) -> LossConfig:
-        """The weights of a step: without those of the discriminator before ``discriminator_from``."""
-        if step >= self.discriminator_from:
-            return self
-        return replace(self, lambda1=0.0, lambda1_host=0.0, feature_match=0.0)
-
-
-@dataclass
 class OptimConfig:
     """Pairs and steps.
 
@@ -155,7 +105,7 @@ class OptimConfig:
         augment: amount of standard augmentation of the training knees (affine, exposure; `kecae_training.augment`),
             drawn anew in each step; 0 for none.
         key_warmup: steps in which the key's encoder alone learns the grade, before the first pair: a tenth of the cost of
-            as many steps with pairs, and the exchange has a key to work with from its start. Needs loss.grade_in_key.
+            as many steps with pairs, and the exchange has a key to work with from its start. Needs loss.terms.grade_in_key.
         freeze_key: leave the key's encoder as it is when the pairs begin (after ``key_warmup``, or from ``init``): the
             reconstruction cannot use it to carry the knee, nor the discriminator to carry a pattern.
         ema: decay of an exponential moving average of the weights, which is then what is exported; None for none.
@@ -257,18 +207,19 @@ class TrainConfig:
             "init": values["init"],
             "data": data,
             "model": values["model"],
-            "loss": values["loss"],
+            # without the weights that are 0: runs begun before there was the term go on
+            "loss": values["loss"] | {"terms": self.loss.active},
             "optim": optim,
             "run": run,
         }
 
     def check_flags(self) -> None:
         """Raise ValueError where discriminators are given and nothing would look through them."""
-        if self.discriminators and not self.loss.needs_discriminator:
+        if self.discriminators and not self.loss.by_discriminator:
             raise ValueError(
                 f"discriminator={[str(g) for g in self.discriminators]} would have no effect: no term "
                 "of this configuration looks through a "
-                "discriminator; give one a weight (such as --loss.lambda1 0.01), or leave --discriminator out"
+                "discriminator; give one a weight (such as --loss.terms.sup 0.01), or leave --discriminator out"
             )
 
     def check(self) -> None:
@@ -276,28 +227,20 @@ class TrainConfig:
         problems = []
         if self.model.preset not in PRESETS:
             problems.append(f"model.preset={self.model.preset!r}: accepted are {', '.join(PRESETS)}")
-        if self.loss.needs_discriminator and not self.discriminators:
-            asking = [k for k in ("lambda1", "lambda1_host", "feature_match") if getattr(self.loss, k)]
-            values = ", ".join(f"loss.{k}={getattr(self.loss, k)}" for k in asking)
+        looking = self.loss.by_discriminator
+        if looking and not self.discriminators:
+            values = ", ".join(f"loss.terms.{k}={self.loss.terms[k]}" for k in looking)
             problems.append(
                 f"discriminator is missing while {values}: give a folder made by `kecae-aug discriminator`, or set "
-                f"{' and '.join(f'--loss.{k} 0' for k in asking)}"
+                f"{' and '.join(f'--loss.terms.{k} 0' for k in looking)}"
             )
-        if self.loss.needs_discriminator and self.loss.discriminator_from >= (
-            self.optim.max_steps or math.inf
-        ):
+        if looking and self.loss.discriminator_from >= (self.optim.max_steps or math.inf):
             problems.append(
                 f"loss.discriminator_from={self.loss.discriminator_from}: the discriminator would come after the last of "
                 f"optim.max_steps={self.optim.max_steps}, so that its weights played no part; accepted are fewer steps, "
                 "such as a third of all"
             )
-        negative = [f"loss.{k}={v}" for k, v in asdict(self.loss).items() if v < 0]
-        if negative:
-            problems.append(f"{', '.join(negative)}: weights must not be negative")
-        if not 0 < self.loss.discriminator_fraction <= 1:
-            problems.append(
-                f"loss.discriminator_fraction={self.loss.discriminator_fraction}: above 0, up to 1"
-            )
+        problems += self.loss.problems()
         if not 0 <= self.data.fold < self.data.folds:
             problems.append(
                 f"data.fold={self.data.fold}: accepted are 0 to data.folds - 1 = {self.data.folds - 1}"
@@ -319,9 +262,9 @@ class TrainConfig:
             problems.append(
                 f"optim.epochs={self.optim.epochs}, optim.lr={self.optim.lr}: both must be positive"
             )
-        if self.optim.key_warmup and not self.loss.grade_in_key:
+        if self.optim.key_warmup and "key_logits" not in self.loss.reads:
             problems.append(
-                f"optim.key_warmup={self.optim.key_warmup} needs the head of loss.grade_in_key: give it a weight, "
+                f"optim.key_warmup={self.optim.key_warmup} needs the head of loss.terms.grade_in_key: give it a weight, "
                 "or set --optim.key_warmup 0"
             )
         if self.optim.freeze_key and not (self.optim.key_warmup or self.init):

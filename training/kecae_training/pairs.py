@@ -79,3 +79,18 @@ class PairSampler:
             x, y = pair_at(place[mine], len(self.rows[i]), len(self.rows[j]), self.seed, epoch, n)
             first[mine], second[mine] = self.rows[i][x], self.rows[j][y]
         return torch.cat([first, second]), torch.cat([a, b])
+
+
+def same_grade_permutation(labels: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """A random permutation of the rows (B,) int64 that keeps the label of every row.
+
+    Args:
+        labels: (B,) on any device; the draw is on the CPU, so that it is the same everywhere.
+        generator: of the draw; the global one if not given.
+    """
+    permutation = torch.arange(len(labels))
+    on_cpu = labels.cpu()
+    for label in on_cpu.unique():
+        rows = (on_cpu == label).nonzero()[:, 0]
+        permutation[rows] = rows[torch.randperm(len(rows), generator=generator)]
+    return permutation.to(labels.device)

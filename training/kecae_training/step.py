@@ -1,43 +1,166 @@
-"""One step's computation: encode once, decode reconstructions and exchanges together, weigh the terms."""
+"""Algorithm 1, read from top to bottom: the loop, then what it calls, in the order of its calls.
+
+A batch of pairs (X_1, X_2) of different grades -> augmented -> encoded (hK, hN) -> sums -> decoded (X^, X') -> loss terms
+-> gradient -> clipped -> Adam -> EMA -> log. `train.py` sets up what :func:`train_steps` takes.
+"""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import math
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import torch
+from lightning_fabric import Fabric
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+from tqdm import tqdm
 
-from kecae_aug.engine.model import KECAE, KECAEConfig, Latents
-from kecae_training import losses
-from kecae_training.config import LossConfig
+from kecae_aug.engine.model import KECAE
+from kecae_aug.permutation import unit_draw
+from kecae_training.augment import augment
+from kecae_training.checkpoint import RunFolder
+from kecae_training.config import TrainConfig
 from kecae_training.discriminator import Discriminator
-from kecae_training.views import draw_view
+from kecae_training.heads import adversary, reverse_gradient
+from kecae_training.images import to_float
+from kecae_training.losses import LossConfig, StepOutputs, hybrid_loss
+from kecae_training.pairs import PairSampler, same_grade_permutation
+from kecae_training.prefetch import pinned, prefetched
+from kecae_training.views import look_through
+
+WARMUP = 100  # steps, for the cosine schedule
+PATIENCE = 20  # steps in a row whose gradient is not finite
 
 
-class Outputs(NamedTuple):
-    """What a step makes of a batch of pairs; images (2B, 1, S, S), None where no term asks for them."""
+def train_steps(
+    config: TrainConfig,
+    *,
+    fabric: Fabric,
+    folder: RunFolder,
+    images: Tensor,
+    sampler: PairSampler,
+    modules: Any,
+    model: KECAE,
+    discriminators: Sequence[Discriminator],
+    adam: Any,
+    averaged: AveragedModel | None,
+    state: dict[str, Any],
+    total: int,
+) -> None:
+    """The steps from ``state["step"]`` to ``total``, logged and checkpointed in ``folder``.
 
-    latents: Latents
-    reconstruction: Tensor
-    exchanged: Tensor
-    same_grade: Tensor | None = None
-    key_logits: Tensor | None = None
-    non_key_logits: Tensor | None = None
+    Args:
+        config: of the run.
+        fabric: devices, processes, precision.
+        folder: of the run.
+        images: (N, 1, S, S) uint8, on the CPU.
+        sampler: the pairs of each step.
+        modules: :class:`KeyExchange`, set up by Fabric and in train mode.
+        model: the KECAE in it.
+        discriminators: frozen, on the device; each step draws one.
+        adam: set up by Fabric.
+        averaged: the moving average of ``model``, None for none.
+        state: what a checkpoint holds; its ``step`` and ``skipped`` are counted on here.
+        total: steps of the whole run.
+
+    Raises:
+        ValueError: the gradient was not finite in 20 steps in a row.
+    """
+    run, optim = config.run, config.optim
+    progress = run.progress and fabric.is_global_zero
+    bad_in_a_row, since, since_step = 0, time.perf_counter(), state["step"]
+    with (
+        prefetched(pair_batches(config, fabric, images, sampler, state["step"], total)) as made,
+        tqdm(total=total, initial=state["step"], desc="pairs", unit="step", disable=not progress) as bar,
+    ):
+        for batch in made:
+            step = state["step"]
+            X, Y, same_grade = (t.to(fabric.device, non_blocking=True) for t in batch[:3])
+            loss = config.loss.at(step)
+
+            # hK, hN; X^ = decode(hN + hK); X' = decode(hN + hK of the other one of the pair)
+            outputs = StepOutputs(X, Y, **modules(X, same_grade), lda_eps=loss.lda_eps)
+            with fabric.autocast():  # for the discriminator; what needs float32 asks for it
+                if loss.by_discriminator:
+                    drawn = discriminators[draw_discriminator(config, step, len(discriminators))]
+                    look_through(drawn, outputs, loss, discriminators, batch.generator)
+                terms = hybrid_loss(outputs, loss)
+
+            adam.zero_grad(set_to_none=True)
+            fabric.backward(terms["total"])
+            norm: Any = fabric.clip_gradients(
+                modules, adam, max_norm=optim.gradient_clip or math.inf, error_if_nonfinite=False
+            )
+            rate = learning_rate(config, step, total)
+            if torch.isfinite(norm):  # the same on all ranks: gradients are reduced before they are clipped
+                for group in adam.param_groups:
+                    group["lr"] = rate
+                adam.step()
+                if averaged is not None:
+                    averaged.update_parameters(model)
+                bad_in_a_row = 0
+            else:
+                state["skipped"] += 1
+                bad_in_a_row += 1
+                if bad_in_a_row >= PATIENCE:
+                    raise ValueError(
+                        f"the gradient was not finite in {PATIENCE} steps in a row, up to step {step}: "
+                        "J_LDA without a bound is the usual cause (--loss.lda_eps 0.1), or lr is too high"
+                    )
+            state["step"] = step = step + 1
+
+            bar.update()
+            if step % run.log_every == 0 or step == total:
+                now = time.perf_counter()
+                speed = (step - since_step) * optim.batch_size / (now - since)
+                since, since_step = now, step
+                line = {k: float(v.detach()) for k, v in (terms | measures(outputs)).items()}
+                folder.log(
+                    {
+                        "step": step,
+                        "epoch": step // sampler.steps_per_epoch,
+                        **line,
+                        "gradient_norm": float(norm),
+                        "lr": rate,
+                        "skipped": state["skipped"],
+                        "pairs_per_second": round(speed, 2),
+                    }
+                )
+                bar.set_postfix(total=f"{line['total']:.4f}", change=f"{line['change']:.3f}")
+            if run.samples_every and step % run.samples_every == 0:
+                save_samples(folder, outputs, step)
+            if step % run.checkpoint_every == 0 or step == total:
+                folder.save(state)
 
 
-def adversary(config: KECAEConfig) -> nn.Module:
-    """Reads the grade from hN: (B, C, h, w) -> (B, classes). For maps it is convolutional, as what it must find is local."""
-    channels, side, _ = config.latent_shape
-    classes = len(config.classes)
-    if side == 1:
-        return nn.Sequential(
-            nn.Flatten(), nn.Linear(channels, 128), nn.LeakyReLU(0.2), nn.Linear(128, classes)
+class Batch(NamedTuple):
+    """Pairs of a step, on the CPU: images (2b, 1, S, S), labels and a permutation of the grades (2b,), and its draws."""
+
+    images: Tensor
+    labels: Tensor
+    same_grade: Tensor
+    generator: torch.Generator
+
+
+def pair_batches(
+    config: TrainConfig, fabric: Fabric, images: Tensor, sampler: PairSampler, start: int, total: int
+) -> Iterator[Batch]:
+    """The batches of this process for the steps from ``start`` on: X_1 of all pairs, then X_2, augmented."""
+    for step in range(start, total):
+        indices, labels = sampler.batch(step, fabric.global_rank, fabric.world_size)
+        # draws of a step depend on (seed, step, rank) alone, so a resumed run repeats them
+        generator = torch.Generator().manual_seed(
+            (config.run.seed * 1_000_003 + step) * 4099 + fabric.global_rank
         )
-    return nn.Sequential(
-        *(nn.Conv2d(channels, 64, 3, 1, 1), nn.LeakyReLU(0.2)),
-        *(nn.Conv2d(64, 64, 3, 2, 1), nn.LeakyReLU(0.2)),
-        *(nn.Flatten(), nn.Linear(64 * ((side + 1) // 2) ** 2, classes)),
-    )
+        same_grade = same_grade_permutation(labels, generator)
+        X = to_float(images[indices])
+        if config.optim.augment:
+            X = augment(X, generator, config.optim.augment, noise=0.0).clamp(-1, 1)
+        X = X.contiguous(memory_format=torch.channels_last)
+        X, labels, same_grade = (pinned(t, fabric.device) for t in (X, labels, same_grade))
+        yield Batch(X, labels, same_grade, generator)
 
 
 class KeyExchange(nn.Module):
@@ -51,123 +174,85 @@ class KeyExchange(nn.Module):
     def __init__(self, model: KECAE, loss: LossConfig) -> None:
         super().__init__()
         self.model = model
-        self.loss = loss
+        self.reads = loss.reads
         features, classes = int(torch.tensor(model.config.latent_shape).prod()), len(model.config.classes)
-        self.key_head = nn.Linear(features, classes) if loss.grade_in_key else None
-        self.adversary = adversary(model.config) if loss.grade_free_non_key else None
+        self.key_head = nn.Linear(features, classes) if "key_logits" in self.reads else None
+        self.adversary = adversary(model.config) if "non_key_logits" in self.reads else None
 
-    def forward(self, images: Tensor, same_grade: Tensor) -> Outputs:
+    def forward(self, X: Tensor, same_grade: Tensor) -> dict[str, Tensor]:
         """Encode a batch of pairs and decode all of its sums in one pass.
 
         One pass, since BatchNorm normalises what it sees together: reconstructions and exchanges decoded
         apart would each have statistics that evaluation mode has for neither.
 
         Args:
-            images: (2B, 1, S, S), X_1 of all pairs, then X_2 of all pairs.
+            X: (2B, 1, S, S), X_1 of all pairs, then X_2 of all pairs.
             same_grade: (2B,) int64, a permutation within each grade.
+
+        Returns:
+            Fields of :class:`~kecae_training.losses.StepOutputs`; those that no term reads are left out.
         """
-        latents = self.model.encode(images)
-        key, non_key = latents
-        n = len(images)
-        sums = [non_key + key, non_key + key.roll(n // 2, 0)]  # row i of X_1 and of X_2 are a pair
-        if self.loss.same_grade:
-            sums.append(non_key + key[same_grade])
-        decoded = self.model.decode(torch.cat(sums)).split(n)
-        reconstruction, exchanged = decoded[:2]
-        return Outputs(
-            latents,
-            reconstruction,
-            exchanged,
-            decoded[2] if self.loss.same_grade else None,
-            self.key_head(key.flatten(1)) if self.key_head is not None else None,
-            self.adversary(losses.reverse_gradient(non_key)) if self.adversary is not None else None,
-        )
+        hK, hN = self.model.encode(X)
+        n = len(X)
+        sums = {
+            "reconstruction": hN + hK,
+            "exchanged": hN + hK.roll(n // 2, 0),
+        }  # i of X_1 and of X_2 are a pair
+        if "same_grade" in self.reads:
+            sums["same_grade"] = hN + hK[same_grade]
+        decoded = self.model.decode(torch.cat(list(sums.values()))).split(n)
+        outputs = {"key": hK, "non_key": hN, **dict(zip(sums, decoded, strict=True))}
+        if self.key_head is not None:
+            outputs["key_logits"] = self.key_head(hK.flatten(1))
+        if self.adversary is not None:
+            outputs["non_key_logits"] = self.adversary(reverse_gradient(hN))
+        return outputs
 
 
-def hybrid_loss(
-    outputs: Outputs,
-    images: Tensor,
-    labels: Tensor,
-    config: LossConfig,
-    discriminator: Discriminator | None,
-    generator: torch.Generator | None = None,
-) -> dict[str, Tensor]:
-    """Eq. 8 and the optional terms: every term unweighted under its name, and their weighted ``total``.
+def draw_discriminator(config: TrainConfig, step: int, n: int) -> int:
+    """Which of n discriminators a step looks through: the same for all ranks, whose gradients are averaged."""
+    return int(unit_draw(step, f"discriminator/{config.run.seed}") * n)
 
-    Args:
-        outputs: of :class:`KeyExchange`.
-        images: (2B, 1, S, S), as given to it.
-        labels: (2B,) int64 class indices.
-        config: the weights; a term of weight 0 is not computed, but for J_LDA, which is always logged.
-        discriminator: D of Eq. 5, frozen.
-        generator: of the discriminator's views, on the CPU; the global one if not given.
+
+def learning_rate(config: TrainConfig, step: int, total: int) -> float:
+    """Of a step: constant (paper), or cosine to 1 % after a linear warm-up."""
+    optim = config.optim
+    if optim.schedule == "constant":
+        return optim.lr
+    warm = min(WARMUP, total // 10 + 1)
+    if step < warm:
+        return optim.lr * (step + 1) / warm
+    progress = (step - warm) / max(1, total - warm)
+    return optim.lr * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
+
+
+@torch.no_grad()
+def measures(outputs: StepOutputs) -> dict[str, Tensor]:
+    """What is logged beside the terms.
+
+    ``change``: mean |X' - X^|. ``discriminator_flip`` and ``discriminator_flip_host``: fraction of X' (and of X + X' - X^)
+    that the discriminator gives the donor's grade; the network is trained for it, so it is no result.
     """
-    reconstruction, exchanged = outputs.reconstruction, outputs.exchanged
-    weighted = {"mse": (1.0, losses.j_mse(reconstruction, images))}
-    lda = losses.j_lda(outputs.latents, config.lda_eps)
-    weighted["lda"] = (config.lambda2, lda if config.lambda2 else lda.detach())
-    logged: dict[str, Tensor] = {}
-    if config.needs_discriminator:
-        assert discriminator is not None
-        by_discriminator, logged = _discriminator_terms(
-            outputs, images, labels, config, discriminator, generator
-        )
-        weighted |= by_discriminator
-    if outputs.same_grade is not None:
-        weighted["same_grade"] = (config.same_grade, losses.j_same_grade(outputs.same_grade, images))
-    if outputs.key_logits is not None:
-        weighted["grade_in_key"] = (config.grade_in_key, losses.j_classify(outputs.key_logits, labels))
-    if outputs.non_key_logits is not None:
-        term = losses.j_classify(outputs.non_key_logits, labels)
-        weighted["grade_free_non_key"] = (config.grade_free_non_key, term)
-    if config.fisher_key:
-        weighted["fisher_key"] = (config.fisher_key, losses.j_fisher(outputs.latents.key, labels))
-    logged["change"] = (exchanged - reconstruction).detach().abs().mean()
-    total = torch.stack([weight * term for weight, term in weighted.values() if weight]).sum()
-    return {**{k: term.detach() for k, (_, term) in weighted.items()}, **logged, "total": total}
-
-
-def _discriminator_terms(
-    outputs: Outputs,
-    images: Tensor,
-    labels: Tensor,
-    config: LossConfig,
-    discriminator: Discriminator,
-    generator: torch.Generator | None,
-) -> tuple[dict[str, tuple[float, Tensor]], dict[str, Tensor]]:
-    """The terms that look through the discriminator, in one pass through it; and how often it is convinced."""
-    half = len(images) // 2
-    seen = max(1, round(config.discriminator_fraction * half))
-    rows = torch.cat([torch.arange(seen), half + torch.arange(seen)]).to(images.device)  # pairs stay pairs
-    x, exchanged, reconstruction = (t[rows] for t in (images, outputs.exchanged, outputs.reconstruction))
-    donor_labels = labels[rows].roll(seen)
-    view = draw_view(
-        x.shape, config.discriminator_shift, config.discriminator_noise, generator, config.discriminator_blur
-    )
-    view = view.to(images.device)
-    shown = {}
-    if config.lambda1:
-        shown["exchanged"] = exchanged
-    if config.lambda1_host:
-        shown["host"] = (x + exchanged - reconstruction).clamp(-1, 1)
-    if config.feature_match:
-        shown["reconstruction"] = reconstruction
-    views = torch.cat([view(part) for part in shown.values()]).contiguous(memory_format=torch.channels_last)
-    logits, features = discriminator.look(views)
-    parts = dict(zip(shown, logits.split(len(x)), strict=True))
-    terms: dict[str, tuple[float, Tensor]] = {}
-    logged: dict[str, Tensor] = {}
-    for name, weight, kind in (
-        ("sup", config.lambda1, "exchanged"),
-        ("sup_host", config.lambda1_host, "host"),
+    found = {"change": (outputs.exchanged - outputs.reconstruction).abs().mean()}
+    half = len(outputs.labels) // 2
+    for name, logits in (
+        ("discriminator_flip", outputs.exchanged_logits),
+        ("discriminator_flip_host", outputs.host_logits),
     ):
-        if weight:
-            terms[name] = (weight, losses.j_sup(parts[kind], donor_labels))
-            flipped = (parts[kind].argmax(1) == donor_labels).float().mean()
-            logged[name.replace("sup", "discriminator_flip")] = flipped  # certifies itself: not a result
-    if config.feature_match:
-        with torch.no_grad():
-            _, reference = discriminator.look(view(x))
-        last = [stage[-len(x) :] for stage in features]
-        terms["feature_match"] = (config.feature_match, losses.j_feature_match(last, reference))
-    return terms, logged
+        if logits is not None:
+            n = len(logits) // 2
+            donors = torch.cat([outputs.labels[half : half + n], outputs.labels[:n]])
+            found[name] = (logits.argmax(1) == donors).float().mean()
+    return found
+
+
+def save_samples(folder: RunFolder, outputs: StepOutputs, step: int) -> None:
+    """Four rows of pairs: X_1, X^_1, X_1' and X_2, X^_2, X_2'."""
+    half = len(outputs.images) // 2
+    shown = [
+        t[i + offset].detach()
+        for i in range(min(4, half))
+        for offset in (0, half)
+        for t in (outputs.images, outputs.reconstruction, outputs.exchanged)
+    ]
+    folder.save_grid(torch.stack(shown), step, per_row=6)

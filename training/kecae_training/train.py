@@ -1,4 +1,4 @@
-"""Algorithm 1 as a loop.
+"""A training from command line to exported weights: sets up what `step.py`, Algorithm 1, loops over.
 
     kecae-aug discriminator --data DIR --out runs/discriminator
     kecae-aug train --config default --data.root DIR --discriminator runs/discriminator --out runs/knee
@@ -11,57 +11,34 @@ checkpoint.pt, samples/ (these show training images) and, at the end, weights/.
 from __future__ import annotations
 
 import json
-import math
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.utilities.seed import seed_everything
-from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from tqdm import tqdm
 
 from kecae_aug.data import Preprocessing, Radiographs, open_radiographs
 from kecae_aug.device import cpu_by_default
-from kecae_aug.donors import unit_draw
 from kecae_aug.engine.model import KECAE, PRESETS, KECAEConfig
 from kecae_aug.errors import reporting
 from kecae_aug.weights.io import load_weights
-from kecae_training.augment import augment
 from kecae_training.checkpoint import RunFolder, fingerprint
 from kecae_training.config import TrainConfig, parse
 from kecae_training.discriminator import Discriminator, in_fold, load_discriminator
-from kecae_training.images import to_float, to_uint8
-from kecae_training.losses import same_grade_permutation
+from kecae_training.images import to_uint8
 from kecae_training.pairs import PairSampler
-from kecae_training.prefetch import pinned, prefetched
-from kecae_training.step import KeyExchange, Outputs, hybrid_loss
+from kecae_training.step import KeyExchange, train_steps
 from kecae_training.warmup import Remembered, warm_up_keys
-
-WARMUP = 100  # steps, for the cosine schedule
-PATIENCE = 20  # steps in a row whose gradient is not finite
 
 
 def model_config(config: TrainConfig) -> KECAEConfig:
     """The preset with what the config overrides."""
     given = {k: v for k, v in asdict(config.model).items() if k != "preset" and v is not None}
     return KECAEConfig.from_dict({**PRESETS[config.model.preset].to_dict(), **given})
-
-
-def learning_rate(config: TrainConfig, step: int, total: int) -> float:
-    """Of a step: constant (paper), or cosine to 1 % after a linear warm-up."""
-    optim = config.optim
-    if optim.schedule == "constant":
-        return optim.lr
-    warm = min(WARMUP, total // 10 + 1)
-    if step < warm:
-        return optim.lr * (step + 1) / warm
-    progress = (step - warm) / max(1, total - warm)
-    return optim.lr * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
 
 
 def open_data(config: TrainConfig, size: int) -> Radiographs:
@@ -156,17 +133,9 @@ def _train(config: TrainConfig, dataset: Any, warm_keys: Remembered | None) -> P
     folder = RunFolder(config, fabric, data, files, getattr(dataset, "patients", ()))
 
     modules = KeyExchange(kecae, config.loss).to(memory_format=torch.channels_last)
-    resumed = (config.out / "checkpoint.pt").exists()
-    if optim.key_warmup and not resumed:
+    if optim.key_warmup and not folder.has_checkpoint:
         warm_up_keys(
-            modules,
-            images,
-            torch.as_tensor(dataset.targets),
-            optim.key_warmup,
-            fabric=fabric,
-            seed=run.seed,
-            progress=run.progress and fabric.is_global_zero,
-            remembered=warm_keys,
+            config, modules, images, torch.as_tensor(dataset.targets), fabric, folder, remembered=warm_keys
         )
     frozen = kecae.key_layers if optim.freeze_key else []
     for part in frozen:
@@ -189,98 +158,23 @@ def _train(config: TrainConfig, dataset: Any, warm_keys: Remembered | None) -> P
     step_modules.train()
     for part in frozen:
         part.eval()  # its BatchNorm too
-    bad_in_a_row, since, since_step = 0, time.perf_counter(), state["step"]
-
-    def batches() -> Iterator[Batch]:
-        for step in range(state["step"], total):
-            # Algorithm 1: a batch of pairs of different grades; position alone decides which.
-            rows, labels = sampler.batch(step, fabric.global_rank, fabric.world_size)
-            generator = _generator(run.seed, step, fabric.global_rank)
-            permutation = same_grade_permutation(labels, generator)
-            knees = to_float(images[rows])
-            if optim.augment:
-                knees = augment(knees, generator, optim.augment, noise=0.0).clamp(-1, 1)
-            knees = knees.contiguous(memory_format=torch.channels_last)
-            knees, labels, permutation = (pinned(t, fabric.device) for t in (knees, labels, permutation))
-            yield Batch(knees, labels, permutation, generator)
-
-    with (
-        prefetched(batches()) as made,
-        tqdm(
-            total=total,
-            initial=state["step"],
-            desc="pairs",
-            unit="step",
-            disable=not (run.progress and fabric.is_global_zero),
-        ) as bar,
-    ):
-        for batch in made:
-            step = state["step"]
-            x, y, permutation = (t.to(fabric.device, non_blocking=True) for t in batch[:3])
-            discriminator = (
-                discriminators[draw_discriminator(config, step, len(discriminators))]
-                if discriminators
-                else None
-            )
-            outputs = step_modules(x, permutation)
-            with fabric.autocast():  # for the discriminator; what needs float32 asks for it
-                terms = hybrid_loss(outputs, x, y, config.loss.at(step), discriminator, batch.generator)
-            adam.zero_grad(set_to_none=True)
-            fabric.backward(terms["total"])
-            norm: Any = fabric.clip_gradients(
-                step_modules, adam, max_norm=optim.gradient_clip or math.inf, error_if_nonfinite=False
-            )
-            rate = learning_rate(config, step, total)
-            if torch.isfinite(norm):  # the same on all ranks: gradients are reduced before they are clipped
-                for group in adam.param_groups:
-                    group["lr"] = rate
-                adam.step()
-                if averaged is not None:
-                    averaged.update_parameters(kecae)
-                bad_in_a_row = 0
-            else:
-                state["skipped"] += 1
-                bad_in_a_row += 1
-                if bad_in_a_row >= PATIENCE:
-                    raise ValueError(
-                        f"the gradient was not finite in {PATIENCE} steps in a row, up to step {step}: "
-                        "J_LDA without a bound is the usual cause (--loss.lda_eps 0.1), or lr is too high"
-                    )
-            state["step"] = step = step + 1
-
-            bar.update()
-            if step % run.log_every == 0 or step == total:
-                now = time.perf_counter()
-                speed = (step - since_step) * optim.batch_size / (now - since)
-                since, since_step = now, step
-                folder.log(
-                    {
-                        "step": step,
-                        "epoch": step // sampler.steps_per_epoch,
-                        **{k: float(v.detach()) for k, v in terms.items()},
-                        "gradient_norm": float(norm),
-                        "lr": rate,
-                        "skipped": state["skipped"],
-                        "pairs_per_second": round(speed, 2),
-                    }
-                )
-                bar.set_postfix(mse=f"{float(terms['mse']):.4f}", change=f"{float(terms['change']):.3f}")
-            if run.samples_every and step % run.samples_every == 0:
-                _save_samples(folder, x, outputs, step)
-            if step % run.checkpoint_every == 0 or step == total:
-                folder.save(state)
+    train_steps(
+        config,
+        fabric=fabric,
+        folder=folder,
+        images=images,
+        sampler=sampler,
+        modules=step_modules,
+        model=kecae,
+        discriminators=discriminators,
+        adam=adam,
+        averaged=averaged,
+        state=state,
+        total=total,
+    )
     best = averaged.module if averaged is not None else kecae
     assert isinstance(best, KECAE)
     return folder.export(best, {"steps": total, "pairs": total * optim.batch_size})
-
-
-class Batch(NamedTuple):
-    """Pairs of a step, on the CPU: images (2b, 1, S, S), labels and a permutation of the grades (2b,), and its draws."""
-
-    images: Tensor
-    labels: Tensor
-    permutation: Tensor
-    generator: torch.Generator
 
 
 def open_discriminators(
@@ -291,7 +185,7 @@ def open_discriminators(
     Raises:
         ValueError: one of other images or classes than those of the training.
     """
-    if not config.loss.needs_discriminator:
+    if not config.loss.by_discriminator:
         return []
     return [
         load_discriminator(path, shape.classes, image_size=shape.image_size, preprocessing=preprocessing).to(
@@ -299,29 +193,6 @@ def open_discriminators(
         )
         for path in config.discriminators
     ]
-
-
-def _generator(seed: int, step: int, rank: int) -> torch.Generator:
-    """Draws of a step depend on (seed, step, rank) alone, so a resumed run repeats them."""
-    return torch.Generator().manual_seed((seed * 1_000_003 + step) * 4099 + rank)
-
-
-def draw_discriminator(config: TrainConfig, step: int, n: int) -> int:
-    """Which of n discriminators a step looks through: the same for all ranks, whose gradients are averaged."""
-    return int(unit_draw(step, f"discriminator/{config.run.seed}") * n)
-
-
-def _save_samples(folder: RunFolder, images: Tensor, outputs: Outputs, step: int) -> None:
-    """Four rows of pairs: X_1, X^_1, X_1' and X_2, X^_2, X_2'."""
-    half = len(images) // 2
-    shown = [0, 1, 2, 3][:half]
-    rows = [
-        t[i + o].detach()
-        for i in shown
-        for o in (0, half)
-        for t in (images, outputs.reconstruction, outputs.exchanged)
-    ]
-    folder.save_grid(torch.stack(rows), step, per_row=6)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -8,72 +8,92 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from copy import deepcopy
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from lightning_fabric import Fabric
-from torch import Tensor
-from tqdm import trange
+from torch import Tensor, nn
+from tqdm import tqdm
 
 from kecae_training.augment import augment
+from kecae_training.checkpoint import RunFolder
+from kecae_training.config import TrainConfig
 from kecae_training.images import to_float
 from kecae_training.prefetch import pinned, prefetched
 from kecae_training.step import KeyExchange
 
-Remembered = dict[str, list[dict[str, Tensor]]]
+Remembered = dict[str, dict[str, Tensor]]
 BATCH = 64
 LR = 2e-3
 
 
 def warm_up_keys(
+    config: TrainConfig,
     modules: KeyExchange,
     images: Tensor,
     labels: Tensor,
-    steps: int,
-    *,
     fabric: Fabric,
-    seed: int,
-    progress: bool,
+    folder: RunFolder | None = None,
     remembered: Remembered | None = None,
 ) -> None:
-    """Train the key's encoder and its head as a classifier, in place.
+    """Train the key's encoder and its head as a classifier, in place, or go on with it where the folder says it stopped.
 
     Every process does the same steps on the same batches, so nothing has to be exchanged between them.
 
     Args:
-        modules: with the head of ``loss.grade_in_key``, not yet set up by Fabric.
+        config: ``optim.key_warmup`` steps of 64 augmented knees; the seed of the batches and their augmentation; how
+            often the state is saved.
+        modules: with the head of ``loss.terms.grade_in_key``, not yet set up by Fabric.
         images: (N, 1, S, S) uint8, the training knees.
         labels: (N,) their class indices; batches are class-balanced.
-        steps: of 64 augmented knees.
         fabric: for the device and the precision.
-        seed: of the batches and their augmentation.
-        progress: show a progress bar.
+        folder: of the run, for the state; None to keep none.
         remembered: warm keys of earlier trainings on these images, in this process: taken from here, or added.
+
+    Raises:
+        ValueError: the state in the folder is damaged, or of another network.
     """
+    steps, run = config.optim.key_warmup, config.run
     model, head = modules.model, modules.key_head
     assert head is not None
-    parts = (model.key_encoder, model.spread, head)
-    same = f"{model.config} {steps} {seed} {fabric.strategy.precision.precision}"
+    parts = nn.ModuleList([model.key_encoder, model.spread, head])
+    same = f"{model.config} {steps} {run.seed} {fabric.strategy.precision.precision}"
     if remembered is not None and same in remembered:
-        for part, state in zip(parts, remembered[same], strict=True):
-            part.load_state_dict(state)
+        parts.load_state_dict(remembered[same])
         return
     modules.to(fabric.device).train()
-    learned = [parameter for part in parts for parameter in part.parameters()]
-    optimizer = torch.optim.AdamW(learned, lr=LR, weight_decay=0.02)
+    optimizer = torch.optim.AdamW(parts.parameters(), lr=LR, weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LR, total_steps=steps)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(run.seed)
     balanced = 1.0 / torch.bincount(labels)[labels].double()
+    state: dict[str, Any] = {
+        "modules": parts,
+        "optimizer": optimizer,
+        "schedule": schedule,
+        "draws": generator.get_state(),
+        "step": 0,
+    }
+    if folder is not None:
+        folder.resume_warmup(state)
+    generator.set_state(state["draws"])
 
-    def batches() -> Iterator[tuple[Tensor, Tensor]]:
-        for _ in range(steps):
-            rows = torch.multinomial(balanced, BATCH, replacement=True, generator=generator)
-            knees = augment(to_float(images[rows]), generator).contiguous(memory_format=torch.channels_last)
-            yield pinned(knees, fabric.device), pinned(labels[rows], fabric.device)
+    def batches() -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        for _ in range(state["step"], steps):
+            indices = torch.multinomial(balanced, BATCH, replacement=True, generator=generator)
+            knees = augment(to_float(images[indices]), generator).contiguous(
+                memory_format=torch.channels_last
+            )
+            # the draws go with the batch: those of the thread are ahead of the step
+            yield pinned(knees, fabric.device), pinned(labels[indices], fabric.device), generator.get_state()
 
-    with prefetched(batches()) as made:
-        for step in (bar := trange(steps, desc="keys", unit="step", disable=not progress)):
-            knees, targets = (t.to(fabric.device, non_blocking=True) for t in next(made))
+    progress = run.progress and fabric.is_global_zero
+    with (
+        prefetched(batches()) as made,
+        tqdm(total=steps, initial=state["step"], desc="keys", unit="step", disable=not progress) as bar,
+    ):
+        for knees, targets, draws in made:
+            knees, targets = (t.to(fabric.device, non_blocking=True) for t in (knees, targets))
             with fabric.autocast():
                 key = model.spread(model.key_encoder(knees))
                 logits = head(key.flatten(1)).float()
@@ -82,8 +102,12 @@ def warm_up_keys(
             fabric.backward(loss)
             optimizer.step()
             schedule.step()
-            if step % 10 == 9:  # reading it waits for the device
+            state["step"], state["draws"] = state["step"] + 1, draws
+            bar.update()
+            if state["step"] % 10 == 0:  # reading it waits for the device
                 bar.set_postfix(loss=f"{float(loss.detach()):.3f}")
+            if folder is not None and (state["step"] % run.checkpoint_every == 0 or state["step"] == steps):
+                folder.save_warmup(state)
     optimizer.zero_grad(set_to_none=True)
     if remembered is not None:
-        remembered[same] = [deepcopy(part.state_dict()) for part in parts]
+        remembered[same] = deepcopy(parts.state_dict())

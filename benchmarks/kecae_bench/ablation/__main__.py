@@ -26,6 +26,7 @@ from typing import Any, get_args
 
 import yaml
 
+from kecae_aug.errors import reporting
 from kecae_bench.ablation.table import render_all
 from kecae_bench.machine import add_device
 from kecae_bench.record import CODE, PROJECT, RESULTS, append_line, find_commit, read_lines
@@ -79,6 +80,8 @@ class Table:
             config = parse(self.flags(row, steps))
         except SystemExit:
             raise SystemExit(f"{ROWS.name}: row {row!r} is not accepted, see above") from None
+        except ValueError as error:
+            raise SystemExit(f"{ROWS.name}: row {row!r} is not accepted: {error}") from None
         return Row(row, self.rows[row], beside_defaults(config))
 
 
@@ -214,13 +217,9 @@ def main(argv: list[str] | None = None) -> None:
     results = args.results or RESULTS / f"ablation-{args.study}.jsonl"
     rows = [table.resolve(name, args.steps) for name in names]  # all, before the first is trained
     args.base = table.resolve("base", args.steps)
-    try:
+    with reporting("ablation", "interrupted; the same command goes on where it stopped"):
         study = open_study(args, table)
         run_all(table, rows, study, args, results)
-    except (ValueError, FileNotFoundError) as error:
-        raise SystemExit(f"ablation: {error}") from None
-    except KeyboardInterrupt:
-        raise SystemExit("interrupted; the same command goes on where it stopped") from None
 
 
 def run_all(table: Table, rows: list[Row], study: Study, args: argparse.Namespace, results: Path) -> None:

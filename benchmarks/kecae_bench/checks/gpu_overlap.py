@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import resnet18
 
-from kecae_aug import KECAE, KeyExchangeAugment, KeyExchangeLoader
+from kecae_aug import KECAE, EngineOptions, KeyExchangeAugment, KeyExchangeLoader
 from kecae_aug.engine.model import PRESETS
 from kecae_bench.machine import add_device, synchronize
 from kecae_bench.record import record
@@ -47,7 +47,9 @@ def main() -> None:
     step = resnet_step(args.device)
     figures = {}
     for name, amp_dtype in (("float32", None), ("bfloat16", torch.bfloat16)):
-        augment = KeyExchangeAugment(model, p=0.5, amp_dtype=amp_dtype)
+        augment = KeyExchangeAugment(
+            model, p=0.5, detail="decoder", engine=EngineOptions(amp_dtype=amp_dtype)
+        )
         ahead, in_turn = (
             KeyExchangeLoader(batches, augment, device=args.device, prefetch=on) for on in (True, False)
         )

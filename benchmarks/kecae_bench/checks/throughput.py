@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 from torchvision.models import resnet18
 
-from kecae_aug import KECAE, KeyExchangeAugment, LatentBank
+from kecae_aug import KECAE, EngineOptions, KeyExchangeAugment, LatentBank
 from kecae_aug.engine.inference import FastKECAE
 from kecae_aug.engine.model import PRESETS, PointConvTranspose2d
 from kecae_bench.machine import CPU, add_device, synchronize
@@ -155,7 +155,7 @@ def compare(
     ways += [(torch.bfloat16, False, False), (torch.float16, False, False)] * halves
     ways += [(torch.bfloat16, False, True)] * compiled
     for dtype, short, compile in ways:
-        fast = FastKECAE(model, dtype, compile=compile)
+        fast = FastKECAE(model, EngineOptions(amp_dtype=dtype, compile=compile))
         suffix = "_tf32" * short + f"_{str(dtype).removeprefix('torch.')}" * (dtype != torch.float32)
         suffix += "_compiled" * compile
         keys, non_keys = fast.encode(images)
@@ -263,10 +263,12 @@ def training_step(model: KECAE, n: int, repetitions: int) -> dict[str, Any]:
     known = TensorDataset(images, labels)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "bank"
-        bank = LatentBank.build(known, model, path, classes=model.config.classes, device=device)
+        bank = LatentBank.build(
+            known, model, path, classes=model.config.classes, residual=False, device=device
+        )
         images, labels = images.to(device), labels.to(device)
-        augment = KeyExchangeAugment(model, p=0.5)
-        banked = KeyExchangeAugment(model, p=0.5, donors=bank)
+        augment = KeyExchangeAugment(model, p=0.5, detail="decoder")
+        banked = KeyExchangeAugment(model, p=0.5, detail="decoder", bank=bank)
 
         def step(exchange: Callable[[Tensor, Tensor], Any] | None) -> None:
             x, y = (images, labels) if exchange is None else exchange(images, labels)

@@ -13,7 +13,6 @@ import argparse
 import os
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +24,11 @@ from torch.profiler import ProfilerActivity, profile
 from kecae_aug.engine.model import KECAE, PRESETS, PointConvTranspose2d
 from kecae_bench.machine import add_device, add_precision, autocast, synchronize
 from kecae_bench.record import record
-from kecae_training.config import LossConfig, parse
+from kecae_training.config import parse
 from kecae_training.discriminator import Discriminator, DiscriminatorConfig
-from kecae_training.step import KeyExchange, hybrid_loss
+from kecae_training.losses import LossConfig, StepOutputs, hybrid_loss
+from kecae_training.step import KeyExchange
+from kecae_training.views import look_through
 
 
 class Variant:
@@ -64,8 +65,15 @@ class Variant:
     def forward(self) -> Tensor:
         """Encode, decode and weigh: the total loss."""
         with autocast(self.device, self.precision):
-            outputs = self.modules(self.images, self.permutation)
-            return hybrid_loss(outputs, self.images, self.labels, self.loss, self.discriminator)["total"]
+            outputs = StepOutputs(
+                self.images,
+                self.labels,
+                **self.modules(self.images, self.permutation),
+                lda_eps=self.loss.lda_eps,
+            )
+            if self.loss.by_discriminator:
+                look_through(self.discriminator, outputs, self.loss, [self.discriminator])
+            return hybrid_loss(outputs, self.loss)["total"]
 
     def step(self) -> None:
         """A whole training step, without reading images and without logging."""
@@ -119,7 +127,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="JSON lines; by default in benchmarks/results")
     args = parser.parse_args()
     supervised = parse(["--config", "default", "--discriminator", "made here"]).loss
-    loss = replace(supervised, lambda1=0.0, lambda1_host=0.0, feature_match=0.0)
+    loss = supervised.weighing(**dict.fromkeys(supervised.by_discriminator, 0.0))
     torch.manual_seed(0)
     discriminator = Discriminator(
         DiscriminatorConfig(image_size=PRESETS[args.preset].image_size), ("0", "2")
@@ -136,7 +144,7 @@ def main() -> None:
         "with the generic 1x1 deconvolution": variant(supervised, plain=True),
         "without the discriminator": variant(loss),
         "without the three optional terms": variant(
-            replace(supervised, same_grade=0.0, grade_free_non_key=0.0, grade_in_key=0.0)
+            supervised.weighing(same_grade=0.0, grade_free_non_key=0.0, grade_in_key=0.0)
         ),
     }
     seconds = in_turns({name: v.step for name, v in variants.items()}, args.turns, args.each, args.device)

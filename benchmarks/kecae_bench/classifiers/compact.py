@@ -7,11 +7,11 @@ from collections.abc import Callable
 from torch import Tensor
 
 from kecae_bench.classifiers.base import KneeClassifier
-from kecae_training.networks import NETWORKS
+from kecae_training.discriminator.networks import NETWORKS
 
 
 class Compact(KneeClassifier):
-    """One of :data:`kecae_training.networks.NETWORKS`, untrained, as a classifier of the benchmark.
+    """One of :data:`kecae_training.discriminator.networks.NETWORKS`, untrained, as a classifier of the benchmark.
 
     Args:
         network: its key there.

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from kecae_aug.errors import reporting
 from kecae_bench.record import PROJECT, RESULTS
 from kecae_bench.report import blocks, figures, tables
 from kecae_bench.report.cells import Cell, Study
@@ -80,10 +81,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, help="folder; default: report beside the runs")
     args = parser.parse_args(argv)
     out = args.out or args.runs.parent / "report"
-    try:
+    with reporting("report"):
         problems = report(args.runs, out)
-    except (FileNotFoundError, FileExistsError) as error:
-        parser.error(str(error))
     print("\n".join([*problems, (out / "report.md").read_text()]))
     if out == tables.FOLDER:
         shutil.copy(out / "forest.svg", PROJECT / "docs" / "images" / "forest.svg")

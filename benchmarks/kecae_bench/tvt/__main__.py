@@ -31,11 +31,12 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from kecae_aug.errors import reporting
 from kecae_bench.classifiers import CLASSIFIERS, TABLE_2
 from kecae_bench.tvt.arms import ARMS
 from kecae_bench.tvt.flags import add_arguments, check_names, drop_impossible, options_of
 from kecae_bench.tvt.ground import export
-from kecae_bench.tvt.loop import carry_out, ending
+from kecae_bench.tvt.loop import carry_out
 from kecae_bench.tvt.plan import ALL_ARMS, CONTROLS, PAIR, RunSpec, combine, drop_repeated, plan_budget
 
 
@@ -125,7 +126,7 @@ def plan_runs(args: argparse.Namespace) -> list[RunSpec]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
-    with ending("tvt"):
+    with reporting("tvt", "interrupted; the same command goes on where it stopped"):
         if args.export:
             export(args, args.folds, args.fractions, args.seeds, args.export)
         else:

@@ -131,7 +131,7 @@ class Added:
             classes=self.knees.classes,
             value_range=self.knees.value_range,
             label_mode="soft" if o.labels == "soft" and self.arm.added in ("exchanged", "gated") else "key",
-            donors=self._open_bank() if from_bank else None,
+            bank=self._open_bank() if from_bank else None,
             gate=self.gate,
         )
 
@@ -153,9 +153,14 @@ class Added:
         sha = KeyExchangeDataset(self.knees, self.tools.model, 0).weights_sha256  # type: ignore[arg-type]
         folder = self.tools.work / f"bank-{self.knees.fingerprint()}-{sha[:12]}"
         model, device = self.tools.model, self.tools.device
-        found = LatentBank.build(self.knees, model, folder, device=device, progress=True)  # type: ignore[arg-type]
-        assert found is not None  # of one process
-        return found
+        return LatentBank.build(  # of keys alone
+            self.knees,
+            model,  # type: ignore[arg-type]
+            folder,
+            residual=False,
+            device=device,
+            progress=True,
+        )
 
     def _draw_pairs(self) -> KeyExchangeDataset:
         if not self.tools.n_pairs:
@@ -184,7 +189,7 @@ class Added:
         if self.arm.added == "gated":  # sees the whole batch, so that as many are added with it as without
             images, labels = self._augment(x, y, patients=self._patients(indices))
             return images[len(x) :][: self.per_step], labels[len(x) :][: self.per_step]
-        params = self._augment.make_params([y, self._patients(indices)])
+        params = self._augment.draw(y, self._patients(indices))
         first = params.where(torch.arange(len(params.rows)) < self.per_step)
         images, labels = self._augment.replay(x, y, params=first)
         return images[len(x) :], labels[len(x) :]
@@ -216,7 +221,7 @@ class Added:
         for c in self._known:
             own = (y == c).nonzero()[:, 0]
             posing = torch.tensor(self._known[:2])[torch.arange(len(own)) % 2]
-            params = self._augment.make_params([posing, self._patients(indices[own])])
+            params = self._augment.draw(posing, self._patients(indices[own]))
             first = params.where(own[params.rows] < self.per_step)
             out, _ = self._augment.replay(x[own], posing, params=first)
             images.append(out[len(own) :])

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from kecae_aug.donors import permute
+from kecae_aug.permutation import permute
 
 
 def seed_of(*parts: object) -> int:

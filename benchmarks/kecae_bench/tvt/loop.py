@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 from kecae_bench.classifiers import build, training_loss
@@ -20,17 +19,6 @@ from kecae_bench.tvt.run import Protocol, batches_of, id_of, identity, perform
 from kecae_bench.tvt.split import SplitError, fraction_of
 from kecae_bench.tvt.store import Store
 from kecae_bench.tvt.training import DivergedError, learn
-
-
-@contextmanager
-def ending(command: str) -> Iterator[None]:
-    """What the user has to know ends a command line as a sentence, not as a traceback."""
-    try:
-        yield
-    except (ValueError, FileNotFoundError, FileExistsError) as error:
-        raise SystemExit(f"{command}: {error}") from None
-    except KeyboardInterrupt:
-        raise SystemExit("interrupted; the same command goes on where it stopped") from None
 
 
 def carry_out(specs: Sequence[RunSpec], args: argparse.Namespace, folds: int | None = None) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from kecae_aug.data.folder import PATTERN
 from kecae_aug.engine.model import KECAE
 from kecae_training.discriminator import Discriminator
-from kecae_training.evaluate.provenance import training_patients
+from kecae_training.evaluate.entrants import training_patients
 
 
 @dataclass(frozen=True)

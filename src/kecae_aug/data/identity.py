@@ -13,7 +13,16 @@ import torch
 from torch import Tensor
 from torch.utils.data import ConcatDataset
 
-from kecae_aug.data.parts import called, image_of, is_plain, linked, parts, plain, targets_of, wrapped
+from kecae_aug.data.parts import (
+    find_link,
+    find_parts,
+    image_of,
+    is_plain,
+    name_of,
+    targets_of,
+    to_scalar,
+    unwrap,
+)
 
 
 def identity(dataset: Any) -> dict[str, str]:
@@ -30,21 +39,21 @@ def identity(dataset: Any) -> dict[str, str]:
     if isinstance(dataset, ConcatDataset):
         each = enumerate(dataset.datasets)
         return {f"part {i} {name}": value for i, part in each for name, value in identity(part).items()}
-    inner = wrapped(dataset)
+    inner = unwrap(dataset)
     found = {} if inner is None else identity(inner)
-    if inner is not None and (link := linked(dataset, inner)) is not None and not isinstance(link, range):
+    if inner is not None and (link := find_link(dataset, inner)) is not None and not isinstance(link, range):
         found["rows"] = _digest([*_texts(found.get("rows")), json.dumps(link)])
     if is_plain(dataset):
         return found
     known = targets_of(dataset)
-    labels = None if known is None else [str(plain(value)) for value in known]
+    labels = None if known is None else [str(to_scalar(value)) for value in known]
     if (way := preprocessing_of(dataset)) is not None:
         found["preprocessing"] = json.dumps(way)
     own_hashes = {
         "labels": _digest([json.dumps([len(dataset), labels])]),
         "images": _digest(_three_images(dataset)),
     }
-    return found | ({} if inner is None else {"wrapper": called(dataset)}) | own_hashes
+    return found | ({} if inner is None else {"wrapper": name_of(dataset)}) | own_hashes
 
 
 def preprocessing_of(dataset: Any) -> dict[str, Any] | None:
@@ -61,10 +70,10 @@ def other_preprocessing(old: Mapping[str, str] | None, new: Any) -> str:
     ways = []
     for one in (old or {}, new):
         if isinstance(one, Mapping):
-            ways.append(next((_opened(v) for k, v in one.items() if k.endswith("preprocessing")), None))
+            ways.append(next((_parse_dict(v) for k, v in one.items() if k.endswith("preprocessing")), None))
         else:
-            found = (part.value for part in parts(one, preprocessing_of))
-            ways.append(_opened(json.dumps(next((way for way in found if way is not None), None))))
+            found = (part.value for part in find_parts(one, preprocessing_of))
+            ways.append(_parse_dict(json.dumps(next((way for way in found if way is not None), None))))
     before, after = ways
     return "" if before is None or after is None else differences(before, after)
 
@@ -76,7 +85,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
         before, after = old.get(key), new.get(key)
         if before == after:
             continue
-        inside = (_opened(before), _opened(after))
+        inside = (_parse_dict(before), _parse_dict(after))
         if inside[0] is not None and inside[1] is not None:
             said.append(f"{key}: {differences(inside[0], inside[1])}")
         else:
@@ -84,7 +93,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     return "; ".join(said)
 
 
-def _opened(value: object) -> dict[str, Any] | None:
+def _parse_dict(value: object) -> dict[str, Any] | None:
     """A dict, also as the JSON of one."""
     try:
         value = json.loads(value) if isinstance(value, str) else value

@@ -38,7 +38,7 @@ Say = Callable[[Any], Any]  # what a data set says by itself, or None
 Trust = Callable[[Any, Any, Sequence[int]], bool]  # a wrapper, what it wraps, whose row each of its rows is
 
 
-def parts(
+def find_parts(
     dataset: Any,
     say: Say,
     trust: Trust | None = None,
@@ -59,7 +59,7 @@ def parts(
         TypeError: no map-style data set.
     """
     if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
-        raise TypeError(f"dataset: got {called(dataset)}, accepted is a map-style Dataset with a length")
+        raise TypeError(f"dataset: got {name_of(dataset)}, accepted is a map-style Dataset with a length")
     chain = (*chain, dataset)
     rows = [(i, i) for i in range(len(dataset))] if rows is None else rows
     value = say(dataset)
@@ -72,20 +72,20 @@ def parts(
             number = bisect.bisect_right(ends, row)
             groups[number].append((whole, row - (ends[number - 1] if number else 0)))
         inner_parts = zip(dataset.datasets, groups, strict=True)
-        return [found for part, group in inner_parts for found in parts(part, say, trust, group, chain)]
-    inner = wrapped(dataset)
+        return [found for part, group in inner_parts for found in find_parts(part, say, trust, group, chain)]
+    inner = unwrap(dataset)
     if inner is None:
         return [Part(dataset, None, rows, chain)]
-    link = linked(dataset, inner)
+    link = find_link(dataset, inner)
     if trust is None:
-        return parts(inner, say, None, [] if link is None else [(w, link[r]) for w, r in rows], chain)
+        return find_parts(inner, say, None, [] if link is None else [(w, link[r]) for w, r in rows], chain)
     if link is None or not (is_plain(dataset) or trust(dataset, inner, link)):
-        said = any(part.value is not None for part in parts(inner, say, trust))
+        said = any(part.value is not None for part in find_parts(inner, say, trust))
         return [Part(dataset, None, rows, chain, inner if said else None)]
-    return parts(inner, say, trust, [(whole, link[row]) for whole, row in rows], chain)
+    return find_parts(inner, say, trust, [(whole, link[row]) for whole, row in rows], chain)
 
 
-def wrapped(dataset: Any) -> Any:
+def unwrap(dataset: Any) -> Any:
     """The data set that a wrapper holds: its ``.dataset``, or its one attribute that is a Dataset; None for others."""
     inner = getattr(dataset, "dataset", None)
     if inner is not None and not isinstance(inner, (str, bytes, list, tuple, Mapping, Tensor)):
@@ -99,7 +99,7 @@ def wrapped(dataset: Any) -> Any:
     return held[0] if len(held) == 1 else None
 
 
-def linked(dataset: Any, inner: Any) -> Sequence[int] | None:
+def find_link(dataset: Any, inner: Any) -> Sequence[int] | None:
     """Which row of ``inner`` each row of its wrapper is: by ``.indices``, or the same where both are of one length."""
     indices = getattr(dataset, "indices", None)
     n = len(inner)
@@ -116,12 +116,17 @@ def is_plain(dataset: Any) -> bool:
     return isinstance(dataset, Subset) and type(dataset).__getitem__ is Subset.__getitem__
 
 
+def changing_wrappers(part: Part) -> list[Any]:
+    """Wrappers of somebody's own around the owner, which may change its images."""
+    return [one for one in part.chain[:-1] if not is_plain(one) and not isinstance(one, ConcatDataset)]
+
+
 def gives_its_labels(dataset: Any, inner: Any, link: Sequence[int]) -> bool:
     """Whether a wrapper's items have the labels of what it wraps: a few of every class are looked at."""
     known = targets_of(inner)
     for row in _probes(dataset, link, known):
         other = _label_or_none(inner[link[row]]) if known is None else known[link[row]]
-        if class_name(plain(_label_or_none(dataset[row]))) != class_name(plain(other)):
+        if class_name(to_scalar(_label_or_none(dataset[row]))) != class_name(to_scalar(other)):
             return False
     return True
 
@@ -145,13 +150,13 @@ def _probes(dataset: Any, link: Sequence[int], known: Sequence[Any] | None) -> l
     n = len(dataset)
     firsts: dict[str, int] = {}
     for row in range(n) if known is not None else ():
-        firsts.setdefault(str(plain(known[link[row]])), row)  # type: ignore[index]
+        firsts.setdefault(str(to_scalar(known[link[row]])), row)  # type: ignore[index]
     return sorted({*list(firsts.values())[:MOST_PROBES], *({0, n // 2, n - 1} if n else ())})
 
 
 def targets_of(dataset: Any) -> list[Any] | None:
     """The targets that a data set or what is under it lists, a row each; None where a part lists none."""
-    return per_row(parts(dataset, own_targets, gives_its_labels), len(dataset))
+    return merge_columns(find_parts(dataset, own_targets, gives_its_labels), len(dataset))
 
 
 def own_targets(dataset: Any) -> list[Any] | None:
@@ -163,12 +168,12 @@ def own_targets(dataset: Any) -> list[Any] | None:
     values = getattr(dataset, "targets", None)
     if values is None or callable(values):
         return None
-    found = column(values, len(dataset), f"targets of {called(dataset)}")
+    found = to_column(values, len(dataset), f"targets of {name_of(dataset)}")
     change = getattr(dataset, "target_transform", None)  # torchvision's: targets are listed without it
     return [change(value) for value in found] if callable(change) else found
 
 
-def per_row(found: list[Part], n: int) -> list[Any] | None:
+def merge_columns(found: list[Part], n: int) -> list[Any] | None:
     """The values of all rows in order, where each part has a column of them."""
     if any(part.value is None and part.rows for part in found):
         return None
@@ -179,20 +184,20 @@ def per_row(found: list[Part], n: int) -> list[Any] | None:
     return out
 
 
-def column(values: Any, n: int, what: str, unit: str = "values") -> list[Any]:
+def to_column(values: Any, n: int, what: str, unit: str = "values") -> list[Any]:
     """A list of n from a list, tensor, array or Series (by position, whatever its index).
 
     Raises:
         ValueError: text, a dict, or another length.
     """
     if isinstance(values, (str, bytes, Mapping)) or not hasattr(values, "__len__"):
-        raise ValueError(f"{what}: got a {called(values)}, accepted is a list with one a row")
+        raise ValueError(f"{what}: got a {name_of(values)}, accepted is a list with one a row")
     if len(values) != n:
         raise ValueError(f"{what}: got {len(values)} {unit} for {n} rows, accepted is one a row")
     return values.tolist() if hasattr(values, "tolist") else list(values)
 
 
-def plain(value: Any) -> Any:
+def to_scalar(value: Any) -> Any:
     """The scalar of a tensor or array of one element; others as they are."""
     one = isinstance(value, Tensor) and value.numel() == 1
     one = one or (not isinstance(value, Tensor) and hasattr(value, "item") and getattr(value, "size", 0) == 1)
@@ -220,12 +225,12 @@ def image_of(row: Any) -> Any:
     return row[0] if isinstance(row, (tuple, list)) and len(row) else None
 
 
-def called(dataset: Any) -> str:
+def name_of(dataset: Any) -> str:
     """What to call somebody's data set in words."""
     return type(dataset).__name__
 
 
-def item(dataset: Any, index: int) -> tuple[Tensor, Any]:
+def read_item(dataset: Any, index: int) -> tuple[Tensor, Any]:
     """Image (C, H, W) and label of a row.
 
     Raises:
@@ -239,12 +244,12 @@ def split_item(row: Any, index: int) -> tuple[Tensor, Any]:
     """Image and label of an item: (image, label, ...) or a dict."""
     if not isinstance(row, Mapping) and not (isinstance(row, (tuple, list)) and len(row) >= 2):
         raise TypeError(
-            f"dataset[{index}]: got {called(row)}, accepted are (image, label) and {{'image': image, 'label': label}}"
+            f"dataset[{index}]: got {name_of(row)}, accepted are (image, label) and {{'image': image, 'label': label}}"
         )
     image, label = image_of(row), label_of(row)
     if not isinstance(image, Tensor):
         raise TypeError(
-            f"dataset[{index}]: its image is a {called(image)}, accepted is a torch.Tensor (C, H, W); put "
+            f"dataset[{index}]: its image is a {name_of(image)}, accepted is a torch.Tensor (C, H, W); put "
             "v2.PILToTensor() (uint8) or v2.ToImage() into the data set's transform"
         )
     if image.ndim != 3:
@@ -254,7 +259,7 @@ def split_item(row: Any, index: int) -> tuple[Tensor, Any]:
     return image.as_subclass(Tensor), label
 
 
-def stacked(images: Sequence[Tensor]) -> Tensor:
+def stack_images(images: Sequence[Tensor]) -> Tensor:
     """Images of one shape as a batch."""
     shapes = {tuple(image.shape) for image in images}
     if len(shapes) > 1:

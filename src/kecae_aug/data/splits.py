@@ -44,7 +44,7 @@ def split_patients(
     shares = np.asarray(fractions, dtype=float)
     if len(shares) < 1 or not (shares > 0).all() or not abs(shares.sum() - 1) <= 1e-6:
         raise ValueError(f"fractions={tuple(fractions)}: accepted are positive numbers whose sum is 1")
-    ids = patient_ids(_listed(patients))
+    ids = patient_ids(_to_list(patients))
     if None in ids:
         raise ValueError(
             f"patients: {ids.count(None)} of {len(ids)} are missing, so that a person's knees could be divided; give "
@@ -75,7 +75,7 @@ def split_patients(
     return tuple(sorted(rows) for rows in splits)
 
 
-def _listed(ids: Any) -> list[Any]:
+def _to_list(ids: Any) -> list[Any]:
     return list(ids.tolist() if hasattr(ids, "tolist") else ids)
 
 
@@ -89,7 +89,7 @@ def check_disjoint(**splits: Iterable[Hashable]) -> None:
         PatientOverlapError: names two splits, how many patients they share and the first of them.
         ValueError: a split with a missing id, of which nothing could be said.
     """
-    canonical = {name: [patient_id(p) for p in _listed(ids)] for name, ids in splits.items()}
+    canonical = {name: [patient_id(p) for p in _to_list(ids)] for name, ids in splits.items()}
     for name, found in canonical.items():
         if None in found:
             raise ValueError(

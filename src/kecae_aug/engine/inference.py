@@ -24,11 +24,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kecae_aug.engine.model import KECAE, SLOPE, Encoder, KECAEConfig, Latents, Spread
+from kecae_aug.engine.options import EngineOptions, check_engine
 
 _End = Callable[[Tensor], Tensor]
 SMALL_MAP = 20  # pixels a side; smaller maps run in whole batches
 GROUP_BYTES = 24 * 2**20  # of the largest activation of a group of images
-AMP_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 class FastKECAE(nn.Module):
@@ -36,32 +36,21 @@ class FastKECAE(nn.Module):
 
     Args:
         model: the model; not changed.
-        dtype: of kernels and activations: float32, bfloat16 or float16. Inputs and outputs are float32.
-        channels_last: the memory format of the activations.
-        compile: pass encoders and decoder to ``torch.compile`` (needs a C++ compiler on CPUs; the first
-            batch of each size takes half a minute). Copies and unpickled ones, on whatever device, are compiled too.
+        engine: precision, memory format and compilation; inputs and outputs are float32 in any case. Who calls it splits
+            batches into chunks.
     """
 
-    def __init__(
-        self,
-        model: KECAE,
-        dtype: torch.dtype = torch.float32,
-        *,
-        channels_last: bool = True,
-        compile: bool = False,
-    ) -> None:
+    def __init__(self, model: KECAE, engine: EngineOptions | None = None) -> None:
         super().__init__()
-        if dtype not in AMP_DTYPES:
-            accepted = ", ".join(map(str, AMP_DTYPES))
-            raise ValueError(f"amp_dtype={dtype}: accepted are {accepted}, or None for float32")
-        self.config, self.dtype, self.compiled = model.config, dtype, compile
-        self.format = torch.channels_last if channels_last else torch.contiguous_format
+        engine = check_engine(engine)
+        self.config, self.dtype, self.compiled = model.config, engine.dtype, engine.compile
+        self.format = torch.channels_last if engine.channels_last else torch.contiguous_format
         self.key: nn.Module = _folded_encoder(model.key_encoder, model.config.key_branch)
         if isinstance(model.spread, Spread):
             self.key = nn.Sequential(self.key, copy.deepcopy(model.spread))
         self.non_key = _folded_encoder(model.non_key_encoder, model.config)
         self.decoder = _folded_decoder(model)
-        self.to(dtype=dtype).to(memory_format=self.format).eval().requires_grad_(False)
+        self.to(dtype=self.dtype).to(memory_format=self.format).eval().requires_grad_(False)
         self._compile()
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -1,8 +1,7 @@
-"""How the caller's grey values are scaled, and the way to [0, 1] and back."""
+"""How the caller's grey values are scaled, and the way to [-1, 1] and back."""
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kecae_aug.engine.batch import sent
+from kecae_aug.engine.transfer import send
+from kecae_aug.engine.warn import WarnOnce
 
 FEW = 4  # images, for a verdict on the scale from the values that are missing
 ROUNDING = 0.01  # of the full range: beyond it by so much needs no word
@@ -40,7 +40,7 @@ class Intensity:
     std: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_said", set())  # kinds of warnings that check has given
+        object.__setattr__(self, "_warn", WarnOnce())  # of check
 
     @classmethod
     def of(
@@ -66,12 +66,12 @@ class Intensity:
             )
         return cls((low, high), means, stds)
 
-    def to_unit(self, images: Tensor) -> Tensor:
-        """(B, C, H, W) as they came -> float32 in [0, 1]."""
+    def to_engine(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) as they came -> float32 in [-1, 1], as the engine reads them."""
         floats = images.float() / 255 if images.dtype == torch.uint8 else images.float()
-        return self._scaled(floats, images.dtype).clamp(0, 1)
+        return (self._scale(floats, images.dtype) * 2 - 1).clamp(-1, 1)
 
-    def _scaled(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+    def _scale(self, x: Tensor, dtype: torch.dtype) -> Tensor:
         """Float32 (B, C, H, W) -> around [0, 1]; of uint8 images it is there already."""
         if dtype == torch.uint8:
             return x
@@ -80,8 +80,9 @@ class Intensity:
         low, high = self.value_range
         return (x - low) / (high - low)
 
-    def from_unit(self, unit: Tensor, dtype: torch.dtype) -> Tensor:
-        """Inverse of :meth:`to_unit`, in ``dtype``."""
+    def from_engine(self, images: Tensor, dtype: torch.dtype) -> Tensor:
+        """Inverse of :meth:`to_engine`, in ``dtype``."""
+        unit = (images + 1) / 2
         if dtype == torch.uint8:
             return (unit * 255).round().to(torch.uint8)
         if self.mean is not None and self.std is not None:
@@ -98,11 +99,8 @@ class Intensity:
             ValueError: shape, dtype, values outside the range, NaN, or channels that differ.
         """
         self.check_shape(images)
-        said: set[str] = self.__dict__["_said"]
-        for kind, sentence in self.oracle(images, self.statistics(images).cpu()).items():
-            if kind not in said:
-                said.add(kind)
-                warnings.warn(sentence, stacklevel=3)
+        warn: WarnOnce = self.__dict__["_warn"]
+        warn.each(self.assess(images, self.statistics(images).cpu()))
 
     def check_shape(self, images: Tensor) -> None:
         """Refuse shapes and dtypes, without a look at the values."""
@@ -122,7 +120,7 @@ class Intensity:
 
     @torch.no_grad()
     def statistics(self, images: Tensor) -> Tensor:
-        """What :meth:`oracle` needs, on the images' device, so that it can come over in one transfer with other things.
+        """What :meth:`assess` needs, on the images' device, so that it can come over in one transfer with other things.
 
         Returns:
             (C, 2) + (B, 2), flat, float32: lowest and highest value of each channel as it came, and, with three channels,
@@ -137,7 +135,7 @@ class Intensity:
             return ranges
         full = 255 if raw.dtype == torch.uint8 else 1
         step = max(1, min(raw.shape[2:]) // SAMPLE)
-        sample = self._scaled(raw[:, :, ::step, ::step].float() / full, raw.dtype)
+        sample = self._scale(raw[:, :, ::step, ::step].float() / full, raw.dtype)
         pooled = F.avg_pool2d(sample, min(CELL, *sample.shape[2:]))
         dots, spots = ((x.amax(1) - x.amin(1) > CHANNEL_TOLERANCE).float() for x in (sample, pooled))
         area = torch.minimum(
@@ -150,7 +148,7 @@ class Intensity:
         other = (off.abs().amax(1) > CHANNEL_TOLERANCE).float().mean((1, 2))
         return torch.cat([ranges, area, other])
 
-    def oracle(self, images: Tensor, statistics: Tensor) -> dict[str, str]:
+    def assess(self, images: Tensor, statistics: Tensor) -> dict[str, str]:
         """Refuse what cannot be grey radiographs in this scale; for what is mended a sentence of each kind.
 
         Args:
@@ -167,7 +165,7 @@ class Intensity:
             statistics[: 2 * channels].view(1, channels, 2, 1),
             statistics[2 * channels :].view(2, -1),
         )
-        unit = self._scaled(ranges / (255 if images.dtype == torch.uint8 else 1), images.dtype)[0, :, :, 0]
+        unit = self._scale(ranges / (255 if images.dtype == torch.uint8 else 1), images.dtype)[0, :, :, 0]
         low, high = float(unit[:, 0].amin()), float(unit[:, 1].amax())
         raw_low, raw_high = float(ranges[:, :, 0].amin()), float(ranges[:, :, 1].amax())
         beyond = max(-low, high - 1)
@@ -236,4 +234,4 @@ def _numbers(values: Any) -> tuple[float, ...]:
 
 
 def _channels(values: tuple[float, ...], like: Tensor) -> Tensor:
-    return sent(torch.tensor(values, device="cpu", dtype=like.dtype).view(1, -1, 1, 1), like.device)
+    return send(torch.tensor(values, device="cpu", dtype=like.dtype).view(1, -1, 1, 1), like.device)

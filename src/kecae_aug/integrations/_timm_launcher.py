@@ -24,6 +24,7 @@ from torch import Tensor
 from kecae_aug.bank import LatentBank
 from kecae_aug.device import PRECISIONS, amp_dtype
 from kecae_aug.engine.model import KECAE
+from kecae_aug.engine.options import EngineOptions
 from kecae_aug.integrations.timm import AnyBatchMixup, KeyExchangeMixup
 from kecae_aug.loader import KeyExchangeLoader
 from kecae_aug.transform import KeyExchangeAugment
@@ -72,13 +73,13 @@ class ExchangedLoader(KeyExchangeLoader):
             images = timms.random_erasing(images)
         return images
 
-    def _exchanged(self, batch: Any) -> Any:
+    def _exchange(self, batch: Any) -> Any:
         self.augment.params = None  # of this batch, or of none
-        images, targets = super()._exchanged(batch)
+        images, targets = super()._exchange(batch)
         self.seen += len(batch[0])
         if self.augment.params is not None:  # on the CPU: nothing is waited for
             self.exchanged += int((self.augment.params.donors >= 0).sum())
-        return (images, targets) if self.mixup is None else self.mixup.mixed(images, targets)
+        return (images, targets) if self.mixup is None else self.mixup.mix(images, targets)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or name == "timm_loader":  # not set yet, while being unpickled
@@ -168,13 +169,13 @@ def run(script: Path, arguments: list[str], ours: argparse.Namespace) -> None:
         "detail": ours.detail,
         "append": ours.append,
         "same_patient": ours.same_patient,
-        "chunk_size": ours.chunk_size,
-        "compile": ours.compile,
-        "amp_dtype": amp_dtype(ours.precision),
+        "engine": EngineOptions(
+            amp_dtype=amp_dtype(ours.precision), chunk_size=ours.chunk_size, compile=ours.compile
+        ),
     }
     model = load_weights(ours.weights, revision=ours.revision)
-    if ours.donors is not None:
-        options["donors"] = LatentBank(ours.donors, model)
+    if ours.bank is not None:
+        options["bank"] = LatentBank(ours.bank, model)
     made: list[ExchangedLoader] = []
     create = exchanging(timm_data.create_loader, model, options, ours.classes)
 
@@ -233,7 +234,7 @@ def _parser() -> argparse.ArgumentParser:
         default=1.0,
         help="a number, or LOW,HIGH (default 1)",
     )
-    add(PREFIX + "detail", dest="detail", default="decoder", choices=("decoder", "host"))
+    add(PREFIX + "detail", dest="detail", default="host", choices=("host", "decoder"))
     add(
         PREFIX + "append",
         dest="append",
@@ -251,8 +252,8 @@ def _parser() -> argparse.ArgumentParser:
         help="two knees of one patient may exchange, which timm's batches cannot tell",
     )
     add(
-        PREFIX + "donors",
-        dest="donors",
+        PREFIX + "bank",
+        dest="bank",
         default=None,
         metavar="BANK",
         help="folder of a LatentBank of donors",
@@ -344,7 +345,7 @@ def _mixup(collate: Any, model: KECAE, options: dict[str, Any]) -> KeyExchangeMi
         own["mode"], own["mode"]
     )  # the collate function alone can halve a batch
     rest = {name: value for name, value in options.items() if name != "p"}
-    mixup = KeyExchangeMixup(prob=collate.mix_prob, weights=model, exchange_prob=options["p"], **own, **rest)
+    mixup = KeyExchangeMixup(prob=collate.mix_prob, weights=model, p=options["p"], **own, **rest)
     mixup.mixup_enabled, mixup.multi_label = collate.mixup_enabled, getattr(collate, "multi_label", False)
     return mixup
 

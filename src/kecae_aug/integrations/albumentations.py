@@ -13,9 +13,9 @@ from __future__ import annotations
 import functools
 import os
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,10 +23,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
-from kecae_aug.engine.exchange import Exchanger, needs_own_key
+from kecae_aug.donors import candidates
+from kecae_aug.engine.exchange import Detail, Exchanger, check_detail
 from kecae_aug.engine.intensity import Intensity
 from kecae_aug.engine.model import KECAE
 from kecae_aug.engine.params import strength_range
+from kecae_aug.engine.warn import WarnOnce
 from kecae_aug.names import class_name, class_names, patient_ids, warn_of_missing
 from kecae_aug.weights.io import load_weights
 
@@ -66,7 +68,7 @@ class KeyExchange(_ImageOnlyTransform):
         weights: a bundled name, a folder or a Hub id; or a KECAE, with which ``to_dict``, ``A.save`` and
             ``ReplayCompose`` refuse to work.
         strength: fraction of the donor's key, or a range (low, high). Below 0.5 the label stays the host's.
-        detail: ``"decoder"`` or ``"host"``, see :class:`~kecae_aug.KeyExchangeAugment`.
+        detail: ``"host"`` or ``"decoder"``, see :class:`~kecae_aug.KeyExchangeAugment`.
         classes: names of the classes in the order of their indices; by default the weights' own.
         label_key: name of the label in the call and in the items.
         metadata_key: name of the list of donors in the call.
@@ -88,7 +90,7 @@ class KeyExchange(_ImageOnlyTransform):
         weights: str | os.PathLike[str] | KECAE,
         *,
         strength: float | Sequence[float] = 1.0,
-        detail: Literal["decoder", "host"] = "decoder",
+        detail: Detail = "host",
         classes: Sequence[str | int] | None = None,
         label_key: str = "label",
         metadata_key: str = "key_exchange_metadata",
@@ -98,8 +100,7 @@ class KeyExchange(_ImageOnlyTransform):
         local_files_only: bool = False,
         p: float = 0.5,
     ) -> None:
-        if detail not in ("decoder", "host"):
-            raise ValueError(f"detail={detail!r}: accepted are 'decoder' and 'host'")
+        check_detail(detail)
         self.label_key, self.metadata_key, self.patient_key = label_key, metadata_key, patient_key
         super().__init__(p=p)
         self._available_keys.update((label_key, metadata_key, patient_key))  # for Compose(strict=True)
@@ -116,7 +117,7 @@ class KeyExchange(_ImageOnlyTransform):
                 f"classes={self.classes}: accepted are names of which at least two are of these weights' {known}"
             )
         self._seen_seed: int | None = None
-        self._said: set[str] = set()
+        self._warn = WarnOnce()
         self._intensity = Intensity()
 
     def __call__(self, *args: Any, force_apply: bool = False, **data: Any) -> Any:
@@ -146,15 +147,16 @@ class KeyExchange(_ImageOnlyTransform):
                 f"{self.metadata_key!r}, a list of {{'image', {self.label_key!r}}} items"
             )
         if "image" in there:
-            self._unit(data["image"], "image")
+            self._check(data["image"], "image")
         for i, image in enumerate(data["images"] if "images" in there else ()):
-            self._unit(image, f"images[{i}]")
-        candidates = list(self._candidates(data))
-        if not candidates:
+            self._check(image, f"images[{i}]")
+        found = self._candidates(data)
+        if not found:
             return {"donor": None}
-        number, item = self.py_random.choice(candidates)
+        number = self.py_random.choice(found)
+        item = data[self.metadata_key][number]
         strength = self.py_random.uniform(*self._strengths)
-        self._unit(item["image"], f"{self.metadata_key}[{number}]['image']")
+        self._check(item["image"], f"{self.metadata_key}[{number}]['image']")
         label = self._name(item[self.label_key], "")
         return {"donor": number, "donor_image": item["image"], "donor_label": label, "strength": strength}
 
@@ -173,13 +175,18 @@ class KeyExchange(_ImageOnlyTransform):
     @torch.no_grad()
     def apply(self, img: Image, *args: Any, **params: Any) -> Image:
         """X' of the image and the drawn donor, in the image's shape and dtype."""
-        host, donor = self._unit(img, "image"), self._unit(params["donor_image"], "donor_image")
-        strengths = torch.tensor([params["strength"]], device="cpu")
-        key = self._exchanger.keys(donor)
-        own = self._exchanger.keys(host) if needs_own_key(strengths, self.detail) else None
-        new = self._exchanger.exchange(host, key, own, strengths, self.detail)[0].permute(1, 2, 0)
-        new = self._intensity.from_unit(new, torch.uint8 if img.dtype == np.uint8 else torch.float32)
-        return np.ascontiguousarray(new.numpy().reshape(img.shape))
+        host, donor = self._check(img, "image"), self._check(params["donor_image"], "donor_image")
+        row = torch.zeros(1, dtype=torch.int64, device="cpu")
+        new = self._exchanger.exchange(
+            host,
+            row,
+            row,
+            torch.tensor([params["strength"]], device="cpu"),
+            detail=self.detail,
+            intensity=self._intensity,
+            donor_keys=self._exchanger.encode_key(self._intensity.to_engine(donor)),
+        )
+        return np.ascontiguousarray(new[0].permute(1, 2, 0).numpy().reshape(img.shape))
 
     def apply_to_images(self, images: Any, *args: Any, **params: Any) -> Any:
         """X' of each, with the same donor; a list stays a list."""
@@ -215,33 +222,32 @@ class KeyExchange(_ImageOnlyTransform):
         args: dict[str, Any] = super().get_transform_init_args()
         return {**args, "weights": "KECAE" if isinstance(self.weights, KECAE) else self.weights}
 
-    def _candidates(self, data: Mapping[str, Any]) -> Iterator[tuple[int, Mapping[str, Any]]]:
-        """Items that may give their key to the host, with their numbers."""
+    def _candidates(self, data: Mapping[str, Any]) -> list[int]:
+        """Numbers of the items that may give their key to the host."""
         items, known = data[self.metadata_key], self._exchanger.config.classes
         if not isinstance(items, Sequence) or isinstance(items, str):
-            raise TypeError(f"{self.metadata_key}: got {_told(items)}, accepted is a list of dicts")
-        host = self._name(data[self.label_key], self.label_key)
-        patient, *patients = self._patients(data, items)
+            raise TypeError(f"{self.metadata_key}: got {_describe(items)}, accepted is a list of dicts")
+        names = [self._name(data[self.label_key], self.label_key)]
         for number, item in enumerate(items):
             where = f"{self.metadata_key}[{number}]"
             if not isinstance(item, Mapping) or not {"image", self.label_key} <= set(item):
                 raise ValueError(
-                    f"{where}: got {_told(item)}, accepted is a dict with 'image' and {self.label_key!r}"
+                    f"{where}: got {_describe(item)}, accepted is a dict with 'image' and {self.label_key!r}"
                 )
-            label = self._name(item[self.label_key], f"{where}[{self.label_key!r}]")
-            others = patient is None or patients[number] != patient
-            if others and label != host and label in known and host in known:
-                yield number, item
+            names.append(self._name(item[self.label_key], f"{where}[{self.label_key!r}]"))
+        host, *labels = (name if name in known else None for name in names)
+        patient, *patients = self._patients(data, items)
+        return candidates(host, labels, patient, patients)
 
-    def _unit(self, image: Any, name: str) -> Tensor:
-        """An image as it came -> (1, C, H, W) float32 in [0, 1]; what is let pass is said once."""
+    def _check(self, image: Any, name: str) -> Tensor:
+        """An image as it came -> (1, C, H, W) of its dtype and scale; what is let pass is said once."""
         if (
             not isinstance(image, np.ndarray)
             or image.ndim not in (2, 3)
             or image.dtype not in (np.uint8, np.float32)
         ):
             raise ValueError(
-                f"{name}: got {_told(image)}, accepted is a numpy array (H, W), (H, W, 1) or (H, W, 3), uint8 or "
+                f"{name}: got {_describe(image)}, accepted is a numpy array (H, W), (H, W, 1) or (H, W, 3), uint8 or "
                 "float32 in [0, 1]; put KeyExchange before Normalize and ToTensorV2"
             )
         planes = torch.from_numpy(
@@ -254,7 +260,7 @@ class KeyExchange(_ImageOnlyTransform):
             raise ValueError(
                 f"{name}: {str(error).removeprefix('images: ')} (KeyExchange takes uint8, or float32 in [0, 1])"
             ) from None
-        return self._intensity.to_unit(batch)
+        return batch
 
     def _patients(self, data: Mapping[str, Any], items: Sequence[Any]) -> list[str | None]:
         """Ids of the host and of every item, None where nobody has one or it plays no part."""
@@ -262,8 +268,8 @@ class KeyExchange(_ImageOnlyTransform):
         if self.same_patient or all(value is None for value in given):
             return [None] * len(given)
         ids = patient_ids(given)
-        if None in ids and "missing" not in self._said:
-            self._said.add("missing")
+        if None in ids and not self._warn.has("missing"):
+            self._warn.mark("missing")
             warn_of_missing(ids, f"{self.patient_key} of the call and of {self.metadata_key}")
         return ids
 
@@ -330,7 +336,7 @@ def _loaded(name: Any, revision: str | None, local_files_only: bool, written: in
     return Exchanger(load_weights(name, revision=revision, local_files_only=local_files_only))
 
 
-def _told(value: Any) -> str:
+def _describe(value: Any) -> str:
     if isinstance(value, np.ndarray):
         return f"{value.dtype} array of shape {value.shape}"
     return f"a dict with {sorted(map(str, value))}" if isinstance(value, Mapping) else type(value).__name__

@@ -14,9 +14,11 @@ import functools
 import importlib
 import inspect
 from collections.abc import Callable, Mapping
+from dataclasses import fields
 from typing import Any
 
 from kecae_aug.device import amp_dtype
+from kecae_aug.engine.options import EngineOptions
 from kecae_aug.transform import KeyExchangeAugment
 
 HOOK = "on_after_batch_transfer"
@@ -51,7 +53,7 @@ class KeyExchangeCallback(_Callback):
     Args:
         augment: the transform, used as it is (``augment.enabled = False`` switches it off); or a name or folder of weights.
         options: of the transform, where ``augment`` is a name. Plain values do, as a YAML file holds them: lists for tuples,
-            and ``amp_dtype`` as Lightning's ``"bf16-mixed"`` or ``"16-mixed"``.
+            and for ``engine`` its fields, ``amp_dtype`` as Lightning's ``"bf16-mixed"`` or ``"16-mixed"``.
 
     Raises:
         TypeError: ``augment`` is something else.
@@ -63,8 +65,8 @@ class KeyExchangeCallback(_Callback):
         super().__init__()
         if isinstance(augment, str):
             given = dict(options or {})
-            if isinstance(given.get("amp_dtype"), str):
-                given["amp_dtype"] = amp_dtype(given["amp_dtype"])
+            if isinstance(given.get("engine"), Mapping):
+                given["engine"] = _read_engine(given["engine"])
             augment = KeyExchangeAugment.from_pretrained(augment, **given)
         elif options:
             raise ValueError(
@@ -109,7 +111,7 @@ class KeyExchangeCallback(_Callback):
         def hook(batch: Any, dataloader_idx: int) -> Any:
             batch = own(batch, dataloader_idx)
             done = vars(hook)["kecae_done"]
-            return self._exchanged(batch) if trainer.training and not done else batch
+            return self._exchange(batch) if trainer.training and not done else batch
 
         under = vars(owner).get(HOOK)  # an attribute of the instance, if the user or another callback set one
         vars(hook).update(kecae_done=False, kecae_under=under)
@@ -125,7 +127,7 @@ class KeyExchangeCallback(_Callback):
 
         self._undo = undo
 
-    def _exchanged(self, batch: Any) -> Any:
+    def _exchange(self, batch: Any) -> Any:
         try:
             return self.augment(batch)
         except (TypeError, ValueError) as error:
@@ -142,6 +144,15 @@ class KeyExchangeCallback(_Callback):
         if self._undo is not None:
             self._undo()
             self._undo = None
+
+
+def _read_engine(values: Mapping[str, Any]) -> EngineOptions:
+    """Fields as a YAML file holds them."""
+    accepted = [f.name for f in fields(EngineOptions)]
+    if unknown := sorted(set(values) - set(accepted)):
+        raise ValueError(f"options: engine has {unknown}, accepted are {accepted}")
+    dtype = values.get("amp_dtype")
+    return EngineOptions(**{**values, "amp_dtype": amp_dtype(dtype) if isinstance(dtype, str) else dtype})
 
 
 def _nothing() -> None:

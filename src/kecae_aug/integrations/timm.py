@@ -12,11 +12,12 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from kecae_aug.engine.exchange import Detail
 from kecae_aug.engine.model import KECAE
 from kecae_aug.transform import KeyExchangeAugment
 from kecae_aug.weights.io import load_weights
@@ -36,9 +37,9 @@ class AnyBatchMixup(_Mixup):
 
     def __call__(self, x: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """As timm's, in place."""
-        return self.mixed(x, target)
+        return self.mix(x, target)
 
-    def mixed(self, x: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    def mix(self, x: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """Rows mixed in place, the last one of an odd batch with nobody, and their soft targets."""
         if target.ndim == 2 and not self.multi_label:
             target = target.argmax(1)  # timm would flatten one-hot rows into B * K labels
@@ -80,7 +81,7 @@ class KeyExchangeMixup(AnyBatchMixup):
     Args:
         mixup_alpha: of ``timm.data.Mixup``, like every argument up to ``multi_label``. With both alphas 0 nothing is mixed.
         weights: a bundled name, a folder, a Hub id, or a KECAE.
-        exchange_prob: chance of each row to become an exchanged knee.
+        p: chance of each row to become an exchanged knee; ``prob`` is that of mixing.
         strength: see :class:`~kecae_aug.KeyExchangeAugment`.
         detail: see :class:`~kecae_aug.KeyExchangeAugment`.
         classes: names of the ``num_classes`` classes in the order of their indices, for timm's folders
@@ -107,17 +108,17 @@ class KeyExchangeMixup(AnyBatchMixup):
         multi_label: bool = False,
         *,
         weights: str | os.PathLike[str] | KECAE,
-        exchange_prob: float = 0.5,
+        p: float = 0.5,
         strength: float | tuple[float, float] = 1.0,
-        detail: Literal["decoder", "host"] = "decoder",
+        detail: Detail = "host",
         classes: Sequence[str | int] | None = None,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         **options: Any,
     ) -> None:
         for name, value in options.items():
-            if name in ("label_mode", "p"):
-                raise ValueError(f"{name}={value!r}: not taken here; {_INSTEAD[name]}")
+            if name == "label_mode":
+                raise ValueError(f"{name}={value!r}: not taken here; targets are soft in any case")
         if mode not in ("batch", "pair", "elem"):
             raise ValueError(f"mode={mode!r}: accepted are 'batch', 'pair' and 'elem'")
         if multi_label and "multi_label" not in inspect.signature(_Mixup.__init__).parameters:
@@ -136,7 +137,7 @@ class KeyExchangeMixup(AnyBatchMixup):
                 f"all {num_classes} classes in classes"
             )
         options |= {"strength": strength, "detail": detail, "classes": names, "mean": mean, "std": std}
-        self.exchange = KeyExchangeAugment(model, p=exchange_prob, **options)
+        self.exchange = KeyExchangeAugment(model, p=p, **options)
 
     def __call__(self, x: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """Exchange, then mix; see the class for shapes and errors."""
@@ -145,16 +146,10 @@ class KeyExchangeMixup(AnyBatchMixup):
                 f"x: got {x.dtype}, accepted are floats: timm mixes after the images were normalised"
             )
         new_x, target = self.exchange(x, target)
-        return self.mixed(x.clone() if new_x is x else new_x, target)  # timm mixes in place
+        return self.mix(x.clone() if new_x is x else new_x, target)  # timm mixes in place
 
     def __repr__(self) -> str:
         return f"KeyExchangeMixup({self.exchange!r}, mixup_alpha={self.mixup_alpha}, cutmix_alpha={self.cutmix_alpha})"
-
-
-_INSTEAD = {
-    "p": "exchange_prob is the chance of an exchange, prob that of mixing",
-    "label_mode": "targets are soft in any case",
-}
 
 
 if __name__ == "__main__":

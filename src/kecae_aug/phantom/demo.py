@@ -20,8 +20,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kecae_aug.donors import random_donors
+from kecae_aug.donors import draw_donors
+from kecae_aug.engine.exchange import host_detail
 from kecae_aug.engine.model import KECAE
+from kecae_aug.files import list_visible
 from kecae_aug.phantom import PhantomKnees
 from kecae_aug.phantom.jsw import joint_space_width
 from kecae_aug.phantom.report import write_report
@@ -56,7 +58,7 @@ class DemoConfig:
 
 
 @dataclass
-class Knees:
+class DemoKnees:
     """Phantoms in memory: images (N, 1, S, S) in [-1, 1], labels (N,), patients and sides."""
 
     images: Tensor
@@ -65,7 +67,7 @@ class Knees:
     sides: list[Any]
 
     @classmethod
-    def draw(cls, n_patients: int, size: int, seed: int) -> Knees:
+    def draw(cls, n_patients: int, size: int, seed: int) -> DemoKnees:
         """Render the two knees of ``n_patients`` patients."""
         data = PhantomKnees(n_patients, (0, 2), size, seed, mirror_right=True)
         images = torch.stack([data[i][0] for i in range(len(data))])
@@ -88,7 +90,7 @@ def run_demo(out: str | Path, config: DemoConfig = DemoConfig(), say: Callable[[
         FileExistsError: ``out`` holds something else.
     """
     out = Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())) and not (out / MARKER).is_file():
+    if list_visible(out) and not (out / MARKER).is_file():
         raise FileExistsError(
             f"out={str(out)!r} exists and is not a demo's folder: choose another with --out"
         )
@@ -98,8 +100,8 @@ def run_demo(out: str | Path, config: DemoConfig = DemoConfig(), say: Callable[[
     say(
         f"1/4  drawing phantom knees: {config.train_patients} patients to learn from, {config.test_patients} to test"
     )
-    train = Knees.draw(config.train_patients, size, SEEN_SEED + 1)
-    test = Knees.draw(config.test_patients, size, SEEN_SEED + 2)
+    train = DemoKnees.draw(config.train_patients, size, SEEN_SEED + 1)
+    test = DemoKnees.draw(config.test_patients, size, SEEN_SEED + 2)
 
     say("2/4  exchanging keys")
     exchanged = exchange_test(model, test)
@@ -127,17 +129,17 @@ def run_demo(out: str | Path, config: DemoConfig = DemoConfig(), say: Callable[[
 
 
 @torch.no_grad()
-def exchange_test(model: KECAE, knees: Knees) -> dict[str, Tensor]:
+def exchange_test(model: KECAE, knees: DemoKnees) -> dict[str, Tensor]:
     """Every test knee as a host once: donors (rows), X^, X' as decoded, and X' in the host's detail."""
     generator = torch.Generator().manual_seed(0)
-    donors = random_donors(knees.labels, patients=knees.patients, generator=generator)
+    donors = draw_donors(knees.labels, patients=knees.patients, generator=generator)
     key, non_key = model.encode(knees.images)
     reconstruction, decoded = model.decode(non_key + key), model.decode(non_key + key[donors])
-    host = (knees.images + decoded - reconstruction).clamp(-1, 1)
+    host = host_detail(knees.images, decoded, reconstruction)
     return {"donors": donors, "X^": reconstruction, "decoder": decoded, "host": host}
 
 
-def joint_space(knees: Knees, exchanged: dict[str, Tensor]) -> dict[str, Any]:
+def joint_space(knees: DemoKnees, exchanged: dict[str, Tensor]) -> dict[str, Any]:
     """Medial joint-space width by the JSW measurement, in percent of the image's height, for each direction.
 
     ``moved`` is the fraction of the gap between the grades that the exchange covers: 1 is exactly right.
@@ -182,13 +184,13 @@ def classifier() -> nn.Module:
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(before, 2))
 
 
-def fit(arm: str, model: KECAE, train: Knees, config: DemoConfig, seed: int) -> nn.Module:
+def fit(arm: str, model: KECAE, train: DemoKnees, config: DemoConfig, seed: int) -> nn.Module:
     """Train the classifier in one arm; the loop that a user has, with the line that the demo is about."""
     torch.manual_seed(seed)
     net = classifier()
     optimizer = torch.optim.AdamW(net.parameters(), lr=2e-3, weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=config.steps)
-    augment = KeyExchangeAugment(model, p=1.0, value_range=(-1, 1))
+    augment = KeyExchangeAugment(model, p=1.0, detail="decoder", value_range=(-1, 1))
     for _ in range(config.steps):
         rows = torch.randint(len(train.images), (config.batch_size,))
         images, labels = train.images[rows], train.labels[rows]
@@ -217,7 +219,7 @@ def _classical(images: Tensor) -> Tensor:
 
 
 def _repeat(
-    arm: str, model: KECAE, train: Knees, test: Knees, config: DemoConfig, say: Callable[[str], None]
+    arm: str, model: KECAE, train: DemoKnees, test: DemoKnees, config: DemoConfig, say: Callable[[str], None]
 ) -> np.ndarray[Any, Any]:
     """(seeds, N) bool: which test knees each repetition gets right."""
     right = []
@@ -249,7 +251,7 @@ def _psnr(images: Tensor, reference: Tensor) -> float:
 
 
 def sheet_columns(
-    knees: Knees, exchanged: dict[str, Tensor], n: int = 3
+    knees: DemoKnees, exchanged: dict[str, Tensor], n: int = 3
 ) -> tuple[dict[str, Tensor], list[str]]:
     """The first knees of each direction with all that is made of them."""
     labels = knees.labels

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from kecae_aug.files import list_visible
 from kecae_aug.phantom.render import render
 from kecae_aug.phantom.truth import (
     GRADES,
@@ -147,7 +148,7 @@ class PhantomKnees(Dataset[tuple[Tensor, int]]):
             FileExistsError: folder/split holds something; nothing is written then.
         """
         root = Path(folder) / split
-        if root.exists() and (not root.is_dir() or any(root.iterdir())):
+        if list_visible(root):
             raise FileExistsError(
                 f"PhantomKnees.write: {root} is not empty; name another folder or remove it first"
             )
@@ -179,7 +180,7 @@ def write_phantoms(
     Raises FileExistsError if `folder` holds anything (nothing is written then); returns `folder`.
     """
     root = Path(folder)
-    if root.exists() and (not root.is_dir() or any(root.iterdir())):
+    if list_visible(root):
         raise FileExistsError(f"write_phantoms: {root} is not empty; name another folder or remove it first")
     PhantomKnees(train_patients, grades, image_size, seed).write(root, "train")
     PhantomKnees(val_patients, grades, image_size, seed, first_patient=train_patients).write(root, "val")

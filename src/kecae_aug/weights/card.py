@@ -8,6 +8,7 @@ from kecae_aug.engine.model import KECAE
 from kecae_aug.weights.io import weights_sha256
 
 CARD = "README.md"
+FIGURES = "figures.json"  # all figures of a card, one JSON object beside it
 LIBRARY = "kecae-aug"
 TAGS = ("data-augmentation", "medical-imaging", "radiography", "autoencoder")
 
@@ -28,8 +29,8 @@ images, labels = augment(images, labels)
 ```"""
 
 
-def facts_table(model: KECAE, source: str = "") -> str:
-    """A Markdown table of what the model and its metadata say; what they do not say is left out.
+def list_facts(model: KECAE, source: str = "") -> str:
+    """A Markdown list of what the model and its metadata say; what they do not say is left out.
 
     Args:
         model: the weights.
@@ -49,15 +50,15 @@ def facts_table(model: KECAE, source: str = "") -> str:
             + (f", stored as {stored['dtype']}" if "dtype" in stored else ""),
         ),
         (
-            "Reads and writes",
-            f"grey images of {shape.image_size} x {shape.image_size} pixels; the transform resizes to it and back",
+            "Images",
+            f"grey, {shape.image_size} x {shape.image_size} pixels; the transform resizes to it and back",
         ),
         ("Classes", ", ".join(shape.classes)),
     ]
     if preprocessing := {
         k: v for k, v in (facts.get("preprocessing") or {}).items() if v not in (None, False)
     }:
-        rows.append(("Preprocessing in training", listed(preprocessing)))
+        rows.append(("Preprocessing", listed(preprocessing)))
     if {"images", "split", "per_class", "fingerprint"} <= set(data):
         rows.append(
             (
@@ -68,16 +69,17 @@ def facts_table(model: KECAE, source: str = "") -> str:
                 f"fingerprint `{data['fingerprint'][:16]}`",
             )
         )
-    if {"steps", "pairs", "loss"} <= set(training):
-        loss = training["loss"]
-        terms = {k: v for k, v in loss.items() if v and (k != "lda_eps" or loss["lambda2"])}
+    if {"steps", "pairs"} <= set(training):
         rows.append(
-            ("Training", f"{training['steps']:,} steps, {training['pairs']:,} pairs; {listed(terms)}")
+            (
+                "Training",
+                f"{training['steps']:,} steps, {training['pairs']:,} pairs",
+            )
         )
-    rows.append(("SHA-256 of the tensors", f"`{weights_sha256(model)}`"))
+    rows.append(("SHA-256", f"`{weights_sha256(model)}`"))
     if source:
-        rows.append(("Images", source))
-    return "\n".join(["| | |", "|---|---|", *(f"| {name} | {text} |" for name, text in rows)])
+        rows.append(("Source of the training images", source))
+    return "\n".join(f"- {name}: {text}" for name, text in rows)
 
 
 def generated_card(model: KECAE, name: str, license: str | None = None) -> str:
@@ -97,7 +99,7 @@ grade out of one radiograph and puts it into another, as data augmentation for c
 
 {usage(name)}
 
-{facts_table(model)}
+{list_facts(model)}
 
 ## Measured
 

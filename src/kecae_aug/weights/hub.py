@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from kecae_aug.engine.model import KECAE
-from kecae_aug.weights.card import CARD, LIBRARY, generated_card
+from kecae_aug.weights.card import CARD, FIGURES, LIBRARY, generated_card
 from kecae_aug.weights.io import load_weights, save_weights
 from kecae_aug.weights.sources import HUB_ID
 
@@ -24,18 +27,20 @@ def save_with_card(
     folder: str | os.PathLike[str],
     *,
     card: str | None = None,
+    figures: Mapping[str, Any] | None = None,
     license: str | None = None,
     name: str | None = None,
     dtype: torch.dtype = torch.float32,
     overwrite: bool = False,
 ) -> Path:
-    """Write weights, config and model card into a folder.
+    """Write weights, config, model card and figures into a folder.
 
     Args:
         model: the weights; its ``metadata`` is written too.
         folder: made if need be.
         card: text of the model card; by default generated from the metadata, saying that nothing was
             measured. `kecae-aug card` makes one with measurements.
+        figures: written as figures.json beside the card: what `kecae-aug card` wrote there, JSON-able.
         license: of a generated card, in the Hub's notation.
         name: in a generated card, by which the weights will be loaded; by default the folder.
         dtype: see :func:`kecae_aug.save_weights`.
@@ -51,6 +56,9 @@ def save_with_card(
     # of what was stored: with half precision its values and its hash are others than the model's
     text = card if card is not None else generated_card(load_weights(folder), name or str(folder), license)
     (folder / CARD).write_text(text, encoding="utf-8")
+    (folder / FIGURES).unlink(missing_ok=True)  # of the weights that were replaced
+    if figures is not None:
+        (folder / FIGURES).write_text(json.dumps(figures) + "\n", encoding="utf-8")
     return folder
 
 
@@ -63,10 +71,11 @@ def push_weights(
     commit_message: str = "Weights by kecae-aug",
     branch: str | None = None,
     card: str | None = None,
+    figures: Mapping[str, Any] | None = None,
     license: str | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> str:
-    """Publish weights, config and model card as one commit.
+    """Publish weights, config, model card and figures as one commit.
 
     Args:
         model: the weights.
@@ -76,6 +85,7 @@ def push_weights(
         commit_message: of the commit.
         branch: an existing branch; ``main`` by default.
         card: see :func:`save_with_card`.
+        figures: likewise.
         license: of a generated card.
         dtype: see :func:`kecae_aug.save_weights`.
 
@@ -88,7 +98,15 @@ def push_weights(
 
     api = HfApi(token=token, library_name=LIBRARY)
     with tempfile.TemporaryDirectory() as folder:
-        save_with_card(model, Path(folder) / "w", card=card, license=license, name=repo_id, dtype=dtype)
+        save_with_card(
+            model,
+            Path(folder) / "w",
+            card=card,
+            figures=figures,
+            license=license,
+            name=repo_id,
+            dtype=dtype,
+        )
         try:
             api.create_repo(repo_id, private=private, exist_ok=True)
             commit = api.upload_folder(

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from kecae_aug.engine.model import KECAE, KECAEConfig
-from kecae_aug.files import replacing, save_tensors
+from kecae_aug.files import save_tensors, write_whole
 from kecae_aug.names import class_names
 from kecae_aug.weights.sources import CONFIG_FILE, WEIGHTS_FILE, WeightsError, bundled_weights, find_weights
 
@@ -123,13 +123,12 @@ def save_weights(
 
     folder.mkdir(parents=True, exist_ok=True)
     save_tensors(tensors, folder / WEIGHTS_FILE, _header(model.config, sha256, dtype))
-    with replacing(folder / CONFIG_FILE) as path:
-        path.write_text(text + "\n", encoding="utf-8")
+    write_whole(folder / CONFIG_FILE, text + "\n")
     return folder
 
 
 def load_weights(
-    name: str | os.PathLike[str],
+    weights: str | os.PathLike[str],
     *,
     revision: str | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
@@ -141,7 +140,7 @@ def load_weights(
     """A model with trained weights: in eval mode, float32, without gradients.
 
     Args:
-        name: a bundled name (:func:`bundled_weights` lists them), a local folder as written by
+        weights: a bundled name (:func:`bundled_weights` lists them), a local folder as written by
             :func:`save_weights`, or a Hub id ``owner/name``; looked for in this order. A ``Path`` is
             always local, and so is a string that starts with ``.``, ``/`` or ``~``.
         revision: branch, tag or commit of the Hub repository; a commit is the reproducible choice.
@@ -159,12 +158,12 @@ def load_weights(
         WeightsError: nothing of this name, or files that are missing, truncated, of another format,
             altered, or that do not fit the model. No random number is drawn, no pickle is read.
     """
-    with find_weights(name, revision, cache_dir, token, local_files_only, force_download) as (
+    with find_weights(weights, revision, cache_dir, token, local_files_only, force_download) as (
         config,
-        weights,
+        tensors,
         source,
     ):
-        return _read(config, weights, device, source)
+        return _read(config, tensors, device, source)
 
 
 def _read(config_path: Path, weights_path: Path, device: str | torch.device, source: dict[str, str]) -> KECAE:

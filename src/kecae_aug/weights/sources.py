@@ -99,7 +99,7 @@ def _download(
         )
     except Exception as error:  # the client's own, and those of whichever HTTP library it uses
         raise WeightsError(
-            f"name={name!r}: there is no local folder of this name, and the Hugging Face Hub did not give it. "
+            f"weights={name!r}: there is no local folder of this name, and the Hugging Face Hub did not give it. "
             f"{_reason(error, revision)} {_accepted()}{_suggestion(name, Path(name))}"
         ) from error
     return Path(folder)
@@ -137,7 +137,7 @@ def _not_found(name: Name, path: Path) -> str:
         why = f"looks like a local folder, and {str(path)!r} does not exist"
     else:
         why = "is neither a bundled name, nor a local folder, nor of the form owner/name"
-    return f"name={text!r} {why}. {_accepted()}{_suggestion(text, path)}"
+    return f"weights={text!r} {why}. {_accepted()}{_suggestion(text, path)}"
 
 
 def _accepted() -> str:

@@ -1,6 +1,6 @@
 """What `kecae-aug evaluate` measures, and how it is shown.
 
-:mod:`~kecae_training.evaluate.evaluation` puts it together: oracles (``oracles``, ``robustness``), anatomy (``anatomy``,
-``phantom_truth``), identity (``identity``), latents (``probes``), realism (``realism``, ``two_sample``, ``frd``).
-``criteria`` says what is good enough; ``page``, ``tables`` and ``pictures`` show it.
+:mod:`~kecae_training.evaluate.evaluation` runs all measurements: ``oracles``, ``anatomy``, ``identity``, ``probes`` and
+``realism``, of the images in ``exchanges``, for the weights and oracles in ``entrants``. ``criteria`` are the acceptance
+criteria; ``tables``, ``chart``, ``page`` and ``card`` show the figures.
 """

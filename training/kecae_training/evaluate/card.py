@@ -1,27 +1,32 @@
-"""A model card from what `evaluate` measured, for people who decide whether to trust the weights.
+"""A model card of at most one page from what `evaluate` measured; all figures stand beside it as figures.json.
 
     kecae-aug card --weights runs/knee/weights --figures figures.jsonl --name knee-kl02 \
-        --about "KL-0 and KL-2 knees of ..." --license cc-by-4.0
+        --about "Exchanges KL grades 0 and 2 of ..." --license cc-by-4.0
+    kecae-aug card --weights runs/knee/weights      # writes the card again, from the folder's figures.json
 
-Every number comes from the figures' last line or from the weights' own config.json; the card refuses figures
-of other weights. Figures of a cross-fit are accepted where one of its halves is these weights; those of a
-cross-fit of the same recipe can be put beside the weights' own (--cross_fit).
+Every number comes from the last line of the figures or from the weights' own config.json; figures of other weights are
+refused. Figures of a cross-fit are accepted where one of its halves is these weights; those of a cross-fit of the same
+recipe can be put beside the weights' own (--cross_fit).
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from kecae_aug.engine.model import KECAE
 from kecae_aug.errors import reporting
-from kecae_aug.weights.card import CARD, facts_table, front_matter, usage
+from kecae_aug.weights.card import CARD, FIGURES, front_matter, list_facts, usage
 from kecae_aug.weights.io import load_weights
 from kecae_training.evaluate import tables
+from kecae_training.evaluate.criteria import at, list_criteria
+
+TEXTS = ("name", "about", "license", "source")
 
 
 @dataclass
@@ -29,89 +34,77 @@ class CardConfig:
     """What the card is made from.
 
     Args:
-        weights: folder of the weights; the card is written there as README.md.
-        figures: file of `kecae-aug evaluate --out`; its last line is used.
-        name: by which the weights are loaded.
+        weights: folder of the weights; README.md and figures.json are written there.
+        figures: file of `kecae-aug evaluate --out`, whose last line is used; by default the folder's figures.json.
+        name: by which the weights are loaded; by default, as for the other texts, that of the folder's figures.json.
         about: one sentence: what they exchange, and on which images they were trained.
         license: of the weights, in the Hub's notation.
         source: of the training images, with whatever has to be cited.
         cross_fit: file of a cross-fit of the same recipe (`kecae-aug evaluate` with two weights), whose oracles share no
-            patient with the weights they oracle; its last line is put beside the figures.
+            patient with the weights that they evaluate; its last line is put beside the figures.
     """
 
     weights: Path
-    figures: Path
-    name: str
-    about: str
-    license: str = "mit"
-    source: str = ""
+    figures: Path | None = None
+    name: str | None = None
+    about: str | None = None
+    license: str | None = None
+    source: str | None = None
     cross_fit: Path | None = None
 
 
-def model_card(config: CardConfig) -> str:
-    """The card's Markdown, with the Hub's metadata block.
+def write_card(config: CardConfig) -> Path:
+    """Write README.md and figures.json into the folder of the weights.
+
+    Returns:
+        Path of the card.
 
     Raises:
-        ValueError: the figures are those of other weights, of an older evaluate, or there are none.
+        ValueError: the figures are those of other weights, of an older evaluate, or there are none; a text is missing.
     """
-    model = load_weights(config.weights)
-    figures = own_figures(last_line(config.figures), model.metadata["weights"]["sha256"], config)
-    line, classes = last_line(config.figures), model.config.classes
-    reconstruction = figures["reconstruction"]
-    oracles = "; ".join(f"{name}: {_provenance(j)}" for name, j in figures["oracles"].items())
-    warned = "".join(f"- **{w}**\n" for w in figures.get("warnings", []))
-    if at_chance := figures.get("oracles_at_chance"):
-        warned += f"- **No better than chance on real knees: {', '.join(at_chance)}.** Their figures mean nothing.\n"
-    met = sum(criterion["verdict"].startswith("met") for criterion in figures["criteria"])
-    missing = "".join(f"- {m}\n" for m in figures["not_measured"])
-    return f"""{front_matter(config.license)}
+    model, path = load_weights(config.weights), config.weights / FIGURES
+    stored: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    if config.figures is None and not stored:
+        raise ValueError(
+            f"figures: none given, and {path} is not there; give a file of `kecae-aug evaluate --out`"
+        )
+    figures = collect_figures(model, config) if config.figures else stored
+    given = {key: value for key, value in asdict(config).items() if key in TEXTS and value is not None}
+    texts = {"license": "mit", "source": "", **stored.get("card", {}), **given}
+    for key in TEXTS:
+        if key not in texts:
+            raise ValueError(f"{key}: not given, and {path} has none; give --{key}")
+    figures = {"card": texts, **{k: v for k, v in figures.items() if k != "card"}}
+    card = model_card(model, figures)
+    path.write_text(json.dumps(figures) + "\n", encoding="utf-8")
+    (config.weights / CARD).write_text(card, encoding="utf-8")
+    return config.weights / CARD
 
-# {config.name}
 
-{config.about}
+def collect_figures(model: KECAE, config: CardConfig) -> dict[str, Any]:
+    """The content of figures.json but for ``card``: the weights' own figures, and those of a cross-fit as ``cross_fit``.
 
-{usage(config.name)}
-
-{facts_table(model, config.source)}
-
-## Measured: {met} of {len(figures["criteria"])} criteria met
-
-On {figures["images"]} images of {figures["patients"]} patients of split `{line["split"]}`, which neither these weights nor an oracle has seen.
-Brackets are 95 % intervals (bootstrap over patients). One training run: the spread over training seeds is not in them.
-X^ is a knee reconstructed, X' one exchanged: its label is the donor's. "decoder" and "host" are the transform's `detail`, the
-number is its `strength`; "host" stands at the strength that is best on these same knees.
-
-Oracles: {oracles}.
-{warned}
-Reconstruction X^ against X: **{tables.cell(reconstruction["psnr"], 2)} dB** PSNR, **{tables.cell(reconstruction["ssim"], 3)}** SSIM.
-
-{tables.markdown(*tables.criterion_rows(figures))}
-
-Not measured:
-
-{missing}
-{_cross_fit(config, line)}### Oracles
-
-How often an oracle gives the wanted grade. For X' that is the donor's grade, so "says {classes[-1]}" of a host of grade {classes[0]} is an
-exchange {classes[0]} -> {classes[-1]}. Read it beside the same oracle on real images and on X^. The discriminator's own figures only show how
-far it certifies itself.
-
-{tables.table(figures, classes)}
-
-Means over the oracles; flips at the threshold at which an oracle is equally right on both grades of the real knees:
-
-{tables.markdown(*tables.headline_rows(figures))}
-{_confusions(figures, classes)}{_sections(figures)}
-## Limits
-
-- Not a medical device; nothing here was read by a radiologist. An oracle is a classifier: it can be fooled by what no
-  reader would call an osteophyte.
-- Decoded knees are visibly blurred: fine bone texture and thin outlines are lost, whatever the PSNR says (radiographs have
-  little contrast, so a blurred one is near in grey levels). Compare with reconstructions (X^), not only with the
-  unaugmented set; `detail="host"` keeps the host's sharpness.
-- Images unlike those above (other crops, views or devices) have not been tried. Look at a contact sheet of yours
-  first: `kecae-aug exchange HOST DONOR --weights {config.name} --out sheet.png`.
-"""
+    Raises:
+        ValueError: they are of other weights, or ``cross_fit`` is no cross-fit.
+    """
+    assert config.figures is not None
+    line, sha256 = last_line(config.figures), model.metadata["weights"]["sha256"]
+    crossed = last_line(config.cross_fit) if config.cross_fit else line
+    if config.cross_fit and "folds" not in crossed:
+        raise ValueError(f"cross_fit: {config.cross_fit} is no cross-fit; evaluate two weights at once")
+    candidates: list[dict[str, Any]] = list(line["folds"].values()) if "folds" in line else [line]
+    for figures in candidates:
+        if figures["sha256"] == sha256:
+            break
+    else:
+        others = ", ".join(str(f["sha256"])[:12] for f in candidates)
+        raise ValueError(
+            f"figures: {config.figures} ends with weights {others}, {config.weights} are {sha256[:12]}; evaluate these "
+            "weights first"
+        )
+    shared: dict[str, Any] = {key: line[key] for key in ("split", "seed", "environment") if key in line}
+    pooled = {key: value for key, value in crossed.items() if key != "folds"}
+    return {**shared, **figures, **({"cross_fit": pooled} if "folds" in crossed else {})}
 
 
 def last_line(path: Path) -> dict[str, Any]:
@@ -126,104 +119,95 @@ def last_line(path: Path) -> dict[str, Any]:
     try:
         line: dict[str, Any] = json.loads(lines[-1])
     except ValueError as error:
-        raise ValueError(f"figures: the last line of {path} is torn ({error}); evaluate anew") from None
-    if "criteria" not in line:
+        raise ValueError(f"figures: the last line of {path} is torn ({error}); evaluate again") from None
+    if "criteria" not in line or "selected" not in line:
         raise ValueError(
-            f"figures: the last line of {path} is of an older `kecae-aug evaluate`; evaluate anew"
+            f"figures: the last line of {path} is of an older `kecae-aug evaluate`; evaluate again"
         )
     return line
 
 
-def own_figures(line: dict[str, Any], sha256: str, config: CardConfig) -> dict[str, Any]:
-    """The figures of these weights: the line itself, or the half of a cross-fit that is theirs.
+def model_card(model: KECAE, figures: Mapping[str, Any]) -> str:
+    """The card's Markdown, with the Hub's metadata block.
 
-    Raises:
-        ValueError: they are of other weights.
+    Args:
+        model: the weights.
+        figures: content of figures.json.
     """
-    candidates: list[dict[str, Any]] = list(line["folds"].values()) if "folds" in line else [line]
-    for figures in candidates:
-        if figures["sha256"] == sha256:
-            return figures
-    others = ", ".join(str(f["sha256"])[:12] for f in candidates)
-    raise ValueError(
-        f"figures: {config.figures} ends with weights {others}, {config.weights} are {sha256[:12]}; evaluate these weights first"
-    )
+    texts = figures["card"]
+    name = texts["name"]
+    warned = "".join(f"\n**{w}**\n" for w in [*figures.get("warnings", []), *_at_chance(figures)])
+    met = sum(criterion["verdict"].startswith("met") for criterion in figures["criteria"])
+    networks = ", ".join(oracle["network"] for oracle in figures["oracles"].values())
+    return f"""{front_matter(texts["license"])}
 
+# {name}
 
-def _provenance(oracle: Mapping[str, Any]) -> str:
-    def shared(whom: str) -> str:
-        count = oracle.get(f"shared_with_{whom}")
-        return f"{'?' if count is None else count} shared with the {whom}"
+{texts["about"]}
 
-    return (
-        f"{oracle['network']}, {oracle['patients']} patients ({shared('weights')}, {shared('discriminator')})"
-    )
+{usage(name)}
 
+## Intended use
 
-def _cross_fit(config: CardConfig, line: Mapping[str, Any]) -> str:
-    """The criteria of a cross-fit: of the file that was given, or of the figures themselves."""
-    other = last_line(config.cross_fit) if config.cross_fit else line
-    if "folds" not in other:
-        if config.cross_fit:
-            raise ValueError(f"cross_fit: {config.cross_fit} is no cross-fit; evaluate two weights at once")
-        return ""
-    return f"""### Cross-fit of the recipe
+Data augmentation for classifiers of images like the training data. Not a medical device.
 
-The same recipe on each half of the training patients, evaluated by oracles of the other half (no patient in common), on
-{other["images"]} images of {other["patients"]} patients; means over the {len(other["folds"])} halves.
+{list_facts(model, texts["source"])}
 
-{tables.markdown(*tables.criterion_rows(other))}
+## Measured: {met} of {len(figures["criteria"])} acceptance criteria met
 
+On {figures["images"]} images of {figures["patients"]} patients (split `{figures["split"]}`) that neither weights nor
+oracles ({networks}) have seen. X^ is a reconstruction; X' an exchange, by detail and strength, with the donor's label.
+95 % intervals over patients; one training run. Bold: not met. All criteria and figures: [{FIGURES}]({FIGURES}).
+{warned}{_kappas(figures)}
+{tables.markdown(*criterion_rows(figures))}
+
+## Limits
+
+- No reader has assessed these images. An oracle is a classifier and can be fooled.
+- Decoded images are blurred; `detail="host"` keeps the host's sharpness.
+- Other crops, views and devices are untested. Check a sheet of yours first:
+  `kecae-aug exchange HOST DONOR --weights {name} --out sheet.png`.
+
+## Citation
+
+Method: Wang et al., [arXiv:2302.13336](https://arxiv.org/abs/2302.13336). Weights: kecae-aug, `{name}`, with its SHA-256.
 """
 
 
-def _confusions(figures: Mapping[str, Any], classes: Sequence[str]) -> str:
-    if len(classes) == 2:
+def criterion_rows(figures: Mapping[str, Any]) -> tuple[tables.Row, list[tables.Row]]:
+    """The criteria of a card (at most ten), beside those of the cross-fit where there is one; bold is not met."""
+    columns = [list_criteria(figures)]
+    if "cross_fit" in figures:
+        columns.append(list_criteria(figures["cross_fit"]))
+    by_name = [{(c.name, c.kind.split(" ")[0]): c for c in found} for found in columns]
+    rows = []
+    for key, criterion in by_name[0].items():
+        if criterion.on_card:
+            cells = [_measured(found[key]) if key in found else "-" for found in by_name]
+            rows.append((criterion.title, criterion.accepted, *cells))
+    head = ("", "accepted", "measured", "cross-fit of the recipe")
+    return head[: 2 + len(columns)], rows
+
+
+def _measured(criterion: Any) -> str:
+    text = tables.figure_cell(criterion.figure, criterion.accepted)
+    return text if criterion.met else f"**{text}**" if criterion.valid else "no verdict"
+
+
+def _at_chance(figures: Mapping[str, Any]) -> list[str]:
+    names = ", ".join(figures.get("oracles_at_chance") or [])
+    return [f"No better than chance on real knees: {names}. Their figures mean nothing."] if names else []
+
+
+def _kappas(figures: Mapping[str, Any]) -> str:
+    """Of more than two grades: the oracles' kappa, which has no criterion."""
+    selected = figures["selected"]
+    exchanged = [(f"X', {k}", at(figures, "exchanged", k, "headline", "kappa")) for k in selected.values()]
+    if not all(figure for _, figure in exchanged):
         return ""
-    kinds = {"real": figures["real"], "X^": figures["reconstructed"]}
-    kinds |= {f"X' ({k})": figures["exchanged"][k]["oracles"] for k in figures["closer"].values()}
-    parts = ["\nWanted grade (rows) against predicted grade, means over the oracles:\n"]
-    for kind, by in kinds.items():
-        mean = np.mean([by[name]["confusion"] for name in figures["oracles"]], axis=0)
-        rows = [(c, *(f"{v:.2f}" for v in row)) for c, row in zip(classes, mean, strict=True)]
-        parts.append(tables.markdown((kind, *classes), rows) + "\n")
-    return "\n".join(parts)
-
-
-def _sections(figures: Mapping[str, Any]) -> str:
-    """Every other measurement that was made."""
-    jsw = "Medial joint-space width by the JSW measurement: the mean change over the gap between the grades; 1 is exactly right."
-    if "phantoms" not in figures:
-        jsw += " On real knees the JSW measurement is a proxy that no reader has checked."
-    follows = figures.get("follows") or {}
-    identity = (
-        f"Outside the joint, among up to 500 knees. X' (decoder) changes by {tables.cell(follows.get('host'), 3)} when its host is another "
-        f"knee of the same grade, and by {tables.cell(follows.get('donor'), 4)} when its donor is: "
-        f"{tables.cell(follows.get('host_over_donor'), 1)} times, as variance {tables.cell(follows.get('variance_ratio'), 0)} times."
-    )
-    parts = [
-        ("Anatomy", jsw, tables.anatomy_rows(figures)),
-        ("Against the drawn truth", "1 is exactly right in every column.", tables.phantom_rows(figures)),
-        ("Identity", identity, tables.identity_rows(figures)),
-        (
-            "Robustness",
-            "Mean over the oracles, and what is lost of it (and of the accuracy at the balanced threshold) after small changes.",
-            tables.robustness_rows(figures),
-        ),
-        (
-            "Probes",
-            "What classifiers read from the latents, for patients they have not seen.",
-            tables.probe_rows(figures),
-        ),
-        (
-            "Realism",
-            'Distances of an oracle\'s features to real knees of other patients ("real" is the floor); 0.5 is not significant.',
-            tables.realism_rows(figures),
-        ),
-    ]
-    return "".join(
-        f"\n### {title}\n\n{text}\n\n{tables.markdown(*table)}\n" for title, text, table in parts if table[1]
-    )
+    real = np.mean([figures["real"][name]["kappa"]["mean"] for name in figures["oracles"]])
+    cells = "; ".join(f"{tables.cell(figure)} ({kind})" for kind, figure in exchanged)
+    return f"\nQuadratic kappa of the oracles: {real:.2f} on real images; {cells}.\n"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -237,11 +221,7 @@ def _command(argv: Sequence[str] | None) -> None:
 
     parser = ArgumentParser(prog="kecae-aug card", description=__doc__)
     parser.add_class_arguments(CardConfig)
-    config = CardConfig(**vars(parser.instantiate(parser.parse_args(argv))))
-    text = model_card(config)
-    path = config.weights / CARD
-    path.write_text(text, encoding="utf-8")
-    print(path)
+    print(write_card(CardConfig(**vars(parser.instantiate(parser.parse_args(argv))))))
 
 
 if __name__ == "__main__":

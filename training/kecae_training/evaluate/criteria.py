@@ -1,7 +1,8 @@
-"""The criteria that weights have to clear, and whether the figures of an evaluation clear them.
+"""The acceptance criteria of weights, and whether the figures of an evaluation meet them.
 
 They are those of the project's plan for real knees; a criterion that needs what was not measured is left out and named in
-:func:`not_measured`. A criterion is met by the figure itself; whether its interval is on the same side is said beside it.
+:func:`not_measured`. A criterion is met by the figure itself; the verdict also states whether the interval includes the
+limit.
 """
 
 from __future__ import annotations
@@ -11,14 +12,25 @@ from dataclasses import dataclass
 from typing import Any
 
 Figure = Mapping[str, Any]  # mean, low, high
-JUDGES = "oracles"
+ORACLES = "oracles"
 COPIED = {"donor": "donors", "other": "knees of other patients", "training": "training images"}
 ELSEWHERE = "X^ added to each batch of a classifier costs no accuracy: a training, not part of evaluate"
 
 
 @dataclass(frozen=True)
 class Criterion:
-    """One criterion: what is asked, of which figure, and the figure; criteria of one group belong together."""
+    """One acceptance criterion.
+
+    Fields:
+        group: criteria of one group belong together.
+        name: what is measured.
+        at_least, at_most: the accepted range, None where it has no such limit.
+        figure: mean, low and high.
+        unit: of the figure.
+        kind: of X' that it is measured on, such as "decoder 1"; empty for figures of X^.
+        valid: False where the figure depends on oracles that are no better than chance.
+        on_card: whether the model card shows it.
+    """
 
     group: str
     name: str
@@ -26,11 +38,18 @@ class Criterion:
     at_most: float | None
     figure: Figure
     unit: str = ""
-    judged: bool = True  # False where the oracles that the figure depends on are no oracles
+    kind: str = ""
+    valid: bool = True
+    on_card: bool = False
 
     @property
-    def wanted(self) -> str:
-        """The criterion in words."""
+    def title(self) -> str:
+        """Name and kind."""
+        return f"{self.name}, {self.kind}" if self.kind else self.name
+
+    @property
+    def accepted(self) -> str:
+        """The accepted range in words."""
         unit = f" {self.unit}" if self.unit else ""
         if self.at_least is None:
             return f"at most {self.at_most:g}{unit}"
@@ -49,14 +68,14 @@ class Criterion:
 
     @property
     def met(self) -> bool:
-        """Whether the figure itself clears the criterion."""
-        return self.judged and self._holds(self.figure["mean"])
+        """Whether the figure itself meets the criterion."""
+        return self.valid and self._holds(self.figure["mean"])
 
     @property
     def verdict(self) -> str:
-        """``met`` or ``not met``, and whether the interval leaves it open; ``no verdict`` where no oracle can give one."""
-        if not self.judged:
-            return "no verdict: an oracle does not tell real knees apart"
+        """``met`` or ``not met``, and whether the interval includes the limit; ``no verdict`` of oracles at chance."""
+        if not self.valid:
+            return "no verdict: an oracle is at chance on real knees"
         ends = [self._holds(self.figure["low"]), self._holds(self.figure["high"])]
         sure = all(ends) if self.met else not any(ends) and not self._spans()
         return ("met" if self.met else "not met") + ("" if sure else ", interval includes the criterion")
@@ -71,8 +90,8 @@ class Criterion:
         """JSON-able."""
         return {
             "group": self.group,
-            "criterion": self.name,
-            "wanted": self.wanted,
+            "criterion": self.title,
+            "accepted": self.accepted,
             "figure": dict(self.figure),
             "verdict": self.verdict,
         }
@@ -87,80 +106,103 @@ def at(tree: Any, *path: str) -> Any:
     return tree
 
 
-def criteria(figures: Mapping[str, Any]) -> list[Criterion]:
+def list_criteria(figures: Mapping[str, Any]) -> list[Criterion]:
     """Every criterion whose figure is there.
 
     Args:
         figures: summarised figures of one weights file, or pooled over several.
     """
-    closer = figures.get("closer") or {}
     found: list[Criterion] = []
+    kinds = {detail: str(at(figures, "selected", detail)) for detail in ("decoder", "host")}
+    better_than_chance = not figures.get("oracles_at_chance")
 
-    fit = not figures.get("oracles_at_chance")
-
-    def ask(
+    def add(
         group: str,
         name: str,
         figure: Any,
         at_least: float | None = None,
         at_most: float | None = None,
+        *,
         unit: str = "",
+        kind: str = "",
+        on_card: bool = False,
     ) -> None:
         if isinstance(figure, Mapping) and figure.get("mean") is not None:
-            found.append(Criterion(group, name, at_least, at_most, figure, unit, fit or group != JUDGES))
+            valid = better_than_chance or group != ORACLES
+            found.append(Criterion(group, name, at_least, at_most, figure, unit, kind, valid, on_card))
 
     for detail, least in (("decoder", 0.95), ("host", 0.85)):
-        kind = closer.get(detail)
-        head = at(figures, "exchanged", str(kind), "headline") or {}
-        ask(JUDGES, f"AUROC on X' over that on real knees, {kind}", head.get("auroc_over_real"), least)
+        kind = kinds[detail]
+        head = at(figures, "exchanged", kind, "headline") or {}
+        add(
+            ORACLES,
+            "AUROC, X' over real knees",
+            head.get("auroc_over_real"),
+            least,
+            kind=kind,
+            on_card=True,
+        )
         for key, value in head.items():
             if key.startswith("flip_") and key.endswith("_over_real"):
                 direction = key.removeprefix("flip_").removesuffix("_over_real")
-                ask(JUDGES, f"flip {direction} over the balanced accuracy on real knees, {kind}", value, 0.8)
+                name = f"flip {direction} over accuracy on real knees"
+                add(ORACLES, name, value, 0.8, kind=kind, on_card=detail == "host")
         single = "kappa" if "kappa_over_real" in head else "AUROC"  # of more than two grades
         for degradation in ("JPEG 75", "blur 1 px"):
-            lost = at(figures, "robustness", str(kind), "lost", degradation)
-            ask(JUDGES, f"{single} lost after {degradation}, {kind}", lost, at_most=0.05)
+            lost = at(figures, "robustness", kind, "lost", degradation)
+            shown = single == "kappa" and degradation == "blur 1 px"
+            add(ORACLES, f"{single} lost after {degradation}", lost, at_most=0.05, kind=kind, on_card=shown)
     for key, value in (figures.get("kept") or {}).items():
-        if key.startswith(("says_", "balanced_")):
-            where = "own threshold" if key.startswith("says_") else "balanced threshold"
+        if key.startswith(("predicted_", "balanced_")):
+            where = "own threshold" if key.startswith("predicted_") else "balanced threshold"
             grade = key.split("_")[1]
-            ask(JUDGES, f"accuracy on X^ of grade {grade} over that on real knees, {where}", value, 0.95)
-    ask("fidelity", "PSNR of X^, evaluated knees", at(figures, "reconstruction", "psnr"), 30, unit="dB")
-    ask("fidelity", "PSNR of X^, training knees", at(figures, "training_images", "psnr"), 34, unit="dB")
-    for detail in ("decoder", "host"):
-        kind = str(closer.get(detail))
+            add(ORACLES, f"accuracy on X^ of grade {grade} over real knees, {where}", value, 0.95)
+    psnr = at(figures, "reconstruction", "psnr")
+    add("fidelity", "PSNR of X^, evaluated knees", psnr, 30, unit="dB", on_card=True)
+    add("fidelity", "PSNR of X^, training knees", at(figures, "training_images", "psnr"), 34, unit="dB")
+    for detail, kind in kinds.items():
         own = at(figures, "identity", kind) or {}
         for measure in ("l1", "ssim"):
             nearest = at(own, "host_is_nearest", measure)
-            ask("identity", f"host is the nearest knee by {measure.upper()}, {kind}", nearest, 0.95)
+            shown = (detail, measure) == ("host", "ssim")
+            name = f"host is the nearest knee by {measure.upper()}"
+            add("identity", name, nearest, 0.95, kind=kind, on_card=shown)
         for whom, name in COPIED.items():
-            ask(
+            fraction = at(own, "copies", f"of_{whom}")
+            shown = (detail, whom) == ("host", "training")
+            add(
                 "identity",
-                f"fraction of near copies of {name}, {kind}",
-                at(own, "copies", f"of_{whom}"),
+                f"fraction of near copies of {name}",
+                fraction,
                 at_most=0,
+                kind=kind,
+                on_card=shown,
             )
         if detail == "host":
-            ask(
-                "identity",
-                f"PSNR against the host outside the joint, {kind}",
-                own.get("psnr_outside"),
-                30,
-                unit="dB",
-            )
+            outside = own.get("psnr_outside")
+            add("identity", "PSNR against the host outside the joint", outside, 30, unit="dB", kind=kind)
     over = at(figures, "follows", "host_over_donor")
-    ask("identity", "X' follows its host over its donor (mean absolute change)", over, 4)
-    for detail in ("decoder", "host"):
-        kind = str(closer.get(detail))
+    add("identity", "change of X' with its host over that with its donor", over, 4)
+    for detail, kind in kinds.items():
         for direction, value in (at(figures, "phantoms", kind) or {}).items():
-            moved = at(value, "joint_space")
-            ask("anatomy", f"joint-space change {direction} over the true one, {kind}", moved, 0.8, 1.2)
-    for detail in ("decoder", "host"):
-        kind = str(closer.get(detail))
-        for what, by in (at(figures, "realism", "two_sample", kind) or {}).items():
-            ask("realism", f"a classifier ({what}) tells X' from X, {kind}", by, at_most=0.65)
+            name = f"joint-space change {direction} over the true one"
+            change = at(value, "joint_space")
+            add("anatomy", name, change, 0.8, 1.2, kind=kind, on_card=detail == "host")
+    for detail, kind in kinds.items():
+        for by, value in (at(figures, "realism", "two_sample", kind) or {}).items():
+            shown = (detail, by) == ("host", "network")
+            name = f"two-sample accuracy of X' against X ({by})"
+            add("realism", name, value, at_most=0.65, kind=kind, on_card=shown)
     return found
+
+
+def with_criteria(figures: Mapping[str, Any]) -> dict[str, Any]:
+    """The figures, and whether they meet the criteria."""
+    return {
+        **figures,
+        "criteria": [criterion.to_dict() for criterion in list_criteria(figures)],
+        "not_measured": not_measured(figures),
+    }
 
 
 def not_measured(figures: Mapping[str, Any]) -> list[str]:

@@ -1,7 +1,7 @@
-"""Is X' still the host's knee? Its nearest knee, its grey levels outside the joint, what it follows, whom it copies.
+"""Whether X' is still the host's knee: its nearest knee, PSNR outside the joint, near copies.
 
-The joint region is a straight band about the host's joint line (:func:`joint_band`); what lies outside is nobody's to
-change. Retrieval and copies look at images of :data:`SIZE` px, where noise does not count.
+The joint region is a straight band about the host's joint line (:func:`joint_band`); an exchange should change
+nothing outside it. Retrieval and copies compare images of :data:`SIZE` px, where noise does not count.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from torch.nn.functional import adaptive_avg_pool2d
 
 from kecae_aug.donors import patient_numbers
 from kecae_aug.phantom.jsw import JointSpace
-from kecae_training.evaluate.exchanged import BATCH, Exchanges
-from kecae_training.evaluate.measures import Bootstrap, Knees, ratio, ssim_map
+from kecae_training.bootstrap import Bootstrap, ratio
+from kecae_training.evaluate.exchanges import BATCH, Exchanges, HeldOutKnees, ssim_map
 
 SIZE = 64  # px, of retrieval and copies
-GALLERY = 500  # knees that a host is told apart from
+GALLERY = 500  # knees among which the nearest is looked for
 SHORT_LIST = 5  # nearest by L1 that are compared by SSIM, beside host and donor
 FOLLOWS = 256  # hosts for which host and donor are replaced
 BAND = 0.27  # of the image's height, above and below the joint line
@@ -30,7 +30,7 @@ LINE = 0.585  # where the line is taken to be when the JSW measurement finds non
 
 
 @dataclass(frozen=True)
-class Album:
+class ShrunkImages:
     """Other images that X' might copy: (M, 1, s, s) shrunk by :func:`shrink`, and their names."""
 
     images: Tensor
@@ -76,22 +76,22 @@ def nearest_knee(
     Args:
         exchanged: (N, 1, S, S) X' of the hosts 0 to N - 1.
         knees: (N, 1, S, S) real knees.
-        donors: (N,) rows.
+        donors: (N,) indices.
         joint: (N, S, S) joint regions of the hosts.
-        gallery: rows to choose from; host and donor are always among them.
+        gallery: indices to choose from; host and donor are always among them.
 
     Returns:
-        (N,) rows by mean absolute difference, and by SSIM among the :data:`SHORT_LIST` nearest, host and donor.
+        (N,) indices by mean absolute difference, and by SSIM among the :data:`SHORT_LIST` nearest, host and donor.
     """
     query, known = shrink(exchanged), shrink(knees)
     outside = (adaptive_avg_pool2d((~joint)[:, None].float(), query.shape[-1]) > 0.5)[:, 0].float()
     by_l1, short = [], []
     for i, (image, weight) in enumerate(zip(query, outside, strict=True)):
-        rows = torch.cat([torch.tensor([i]), donors[i : i + 1], gallery])  # the host first: it wins a tie
-        distance = (known[rows] - image).abs().flatten(1) @ weight.flatten()
-        by_l1.append(rows[distance.argmin()])
+        indices = torch.cat([torch.tensor([i]), donors[i : i + 1], gallery])  # the host first: it wins a tie
+        distance = (known[indices] - image).abs().flatten(1) @ weight.flatten()
+        by_l1.append(indices[distance.argmin()])
         least = distance[2:].topk(min(SHORT_LIST, len(gallery)), largest=False).indices
-        short.append(rows[torch.cat([torch.tensor([0, 1]), least + 2])])
+        short.append(indices[torch.cat([torch.tensor([0, 1]), least + 2])])
     candidates, by_ssim = torch.stack(short), []
     for part in torch.arange(len(query)).split(BATCH):
         c = candidates[part]
@@ -123,7 +123,7 @@ def near_copies(
         exclude: (N, M) bool, what does not count.
 
     Returns:
-        (N,) row of the album, -1 where there is none.
+        (N,) index in the album, -1 where there is none.
     """
     query = shrink(exchanged)
     to_host = (query - shrink(exchanges.images)).abs().flatten(1).mean(1)
@@ -139,13 +139,13 @@ def near_copies(
     return torch.where(is_copy, near.indices.gather(1, best.indices[:, None])[:, 0], -1)
 
 
-def identity(
+def measure_identity(
     boot: Bootstrap,
-    knees: Knees,
+    knees: HeldOutKnees,
     exchanges: Exchanges,
     exchanged: Tensor,
     joint: Tensor,
-    training: Album | None = None,
+    training: ShrunkImages | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
     """All figures of one kind of X', as draws.
@@ -160,8 +160,8 @@ def identity(
         seed: of the gallery, where there are more than :data:`GALLERY` knees.
 
     Returns:
-        ``psnr_outside`` in dB; ``host_is_nearest`` by ``l1`` and by ``ssim``, and ``donor_is_nearest``: shares;
-        ``copies``: shares ``of_donor``, ``of_other`` (knees of other patients) and ``of_training``, the ``limit``, and
+        ``psnr_outside`` in dB; ``host_is_nearest`` by ``l1`` and by ``ssim``, and ``donor_is_nearest``: fractions;
+        ``copies``: fractions ``of_donor``, ``of_other`` (knees of other patients) and ``of_training``, the ``limit``, and
         ``files``: each as [host, copied].
     """
     n, donors = len(knees.images), exchanges.donors
@@ -187,16 +187,18 @@ def identity(
         "donor_is_nearest": {"l1": boot.mean(by_l1 == donors), "ssim": boot.mean(by_ssim == donors)},
         "copies": {
             "limit": round(limit, 4),
-            **{name: boot.mean(rows >= 0) for name, (rows, _) in found.items()},
+            **{name: boot.mean(indices >= 0) for name, (indices, _) in found.items()},
             "files": {
-                name: [[knees.files[i], files[int(rows[i])]] for i in (rows >= 0).nonzero()[:, 0].tolist()]
-                for name, (rows, files) in found.items()
+                name: [
+                    [knees.files[i], files[int(indices[i])]] for i in (indices >= 0).nonzero()[:, 0].tolist()
+                ]
+                for name, (indices, files) in found.items()
             },
         },
     }
 
 
-def follows(knees: Knees, exchanges: Exchanges, seed: int = 0) -> dict[str, Any]:
+def measure_following(knees: HeldOutKnees, exchanges: Exchanges, seed: int = 0) -> dict[str, Any]:
     """How much X' (decoder, strength 1) changes when only its host, or only its donor, is another knee of the same grade.
 
     Returns:
@@ -205,21 +207,21 @@ def follows(knees: Knees, exchanges: Exchanges, seed: int = 0) -> dict[str, Any]
         that which donors of one grade make.
     """
     generator = torch.Generator().manual_seed(seed)
-    rows = torch.randperm(len(knees.labels), generator=generator)[:FOLLOWS].sort().values
-    donors, ids = exchanges.donors[rows], patient_numbers(knees.patients, len(knees.labels))
-    base = exchanges.pairs(rows, donors)
+    indices = torch.randperm(len(knees.labels), generator=generator)[:FOLLOWS].sort().values
+    donors, ids = exchanges.donors[indices], patient_numbers(knees.patients, len(knees.labels))
+    base = exchanges.pairs(indices, donors)
 
     def another(of: Tensor) -> Tensor:
         picks = []
-        for row in of.tolist():
-            same = (knees.labels == knees.labels[row]) & (ids != ids[row])
-            candidates = same.nonzero()[:, 0] if same.any() else torch.tensor([row])
+        for index in of.tolist():
+            same = (knees.labels == knees.labels[index]) & (ids != ids[index])
+            candidates = same.nonzero()[:, 0] if same.any() else torch.tensor([index])
             picks.append(candidates[int(torch.randint(len(candidates), (), generator=generator))])
         return torch.stack(picks)
 
-    by_donor = exchanges.pairs(rows, another(donors)) - base
-    by_host = exchanges.pairs(another(rows), donors) - base
-    boot = Bootstrap([knees.patients[i] for i in rows.tolist()], seed)
+    by_donor = exchanges.pairs(indices, another(donors)) - base
+    by_host = exchanges.pairs(another(indices), donors) - base
+    boot = Bootstrap([knees.patients[i] for i in indices.tolist()], seed)
     host, donor = (boot.mean(d.abs().flatten(1).mean(1)) for d in (by_host, by_donor))
     host2, donor2 = (boot.mean(d.square().flatten(1).mean(1)) for d in (by_host, by_donor))
     return {

@@ -15,11 +15,10 @@ from PIL import Image
 from kecae_aug.files import replacing
 from kecae_aug.phantom.report import _STYLE
 from kecae_training.evaluate import tables
-from kecae_training.evaluate.charts import line_chart
 from kecae_training.evaluate.criteria import at
 from kecae_training.evaluate.evaluation import Evaluation
-from kecae_training.evaluate.exchanged import DETAILS, Kind
-from kecae_training.evaluate.pictures import Sheet, sheets
+from kecae_training.evaluate.exchanges import DETAILS, Kind
+from kecae_training.evaluate.pictures import Sheet, draw_sheets, line_chart
 
 MORE_STYLE = """
 body { max-width: 76rem; } table { display: block; overflow-x: auto; font-size: .85rem; }
@@ -49,23 +48,23 @@ def write_page(
     folds: Mapping[str, Any] = line.get("folds") or {str(line["weights"]): line}
     several = len(folds) > 1
     classes, parts = line["classes"], [_head(line, folds), _criteria(line)]
-    drawn = {name: sheets(run, kinds, per_direction, int(line["seed"])) for name, run in runs.items()}
+    drawn = {name: draw_sheets(run, kinds, per_direction, int(line["seed"])) for name, run in runs.items()}
     for name in runs:
-        parts.append(f"<h2>Look at them{': ' + html.escape(name) if several else ''}</h2><p>{_PICTURES}</p>")
+        parts.append(f"<h2>Examples{': ' + html.escape(name) if several else ''}</h2><p>{_PICTURES}</p>")
         parts.append(_sheet(drawn[name][0]))
     parts.append(_curves(line, classes))
     for name, fold in folds.items():
-        title = f"What each oracle says: {name}" if several else "What each oracle says"
-        parts.append(_section(title, tables.oracle_rows(fold, classes, intervals=False), _JUDGES))
+        title = f"Oracles: {name}" if several else "Oracles"
+        parts.append(_section(title, tables.oracle_rows(fold, classes, intervals=False), _ORACLES))
         if len(classes) > 2:
             parts.append(_confusions(fold, classes))
     for title, rows, text in (
-        ("The joint space, by a JSW measurement", tables.anatomy_rows(line), _jsw(line)),
-        ("Phantoms: against the drawn truth", tables.phantom_rows(line), _TRUTH),
-        ("Is it still the host's knee?", tables.identity_rows(line), _identity(line)),
-        ("Does the flip survive small changes?", tables.robustness_rows(line), _ROBUST),
-        ("What can be read from the latents?", tables.probe_rows(line), _PROBES),
-        ("Does it look like a radiograph?", tables.realism_rows(line), _REALISM),
+        ("Joint-space width", tables.anatomy_rows(line), _jsw(line)),
+        ("Phantoms against the drawn truth", tables.phantom_rows(line), _TRUTH),
+        ("Identity of the host", tables.identity_rows(line), _identity(line)),
+        ("Robustness", tables.robustness_rows(line), _ROBUST),
+        ("Probes of the latents", tables.probe_rows(line), _PROBES),
+        ("Realism", tables.realism_rows(line), _REALISM),
     ):
         parts.append(_section(title, rows, text))
     for name in runs:
@@ -77,21 +76,23 @@ def write_page(
     return path
 
 
-_JUDGES = """Fraction of the images to which an oracle gives the grade they should have; for X' that is the donor's, so that
-"says" of the second grade is the direction from the first to the second. Compare X' with X^ and with the real
-knees of the same oracle. The discriminator's own figures only show how far it certifies itself."""
+_ORACLES = """
+Of the images that should have a grade, the fraction for which an oracle predicts it (for two grades specificity and
+sensitivity). X' should have the donor's, so that the second grade is the direction from the first to the second. Compare X'
+with X^ and with the real knees of the same oracle. The discriminator's own figures only show how far it certifies itself."""
 _TRUTH = """All figures are fractions of the true change, which the phantom lets us draw: 1 is exactly right, 0
 nothing. "Joint space" is measured by the JSW measurement on both, so that its own error cancels; "osteophytes" and
 "rest of the key" are least squares of the image's change on the two true changes; "explained" is the part of the
 image's change that lies along the true one."""
-_ROBUST = """Mean over the oracles, for the label that the images should have. What dies under rounding, JPEG, a blur of 1 px
+_ROBUST = """
+Mean over the oracles, for the label that the images should have. What is lost under rounding, JPEG, a blur of 1 px
 or a shift of 2 px was no anatomy. A loss below 0 is a gain; what real knees lose is the oracles' own weakness."""
 _PROBES = """Classifiers on the latents, tested on patients they have not seen. The grade should be readable in the key and
 at chance in the non-key; side and patient at chance in the key. "Likeness": how often the patient's other knee,
-of the same grade, is more like than other knees are."""
+of the same grade, is more similar than other knees."""
 _REALISM = """Distances of features of the first oracle between the images and real knees of other patients: compare with
-"real" (the floor) and "reconstruction". "Told apart": balanced accuracy of a classifier that tells them from
-real knees; 0.5 is perfect."""
+"real" (the floor) and "reconstruction". Two-sample accuracy: balanced accuracy of a classifier that separates them
+from real knees; 0.5 is perfect."""
 _PICTURES = """The pictures show images of the data folder: treat this file as you treat them. In differences, mid-grey is no
 change, brighter is brighter."""
 
@@ -104,7 +105,7 @@ def _jsw(line: Mapping[str, Any]) -> str:
     )
     return f""""Moved" is the mean change of the medial joint-space width over the gap between the grades, both by the
 same JSW measurement: 0 is nothing, 1 exactly right. Gap in percent of the image's height. The rank correlation is 1 where a
-knee's width goes the wanted way at every step of the strength. {note}"""
+knee's width moves in the right direction at every step of the strength. {note}"""
 
 
 def _identity(line: Mapping[str, Any]) -> str:
@@ -140,7 +141,7 @@ def _head(line: Mapping[str, Any], folds: Mapping[str, Any]) -> str:
     return f"""<!doctype html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>kecae-aug evaluate</title><style>{_STYLE}{MORE_STYLE}</style>
-<h1>Are exchanged knees valid?</h1>
+<h1>Evaluation of exchanged knees</h1>
 <p>Weights {names}. A KECAE takes the key (what makes the grade) of a donor and puts it into a host: X'. X^ is the host
 reconstructed without an exchange. <code>decoder</code> is X' as decoded, <code>host</code> adds only its change to
 the host; the number is the strength, 1 the plain exchange. Oracles are classifiers that have
@@ -174,7 +175,7 @@ def _criteria(line: Mapping[str, Any]) -> str:
         for row in rows
     ]
     missing = "".join(f"<li>{html.escape(m)}</li>" for m in line["not_measured"])
-    return f"""<h2>In short: {met} of {len(rows)} criteria met</h2>
+    return f"""<h2>{met} of {len(rows)} criteria met</h2>
 <p class="note">The criteria were set for knees of KL 0 and 2. "host" is shown at the
 strength at which its AUROC is best on these same knees.</p>
 {_table(head, cells)}<p>Not measured here:</p><ul>{missing}</ul>"""
@@ -208,7 +209,7 @@ def _curves(line: Mapping[str, Any], classes: Sequence[str]) -> str:
         charts.append(line_chart(f"joint space {name}, 1 is the gap", curve, 1.0))
     head, rows = tables.headline_rows(line)
     return (
-        "<h2>How strong?</h2><div class='charts'>" + "".join(charts) + "</div>"
+        "<h2>Strength</h2><div class='charts'>" + "".join(charts) + "</div>"
         "<p class='note'>Means over the oracles; bands are 95 % intervals. A flip counts at the threshold at "
         "which an oracle is equally right on both grades of the real knees. At strength 0 nothing is exchanged.</p>"
         + _escaped(head, rows)
@@ -217,8 +218,8 @@ def _curves(line: Mapping[str, Any], classes: Sequence[str]) -> str:
 
 def _confusions(fold: Mapping[str, Any], classes: Sequence[str]) -> str:
     kinds = {"real": fold["real"], "X^": fold["reconstructed"]}
-    kinds |= {f"X' {k}": fold["exchanged"][k]["oracles"] for k in fold["closer"].values()}
-    out = ["<h3>Confusion: wanted grade (rows) against predicted grade</h3>"]
+    kinds |= {f"X' {k}": fold["exchanged"][k]["oracles"] for k in fold["selected"].values()}
+    out = ["<h3>Confusion: target grade (rows), predicted grade (columns)</h3>"]
     for name in fold["oracles"]:
         blocks = []
         for kind, by in kinds.items():

@@ -1,8 +1,7 @@
-"""What can be read from the latents: the grade should be in hK and not in hN, the patient and the side not in hK.
+"""Probes of the latents: the grade should be in hK and not in hN, patient and side not in hK.
 
-Each probe is a classifier (support vectors with a Gaussian kernel, as in the paper's Fig. 3, and a linear one) whose
-guesses are made for patients that it was not trained on. All figures but the paper's are balanced: chance is
-1 / grades, whatever their numbers.
+Each probe is a classifier (support vectors with a Gaussian kernel, as in the paper's Fig. 3, and a linear one) that
+predicts for patients that it was not trained on. All figures but the paper's are balanced accuracies: chance is 1 / grades.
 """
 
 from __future__ import annotations
@@ -21,7 +20,8 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 from torch import Tensor
 
-from kecae_training.evaluate.measures import Bootstrap, Draws, Knees
+from kecae_training.bootstrap import Bootstrap, Draws
+from kecae_training.evaluate.exchanges import HeldOutKnees
 
 COMPONENTS = 64  # of the PCA before each probe
 FOLDS = 5
@@ -40,29 +40,31 @@ def classifier(kind: str, n_rows: int, n_features: int) -> Any:
     return make_pipeline(StandardScaler(), PCA(components, svd_solver="randomized", random_state=0), last)
 
 
-def guesses(
+def cross_predict(
     kind: str, latents: Floats, target: NDArray[np.int64], patients: list[str], seed: int
 ) -> NDArray[np.int64] | None:
-    """(N,) guesses of (N, D) latents by cross-validation over patients; None where a class has too few patients."""
+    """(N,) predictions from (N, D) latents by cross-validation over patients; None where a class has too few patients."""
     groups = np.unique(patients, return_inverse=True)[1]
     fewest = min(len(np.unique(groups[target == t])) for t in np.unique(target))
     if len(np.unique(target)) < 2 or fewest < 2:
         return None
     folds = StratifiedGroupKFold(min(FOLDS, fewest), shuffle=True, random_state=seed)
-    said = np.full(len(target), -1)
+    predicted = np.full(len(target), -1)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The least populated class", category=UserWarning)
         for train, test in folds.split(latents, target, groups):
             if len(np.unique(target[train])) < 2 or not len(test):
                 continue
             net = classifier(kind, len(train), latents.shape[1])
-            said[test] = net.fit(latents[train], target[train]).predict(latents[test])
-    return said
+            predicted[test] = net.fit(latents[train], target[train]).predict(latents[test])
+    return predicted
 
 
-def balanced(boot: Bootstrap, said: NDArray[np.int64], target: NDArray[np.int64]) -> Draws:
-    """Balanced accuracy: the mean over the classes of the share that was guessed right."""
-    return np.asarray(np.mean([boot.mean(said == target, target == t) for t in np.unique(target)], axis=0))
+def balanced_accuracy(boot: Bootstrap, predicted: NDArray[np.int64], target: NDArray[np.int64]) -> Draws:
+    """Balanced accuracy: mean recall of the classes."""
+    return np.asarray(
+        np.mean([boot.mean(predicted == target, target == t) for t in np.unique(target)], axis=0)
+    )
 
 
 def same_patient(latents: Floats, labels: NDArray[np.int64], patients: list[str]) -> Floats:
@@ -87,7 +89,9 @@ def same_patient(latents: Floats, labels: NDArray[np.int64], patients: list[str]
 
 
 @torch.no_grad()
-def probes(boot: Bootstrap, knees: Knees, key: Tensor, non_key: Tensor, seed: int = 0) -> dict[str, Any]:
+def run_probes(
+    boot: Bootstrap, knees: HeldOutKnees, key: Tensor, non_key: Tensor, seed: int = 0
+) -> dict[str, Any]:
     """All probes, as draws over the hosts.
 
     Args:
@@ -107,21 +111,22 @@ def probes(boot: Bootstrap, knees: Knees, key: Tensor, non_key: Tensor, seed: in
     labels, classes = knees.labels.numpy(), len(knees.labels.unique())
     result: dict[str, Any] = {"chance": {"grade": round(1 / classes, 4), "side": 0.5, "patient": 0.5}}
     for name, x in latents.items():
-        said = {kind: guesses(kind, x, labels, knees.patients, seed) for kind in ("svm", "linear")}
-        found = {kind: balanced(boot, s, labels) for kind, s in said.items() if s is not None}
+        predicted = {kind: cross_predict(kind, x, labels, knees.patients, seed) for kind in ("svm", "linear")}
+        found = {kind: balanced_accuracy(boot, s, labels) for kind, s in predicted.items() if s is not None}
         if found:
             result[f"grade_in_{name}"] = found
-        if name == "key" and said["svm"] is not None:
-            result["paper_svm"] = boot.mean(said["svm"] == labels)
+        if name == "key" and predicted["svm"] is not None:
+            result["paper_svm"] = boot.mean(predicted["svm"] == labels)
         partner = same_patient(x, labels, knees.patients)
         if np.isfinite(partner).any():
             result[f"patient_in_{name}"] = boot.mean(partner)
     if None not in knees.sides and len(set(knees.sides)) == 2:
         side = np.array([s == "R" for s in knees.sides]).astype(int)
         by_side = {
-            kind: guesses(kind, latents["key"], side, knees.patients, seed) for kind in ("svm", "linear")
+            kind: cross_predict(kind, latents["key"], side, knees.patients, seed)
+            for kind in ("svm", "linear")
         }
         result["side_in_key"] = {
-            kind: balanced(boot, s, side) for kind, s in by_side.items() if s is not None
+            kind: balanced_accuracy(boot, s, side) for kind, s in by_side.items() if s is not None
         }
     return result

@@ -1,12 +1,15 @@
-"""How near exchanged knees are to real ones: Frechet and kernel distances, FRD, and two-sample classifiers.
+"""How near exchanged knees are to real ones: Frechet and kernel distances, and two-sample classifiers.
 
 Every distance is between real knees of one half of the patients and images made of the *other* half's knees, so
 that no image is compared with its own host, and all figures are of equally many images: these distances grow as
-samples shrink, so that only figures of one table can be compared, never those of papers. The row ``real`` is the
+samples shrink, so that only figures of one table can be compared, never those of papers. The entry ``real`` is the
 floor, what two halves of the real knees give; ``reconstruction`` (X^) is what decoding alone costs. Each is the mean
 over several divisions of the patients, with the smallest and largest of them.
 
-All images are rounded to 8 bits first, as real ones are: a network sees the difference.
+A two-sample classifier separates generated from real images of patients that it has not seen; a balanced accuracy of 0.5
+is perfect realism. A host and what was made of it are always on the same side.
+
+All images are rounded to 8 bits first, as real ones are: a network detects the difference.
 """
 
 from __future__ import annotations
@@ -17,77 +20,78 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
 
 from kecae_aug.device import Precision, autocast
+from kecae_training.bootstrap import Bootstrap, summary
 from kecae_training.discriminator import Discriminator, device_of
-from kecae_training.evaluate.frd import radiomic_features, standardised
-from kecae_training.evaluate.robustness import eight_bits
-from kecae_training.evaluate.two_sample import accuracy, by_features, by_network, halves
+from kecae_training.discriminator.networks import build
+from kecae_training.evaluate.oracles import eight_bits
 
 DIVISIONS = 5  # of the patients into halves, for every distance
 Features = NDArray[np.float64]
 Distance = Callable[[Tensor, Tensor], float]
+Indices = NDArray[np.intp]
+# fitted on the first indices, scores (2, n) of the second ones: of the real images, then of the others
+Classifier = Callable[[Indices, Indices], NDArray[np.float64]]
 
 
-def realism(
+def measure_realism(
     real: Tensor,
     reconstruction: Tensor,
     exchanged: dict[str, Tensor],
     extractor: Discriminator,
     patients: Sequence[str],
     seed: int = 0,
-    radiomics: bool = False,
     precision: Precision = "32-true",
 ) -> dict[str, Any]:
-    """Distances to real knees, and how often a classifier tells the difference; JSON-able.
+    """Distances to real knees, and balanced accuracy of two-sample classifiers; JSON-able.
 
     Args:
         real: (N, 1, S, S) float in [-1, 1], the hosts.
-        reconstruction: X^ of the same hosts, row by row.
+        reconstruction: X^ of the same hosts in the same order.
         exchanged: X' of the same hosts by name, such as ``"decoder 1"``. Their grades should be as frequent as the
             real ones', or the distances show that too.
         extractor: an oracle; its penultimate features are the domain's. It must not have seen these patients.
         patients: (N,) ids of the hosts; four or more different ones.
         seed: of the halves, the bootstrap and the classifier.
-        radiomics: also the FRD; needs the extra ``[radiomics]`` and about 0.15 s an image.
         precision: of the extractor, which runs where its parameters are, as the two-sample network does (in float32).
 
     Returns:
         ``images`` compared at once (of the smaller half); ``distances``: by kind (``real``, ``reconstruction``, each of
         ``exchanged``) ``frechet`` and ``kernel_x1000`` (in units of the features' mean variance, so that a
-        rescaled extractor gives the same) and ``frd`` (log of the squared distance, as frd-score gives it), each with
-        ``mean``, ``low``, ``high``, and ``..._over_floor``, its difference from ``real`` at the same division of the
-        patients, which varies far less; ``two_sample``: by kind the balanced accuracy of ``features`` (logistic regression)
+        rescaled extractor gives the same), each with ``mean``, ``low``, ``high``, and ``..._over_floor``, its
+        difference from ``real`` at the same division of the patients, which varies far less;
+        ``two_sample``: by kind the balanced accuracy of ``features`` (logistic regression)
         and ``network`` (small VGG), with patient-clustered intervals; 0.5 is perfect, and what real against real
         has by construction.
 
     Raises:
         ValueError: shapes or patients that do not fit, values outside [-1, 1].
-        ModuleNotFoundError: ``radiomics`` without its extra.
     """
     kinds = {"real": real, "reconstruction": reconstruction, **exchanged}
     _check(kinds, patients, exchanged)
     kinds = {name: eight_bits(images) for name, images in kinds.items()}
-    divisions = [halves(patients, seed + i) for i in range(DIVISIONS)]
-    of = relative(
+    divisions = [split_patients(patients, seed + i) for i in range(DIVISIONS)]
+    of = standardise(
         {name: penultimate(extractor, images, precision=precision) for name, images in kinds.items()}
     )
     distances = {"frechet": (frechet, of), "kernel_x1000": (lambda a, b: 1000 * kernel(a, b), of)}
-    if radiomics:
-        raw = {name: radiomic_features(images, name) for name, images in kinds.items()}
-        distances["frd"] = (log_frechet, standardised(raw, "real"))
     by_kind: dict[str, dict[str, Any]] = {name: {} for name in kinds}
     for figure, (distance, features) in distances.items():
-        floor = across(distance, features["real"], features["real"], divisions)
+        floor = compare_halves(distance, features["real"], features["real"], divisions)
         for name, values in features.items():
-            found = floor if name == "real" else across(distance, features["real"], values, divisions)
+            found = floor if name == "real" else compare_halves(distance, features["real"], values, divisions)
             by_kind[name][figure] = _spread(found)
             by_kind[name][f"{figure}_over_floor"] = _spread(found - floor)
-    told = {
+    two_sample = {
         name: {
             "features": accuracy(by_features(of["real"], of[name]), patients, seed),
             "network": accuracy(
@@ -100,7 +104,7 @@ def realism(
     return {
         "images": min(min(len(one), len(two)) for one, two in divisions),
         "distances": by_kind,
-        "two_sample": told,
+        "two_sample": two_sample,
     }
 
 
@@ -123,7 +127,7 @@ def penultimate(
     return features
 
 
-def relative(features: Mapping[str, Features]) -> dict[str, Features]:
+def standardise(features: Mapping[str, Features]) -> dict[str, Features]:
     """Centred on the real ones and divided by the root of their mean variance."""
     base = features["real"]
     scale = np.sqrt(base.var(0).mean())
@@ -137,11 +141,6 @@ def frechet(real: Tensor, other: Tensor) -> float:
     metric = FrechetInceptionDistance(feature=_as_they_are(real.shape[1]))
     metric.set_dtype(torch.float64)
     return _computed(metric, real, other)
-
-
-def log_frechet(real: Tensor, other: Tensor) -> float:
-    """Natural logarithm of it; a distance below 1e-6 counts as 1e-6, since the same images have none."""
-    return float(np.log(max(frechet(real, other), 1e-6)))
 
 
 def kernel(real: Tensor, other: Tensor) -> float:
@@ -170,7 +169,7 @@ def _computed(metric: Any, real: Tensor, other: Tensor) -> float:
     return float(value[0] if isinstance(value, tuple) else value)
 
 
-def across(
+def compare_halves(
     distance: Distance,
     real: Features,
     other: Features,
@@ -207,3 +206,123 @@ def _check(kinds: Mapping[str, Tensor], patients: Sequence[str], exchanged: Mapp
             )
         if not bool(images.abs().max() <= 1.01):  # filters overshoot; rounding to 8 bits clamps
             raise ValueError(f"{name}: values outside [-1, 1] (or NaN); clamp them, or scale 0..1 by 2 x - 1")
+
+
+def split_patients(patients: Sequence[str], seed: int = 0) -> tuple[Indices, Indices]:
+    """Indices of two halves that share no patient, of about equally many images.
+
+    Raises:
+        ValueError: fewer than four patients.
+    """
+    ids, inverse, counts = np.unique(np.asarray(patients, dtype=str), return_inverse=True, return_counts=True)
+    if len(ids) < 4:
+        raise ValueError(f"patients: {len(ids)} different ones; four or more are needed for two halves")
+    order = np.random.default_rng(seed).permutation(len(ids))
+    first = np.zeros(len(ids), dtype=bool)
+    first[order[: 1 + int(np.searchsorted(counts[order].cumsum(), len(inverse) / 2))]] = True
+    if first.all():
+        first[order[-1]] = False
+    return np.flatnonzero(first[inverse]), np.flatnonzero(~first[inverse])
+
+
+def accuracy(classifier: Classifier, patients: Sequence[str], seed: int = 0) -> dict[str, Any]:
+    """Balanced accuracy over all hosts, each scored by a classifier that has not seen its patient.
+
+    Args:
+        classifier: see :data:`Classifier`; a score above 0 predicts "generated".
+        patients: (N,) ids of the hosts.
+        seed: of the halves and the bootstrap.
+    """
+    right = np.empty(len(patients))
+    one, two = split_patients(patients, seed)
+    for train, test in ((one, two), (two, one)):
+        real, other = classifier(train, test)
+        right[test] = (_score_sign(-real) + _score_sign(other)) / 2
+    return summary(Bootstrap(patients, seed).mean(right))
+
+
+def _score_sign(score: NDArray[np.float64]) -> NDArray[np.float64]:
+    """1 where the sign of the score is right, one half where it is 0."""
+    return (np.sign(score) + 1) / 2
+
+
+def by_features(real: NDArray[np.float64], other: NDArray[np.float64]) -> Classifier:
+    """Logistic regression on features (N, D) of both kinds, of the same hosts in the same order."""
+
+    def classify(train: Indices, test: Indices) -> NDArray[np.float64]:
+        model = make_pipeline(StandardScaler(), LogisticRegression(C=0.05, max_iter=500))
+        model.fit(np.concatenate([real[train], other[train]]), np.repeat([0, 1], len(train)))
+        return np.stack([model.decision_function(real[test]), model.decision_function(other[test])])
+
+    return classify
+
+
+def by_network(
+    real: Tensor,
+    other: Tensor,
+    seed: int = 0,
+    steps: int = 200,
+    pairs: int = 16,
+    *,
+    device: str | torch.device = "cpu",
+) -> Classifier:
+    """A small VGG from scratch, on random crops of half the side, which make few images go further.
+
+    It detects what is local: blur, noise, patterns. The score of an image is the mean over five crops.
+
+    Args:
+        real: (N, 1, S, S) in [-1, 1].
+        other: what was made of the same hosts.
+        seed: of initialisation, order and crops.
+        steps: of the optimiser.
+        pairs: hosts a step; both of their images are in it.
+        device: of the network; images stay where they are.
+    """
+    place = torch.device(device)
+    side = max(32, real.shape[-1] // 2)
+    room = real.shape[-1] - side
+
+    def classify(train: Indices, test: Indices) -> NDArray[np.float64]:
+        draw = torch.Generator().manual_seed(seed)
+        with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
+            torch.manual_seed(seed)
+            net = build("vgg", 2).to(place).to(memory_format=torch.channels_last)
+            optimizer = torch.optim.AdamW(net.parameters(), lr=2e-3, weight_decay=0.02)
+            schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)
+            of, targets = torch.from_numpy(train), torch.arange(2).repeat_interleave(pairs).to(place)
+            for _ in range(steps):
+                indices = of[torch.randint(len(of), (pairs,), generator=draw)]
+                top, left = torch.randint(room + 1, (2,), generator=draw).tolist()
+                x = torch.cat([real[indices], other[indices]])[:, :, top : top + side, left : left + side]
+                if torch.rand((), generator=draw) < 0.5:
+                    x = x.flip(-1)
+                loss = F.cross_entropy(_logits(net, x.to(place)), targets)
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                optimizer.step()
+                schedule.step()
+        net.eval()
+        corners = [(t, c) for t in (0, room) for c in (0, room)] + [(room // 2, room // 2)]
+        with torch.no_grad():
+            return np.stack(
+                [
+                    sum(
+                        _margin(net, images[torch.from_numpy(test), :, t : t + side, c : c + side])
+                        for t, c in corners
+                    )
+                    for images in (real, other)
+                ]
+            )
+
+    return classify
+
+
+def _logits(net: torch.nn.Module, images: Tensor) -> Tensor:
+    logits: Tensor = net(images.contiguous(memory_format=torch.channels_last))
+    return logits
+
+
+def _margin(net: torch.nn.Module, images: Tensor) -> NDArray[np.float64]:
+    logits = torch.cat([_logits(net, part.to(device_of(net))) for part in images.split(128)])
+    margin: NDArray[np.float64] = (logits[:, 1] - logits[:, 0]).double().cpu().numpy()
+    return margin

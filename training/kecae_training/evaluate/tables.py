@@ -29,16 +29,16 @@ def markdown(head: Row, rows: Sequence[Row]) -> str:
 def oracle_rows(
     figures: Mapping[str, Any], classes: Sequence[str], intervals: bool = True
 ) -> tuple[Row, list[Row]]:
-    """What every oracle says of real knees, X^ and each X': head and rows.
+    """What every oracle predicts for real knees, X^ and each X': head and rows.
 
     Args:
         figures: of one weights file (oracles of several are not the same).
         classes: names of the grades.
-        intervals: whether the shares have theirs; the single figure always has.
+        intervals: whether the fractions have theirs; the single figure always has.
     """
     names = list(figures["real"])
     single = "AUROC" if len(classes) == 2 else "kappa"
-    head = ("images", *(f"{n}: says {' / '.join(classes)}, {single}" for n in names))
+    head = ("images", *(f"{n}: predicted {' / '.join(classes)}, {single}" for n in names))
     kinds = [("real", figures["real"]), ("X^ (reconstructed, own label)", figures["reconstructed"])]
     kinds += [
         (f"X' ({kind}, donor's label)", value["oracles"]) for kind, value in figures["exchanged"].items()
@@ -47,10 +47,10 @@ def oracle_rows(
     for kind, by in kinds:
         cells = []
         for name in names:
-            shares = [by[name][f"says_{c}"] for c in classes]
-            says = " / ".join(cell(s) if intervals else cell(s).split(" ")[0] for s in shares)
+            fractions = [by[name][f"predicted_{c}"] for c in classes]
+            predicted = " / ".join(cell(f) if intervals else cell(f).split(" ")[0] for f in fractions)
             one = by[name].get(single.lower())
-            cells.append(says + (f", {cell(one)}" if one else ""))
+            cells.append(predicted + (f", {cell(one)}" if one else ""))
         rows.append((kind, *cells))
     return head, rows
 
@@ -64,21 +64,22 @@ def criterion_rows(figures: Mapping[str, Any]) -> tuple[Row, list[Row]]:
     """Every criterion with its figure and verdict."""
     rows: list[Row] = []
     group = ""
-    for b in figures.get("criteria", []):
-        digits = 1 if b["wanted"].endswith("dB") or b["figure"]["mean"] > 10 else 2
-        if 0 < abs(b["figure"]["mean"]) < 0.005:  # one copy among 540 is not 0.00
-            digits = 4
+    for c in figures.get("criteria", []):
+        first = c["group"] if c["group"] != group else ""
         rows.append(
-            (
-                b["group"] if b["group"] != group else "",
-                b["criterion"],
-                b["wanted"],
-                cell(b["figure"], digits),
-                b["verdict"],
-            )
+            (first, c["criterion"], c["accepted"], figure_cell(c["figure"], c["accepted"]), c["verdict"])
         )
-        group = b["group"]
-    return ("", "criterion", "wanted", "measured (95 % interval)", "verdict"), rows
+        group = c["group"]
+    return ("", "criterion", "accepted", "measured (95 % interval)", "verdict"), rows
+
+
+def figure_cell(figure: Mapping[str, Any], accepted: str) -> str:
+    """:func:`cell` of a criterion's figure, with the digits that its range calls for."""
+    mean = abs(figure["mean"])
+    digits = (
+        1 if accepted.endswith("dB") or mean > 10 else 4 if 0 < mean < 0.005 else 2
+    )  # one copy in 540 is not 0.00
+    return cell(figure, digits)
 
 
 def headline_rows(figures: Mapping[str, Any]) -> tuple[Row, list[Row]]:
@@ -157,12 +158,12 @@ def identity_rows(figures: Mapping[str, Any]) -> tuple[Row, list[Row]]:
     )
     rows = []
     for kind, by in (figures.get("identity") or {}).items():
-        shares = [
+        nearest = [
             cell(at(by, *path))
             for path in (("host_is_nearest", "l1"), ("host_is_nearest", "ssim"), ("donor_is_nearest", "l1"))
         ]
         copies = [cell(at(by, "copies", f"of_{whom}"), 3) for whom in ("donor", "other", "training")]
-        rows.append((kind, *shares, cell(by.get("psnr_outside"), 1), *copies))
+        rows.append((kind, *nearest, cell(by.get("psnr_outside"), 1), *copies))
     return head, rows
 
 
@@ -200,14 +201,14 @@ def probe_rows(figures: Mapping[str, Any]) -> tuple[Row, list[Row]]:
 
 
 def realism_rows(figures: Mapping[str, Any]) -> tuple[Row, list[Row]]:
-    """Distances to real knees, and how often a classifier tells the difference."""
+    """Distances to real knees, and balanced accuracy of two-sample classifiers."""
     part = figures.get("realism") or {}
-    distances, told = part.get("distances") or {}, part.get("two_sample") or {}
+    distances, two_sample = part.get("distances") or {}, part.get("two_sample") or {}
     keys = list(dict.fromkeys(k for by in distances.values() for k in by if not k.endswith("_over_floor")))
-    ways = list(dict.fromkeys(k for by in told.values() for k in by))
-    head = ("images", *(k.replace("_", " ") for k in keys), *(f"told apart by {w}" for w in ways))
+    ways = list(dict.fromkeys(k for by in two_sample.values() for k in by))
+    head = ("images", *(k.replace("_", " ") for k in keys), *(f"two-sample accuracy, {w}" for w in ways))
     rows = [
-        (kind, *(cell(by.get(k), 3) for k in keys), *(cell(at(told, kind, w)) for w in ways))
+        (kind, *(cell(by.get(k), 3) for k in keys), *(cell(at(two_sample, kind, w)) for w in ways))
         for kind, by in distances.items()
     ]
     return head, rows

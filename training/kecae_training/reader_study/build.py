@@ -22,9 +22,10 @@ from tqdm import tqdm
 from kecae_aug.data import Preprocessing, Radiographs, open_radiographs
 from kecae_aug.device import Precision, amp_dtype, choose_device
 from kecae_aug.engine.model import KECAE
+from kecae_aug.files import list_visible
 from kecae_aug.weights.io import load_weights
-from kecae_training.evaluate.exchanged import DETAILS, Exchanges, Kind
-from kecae_training.evaluate.provenance import NotHeldOutError, check_weights, training_patients
+from kecae_training.evaluate.entrants import NotHeldOutError, check_weights, training_patients
+from kecae_training.evaluate.exchanges import DETAILS, Exchanges, Kind
 from kecae_training.reader_study.canonical import add_hash, canonical_json, digest
 from kecae_training.reader_study.draw import Draw, Pair, draw_study
 from kecae_training.reader_study.folder import (
@@ -185,7 +186,7 @@ def build(
 
 
 def _check_places(out: Path, key_file: Path) -> None:
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if list_visible(out):
         raise FileExistsError(f"out={str(out)!r}: there is something already; take an absent or empty folder")
     if key_file.exists():
         raise FileExistsError(

@@ -16,8 +16,8 @@ independent images as would have that variance; otherwise 20 right of 20 would h
 reader's fraction it is Wilson's interval itself. Parts are added as squares of the distances to the mean (Newcombe 1998,
 Zou and Donner 2008), which is how differences get theirs.
 
-**Kappas.** Their intervals come from patients drawn with replacement (:class:`kecae_training.evaluate.measures.Bootstrap`).
-scikit-learn and statsmodels take no matrix of weights, so the formulas stand here, on weighted counts; tests compare figures
+**Kappas.** Their intervals come from patients drawn with replacement (:class:`kecae_training.bootstrap.Bootstrap`).
+scikit-learn and statsmodels take no matrix of weights, so the formulas are ours, on weighted counts; tests compare figures
 and draws with theirs. The readers are taken as they are: a kappa of three readers has no interval for "any readers".
 """
 
@@ -32,7 +32,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtrit
 
-from kecae_training.evaluate.measures import Bootstrap, Draws, ratio, summary
+from kecae_training.bootstrap import (
+    Bootstrap,
+    Draws,
+    cohen_kappa,
+    count_confusions,
+    ratio,
+    summary,
+)
 
 LEVEL = 0.95
 Table = NDArray[np.float64] | NDArray[np.bool_]  # (R, N): a row for each reader, a column for each image
@@ -55,7 +62,7 @@ class Estimate:
     images: int
 
     def figure(self, digits: int = 4) -> dict[str, Any]:
-        """``{"mean", "low", "high", "images"}``, None where undefined; as :func:`validity.measures.summary` has it."""
+        """``{"mean", "low", "high", "images"}``, None where undefined; like :func:`~kecae_training.bootstrap.summary`."""
         values = {"mean": self.mean, "low": self.low, "high": self.high}
         rounded = {k: round(v, digits) if np.isfinite(v) else None for k, v in values.items()}
         return {**rounded, "images": self.images}
@@ -162,13 +169,13 @@ def inter_reader(
         return {}
     drawn = Bootstrap(patients)
 
-    def by_pair(kind: str | None) -> dict[str, Draws]:
+    def by_pair(quadratic: bool) -> dict[str, Draws]:
         return {
-            f"{readers[i]}, {readers[j]}": cohen(given[i], given[j], drawn, grades, kind)
+            f"{readers[i]}, {readers[j]}": cohen(given[i], given[j], drawn, grades, quadratic=quadratic)
             for i, j in combinations(range(len(given)), 2)
         }
 
-    pairs = by_pair(None)
+    pairs = by_pair(False)
     found: dict[str, Any] = {
         "cohen": {pair: summary(draws) for pair, draws in pairs.items()},
         "cohen_mean": summary(np.mean(list(pairs.values()), axis=0)),
@@ -176,7 +183,7 @@ def inter_reader(
         "observed": summary(drawn.mean((given == given[0]).all(0))),
     }
     if grades > 2:
-        found["cohen_quadratic_mean"] = summary(np.mean(list(by_pair("quadratic").values()), axis=0))
+        found["cohen_quadratic_mean"] = summary(np.mean(list(by_pair(True).values()), axis=0))
     return found
 
 
@@ -206,7 +213,7 @@ def intra_reader(
     }
 
 
-def cohen(first: Grades, second: Grades, drawn: Bootstrap, grades: int, kind: str | None = None) -> Draws:
+def cohen(first: Grades, second: Grades, drawn: Bootstrap, grades: int, *, quadratic: bool = False) -> Draws:
     """Cohen's kappa of two readers (or of a reader's two readings): the figure, then that of every draw.
 
     Args:
@@ -214,16 +221,9 @@ def cohen(first: Grades, second: Grades, drawn: Bootstrap, grades: int, kind: st
         second: (N,) of the other.
         drawn: the draws of their N images.
         grades: how many there are.
-        kind: None counts every disagreement alike, "quadratic" by the square of its distance.
+        quadratic: see :func:`kecae_training.bootstrap.cohen_kappa`.
     """
-    counts = np.eye(grades * grades)[first * grades + second]  # (N, K * K)
-    both = (drawn.weights @ counts).reshape(-1, grades, grades)
-    both /= both.sum((1, 2), keepdims=True)
-    expected = both.sum(2)[:, :, None] * both.sum(1)[:, None, :]
-    index = np.arange(grades, dtype=np.float64)
-    distance = np.subtract.outer(index, index) ** 2
-    cost = distance if kind == "quadratic" else (distance > 0).astype(np.float64)
-    return 1 - ratio((cost * both).sum((1, 2)), (cost * expected).sum((1, 2)))
+    return cohen_kappa(count_confusions(drawn.weights, first, second, grades), quadratic=quadratic)
 
 
 def fleiss(given: Grades, drawn: Bootstrap, grades: int) -> Draws:

@@ -21,7 +21,7 @@ from scipy.optimize import brentq
 from scipy.stats import multivariate_normal, norm
 from tqdm import tqdm
 
-from kecae_training.evaluate.measures import Bootstrap, summary
+from kecae_training.bootstrap import Bootstrap, summary
 from kecae_training.evaluate.tables import markdown
 from kecae_training.reader_study.intervals import Estimate, cohen, difference, mean_over_readers
 

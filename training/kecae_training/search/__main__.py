@@ -1,13 +1,14 @@
-"""`kecae-aug search`: weights of loss terms, by the paper's grid or by evolution; every trial is a short training.
+r"""`kecae-aug search`: weights of loss terms, by the paper's grid or by evolution; every trial is a short training.
 
     kecae-aug search --method grid --phantoms 200 --steps 100 --config paper --out runs/fig3
-    kecae-aug search --method cmaes --trials 40 --data DIR --discriminator runs/discriminator --oracles runs/oracle
-    --out runs/cmaes kecae-aug search --method nsga2 --trials 60 --terms loss.lambda1 loss.same_grade ... --loss.lambda2 0
+    kecae-aug search --method cmaes --trials 40 --data DIR --discriminator runs/discriminator --oracles runs/oracle \
+        --out runs/cmaes
+    kecae-aug search --method nsga2 --trials 60 --terms sup same_grade ... --loss.terms.lda 0
 
-``grid`` is Fig. 3: accuracy of an RBF SVM on hK over a grid of lambda1 and lambda2. ``cmaes`` and ``nsga2`` are the
-evolution that the paper leaves for later, evaluated by what the weights have not seen: *flip*, the held-out oracles'
-AUROC on X' for the new label over their AUROC on real knees, and *identity*, the fraction of the variance of X' that
-follows the host. CMA-ES has one objective, flip - 5 max(0, criterion - identity); NSGA-II has both.
+``grid`` is Fig. 3: accuracy of an RBF SVM on hK over a grid of lambda_1 (the term sup) and lambda_2 (lda). ``cmaes`` and
+``nsga2`` are the evolution that the paper leaves for later, evaluated by what the weights have not seen: *flip*, the
+held-out oracles' AUROC on X' for the new label over their AUROC on real knees, and *identity*, the fraction of the variance
+of X' that follows the host. CMA-ES has one objective, flip - 5 max(0, criterion - identity); NSGA-II has both.
 
 Flags that are not listed are those of `kecae-aug train`. The same command goes on where it stopped, a trial that was cut
 off goes on from its checkpoint, and a larger --trials adds to what is there.
@@ -26,7 +27,8 @@ from typing import Any
 
 from kecae_aug.device import DEVICES, PRECISIONS, choose_device
 from kecae_aug.errors import reporting
-from kecae_training.config import LossConfig, TrainConfig, parse
+from kecae_training.config import TrainConfig, parse
+from kecae_training.losses import TERMS, hint
 from kecae_training.search.report import write_outputs
 from kecae_training.search.short import DivergedError, Figures, beside_defaults, run
 from kecae_training.search.study import Study, folder_study, phantom_study
@@ -50,7 +52,7 @@ class SearchConfig:
         out: folder of the search: study.db, trials.jsonl, the report, and a folder for every trial.
         train: of every trial, but for the searched terms.
         method: ``"grid"``, ``"cmaes"`` or ``"nsga2"``.
-        terms: names of the searched weights, ``loss.<field>`` of :class:`~kecae_training.config.LossConfig`.
+        terms: whose weights are searched, names of `kecae_training.losses.TERMS`.
         low: least weight, above 0: all ranges are logarithmic.
         high: largest weight.
         points: of the grid, for each term.
@@ -63,7 +65,7 @@ class SearchConfig:
     out: Path
     train: TrainConfig
     method: str = "grid"
-    terms: list[str] = field(default_factory=lambda: ["loss.lambda1", "loss.lambda2"])
+    terms: list[str] = field(default_factory=lambda: ["sup", "lda"])
     low: float = 1e-5
     high: float = 1.0
     points: int = 5
@@ -75,10 +77,9 @@ class SearchConfig:
     def check(self) -> None:
         """Raise one ValueError that lists all that is wrong."""
         problems = []
-        accepted = [f"loss.{k}" for k, v in vars(LossConfig()).items() if isinstance(v, float)]
-        wrong = [term for term in self.terms if term not in accepted]
+        wrong = [hint(term) for term in self.terms if term not in TERMS]
         if wrong:
-            problems.append(f"terms: {', '.join(wrong)}; accepted are {', '.join(accepted)}")
+            problems.append(f"terms: {', '.join(wrong)}; accepted are {', '.join(TERMS)}")
         if len(set(self.terms)) != len(self.terms):
             problems.append(f"terms: {', '.join(self.terms)}; each may be named once")
         if self.method not in METHODS:
@@ -104,7 +105,8 @@ class SearchConfig:
             self.method
         ]
         names = ("method", "terms", "low", "high", "seed", *by_method)
-        training = {k: v for k, v in beside_defaults(self.train).items() if k not in self.terms}
+        searched = [f"loss.terms.{term}" for term in self.terms]
+        training = {k: v for k, v in beside_defaults(self.train).items() if k not in searched}
         own = {name: getattr(self, name) for name in names}
         plain: dict[str, Any] = json.loads(
             json.dumps({**own, "train": training, "train.seed": self.train.run.seed, "data": study.name})
@@ -162,9 +164,8 @@ def objectives(method: str, figures: Figures, criterion: float) -> list[float]:
 
 def _train(config: SearchConfig, study: Study, values: Values) -> Figures:
     """One trial. Its folder is named by its values, so that one that was cut off goes on there."""
-    out = config.out / "trials" / "_".join(f"{k.removeprefix('loss.')}={v:g}" for k, v in values.items())
-    searched: dict[str, Any] = {k.removeprefix("loss."): v for k, v in values.items()}
-    loss = replace(config.train.loss, **searched)
+    out = config.out / "trials" / "_".join(f"{term}={weight:g}" for term, weight in values.items())
+    loss = config.train.loss.weighing(**values)
     technical = replace(config.train.run, progress=False, samples_every=0, checkpoint_every=100)
     training = replace(config.train, out=out, loss=loss, run=technical)
     training.check()

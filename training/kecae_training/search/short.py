@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 from sklearn.metrics import balanced_accuracy_score
 from torch import Tensor
 
+from kecae_aug.engine.exchange import host_detail
 from kecae_aug.engine.model import KECAE
 from kecae_aug.phantom.jsw import joint_space_width
 from kecae_aug.weights.io import load_weights
 from kecae_training.config import TrainConfig
 from kecae_training.discriminator import Discriminator, device_of, load_discriminator, predict
-from kecae_training.evaluate.measures import psnr, ssim
+from kecae_training.evaluate.exchanges import psnr, ssim
 from kecae_training.evaluate.oracles import auroc
 from kecae_training.evaluate.probes import classifier
 from kecae_training.images import to_float
@@ -79,12 +80,12 @@ def figures(model: KECAE, study: Study, discriminators: Sequence[Discriminator] 
     reconstruction, decoded = _decode(model, non_key + key), _decode(model, non_key + key[donors])
     if not all(t.isfinite().all() for t in (reconstruction, decoded)):
         raise DivergedError("the reconstructions or exchanges are not finite: the training diverged")
-    host = (images + decoded - reconstruction).clamp(-1, 1)
+    host = host_detail(images, decoded, reconstruction)
     wanted = labels[donors].numpy()
     bench = study.bench
 
     def over_real(of: Tensor, targets: NDArray[np.int64]) -> tuple[float, dict[str, NDArray[np.float32]]]:
-        seen = {name: p[:, 1] for name, p in bench.see(of).items()}
+        seen = {name: p[:, 1] for name, p in bench.predict(of).items()}
         real = {name: auroc(p[:, 1], bench.labels) for name, p in bench.real.items()}
         return float(np.mean([auroc(p, targets) / real[name] for name, p in seen.items()])), seen
 

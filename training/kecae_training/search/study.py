@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from kecae_aug.data import Preprocessing, open_radiographs
-from kecae_aug.donors import random_donors
+from kecae_aug.donors import draw_donors
 from kecae_aug.files import save_tensors
 from kecae_aug.phantom import PhantomKnees, render
 from kecae_aug.phantom.jsw import joint_space_width
@@ -35,8 +35,8 @@ from kecae_training.discriminator import (
     save_discriminator,
     train_discriminator,
 )
+from kecae_training.evaluate.entrants import both_of
 from kecae_training.evaluate.oracles import Bench
-from kecae_training.evaluate.provenance import both_of
 from kecae_training.images import to_bytes, to_float, to_uint8
 from kecae_training.warmup import Remembered
 
@@ -143,7 +143,7 @@ def phantom_study(
     ]
     test = sets[2]
     generator = torch.Generator().manual_seed(0)
-    donors = random_donors(torch.tensor(test.targets), patients=test.patients, generator=generator)
+    donors = draw_donors(torch.tensor(test.targets), patients=test.patients, generator=generator)
     file = folder / "images.safetensors"
     if not file.exists():
         say(f"drawing {sum(map(len, sets))} {name}")
@@ -171,6 +171,10 @@ def phantom_study(
                 ("0", "2"),
                 folds=1,
                 epochs=epochs,
+                batch_size=64,
+                lr=2e-3,
+                ema=None,
+                wide=0.0,
                 seed=of_seed,
                 adversarial_radius=RADIUS if network.endswith(ROBUST) else 0.0,
             )
@@ -276,7 +280,7 @@ def folder_study(
         train=train,
         probe=train,
         test=test,
-        donors=random_donors(test.labels, patients=test.patients, generator=generator),
+        donors=draw_donors(test.labels, patients=test.patients, generator=generator),
         bench=_bench(loaded, test),
     )
 

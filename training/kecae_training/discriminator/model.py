@@ -1,12 +1,7 @@
-"""The frozen discriminator D of Eq. 5 (the discriminator), and the held-out oracles: the same kind of thing,
-trained on other patients, with another architecture and seed.
+"""A discriminator: the frozen classifier of Eq. 5. An oracle, which judges weights, is the same, of other patients.
 
-    python -m kecae_training.discriminator --data DIR --out runs/discriminator --network resnet --fold 0
-    python -m kecae_training.discriminator --data DIR --out runs/oracle-vgg --network vgg --fold 1 --seed 1
-    python -m kecae_training.discriminator --data DIR --out runs/robust --init runs/discriminator --adversarial_radius 0.2
-
-Patients are divided by a hash of their id (`fold` of `folds`), so that a discriminator and an oracle of
-different folds share no patient, whatever the list of files.
+Patients are divided by a hash of their id (`fold` of `folds`), so that a discriminator and an oracle of different
+folds have no patient in common, whatever the list of files.
 """
 
 from __future__ import annotations
@@ -14,33 +9,24 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import sys
-import time
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from tqdm import trange
 
 from kecae_aug.data import Preprocessing
-from kecae_aug.device import DEVICES, PRECISIONS, Device, Precision, autocast, choose_device, cpu_by_default
+from kecae_aug.device import PRECISIONS, Precision, autocast, cpu_by_default
 from kecae_aug.engine.exchange import resize
-from kecae_aug.errors import reporting
 from kecae_aug.files import save_tensors
 from kecae_aug.names import class_names, patient_id
-from kecae_training.adversarial import l2_attack, radius_at
-from kecae_training.augment import augment
-from kecae_training.flags import listed
-from kecae_training.images import to_float, to_uint8
-from kecae_training.networks import build, stages
-from kecae_training.prefetch import pinned, prefetched
+from kecae_training.discriminator.lite import LITE
+from kecae_training.discriminator.networks import NETWORKS, build, stages
 
 FORMAT = "kecae-discriminator-1"
 
@@ -50,38 +36,51 @@ class DiscriminatorConfig:
     """How a discriminator or oracle is trained.
 
     Args:
-        network: ``"resnet"``, ``"vgg"``, ``"densenet"`` or ``"siamese"`` of :mod:`kecae_training.networks`.
+        network: ``"lite0"``, ``"lite1"``, ``"lite2"`` (ImageNet weights, extra ``[pretrained]``), or from scratch
+            ``"resnet"``, ``"vgg"``, ``"densenet"``, ``"siamese"``: :mod:`kecae_training.discriminator.networks`.
         image_size: side of the images in pixels.
-        grades: grades that it learns to tell apart. More than the KECAE exchanges is useful: what sets
-            KL 3 and 4 apart is what sets KL 2 apart, only clearer.
+        grades: classes that it learns. More than the KECAE exchanges is useful: what sets KL 3 and 4 apart is what sets
+            KL 2 apart, only clearer. Any names of two classes or more will do.
+        ordinal: whether the classes have an order; then ``smoothing`` goes to the neighbours of the label only.
+        smoothing: probability that the target gives to other classes than the label.
+        pretrained: start from ImageNet; None where the network has such weights.
         folds: into how many parts the patients are divided; 1 takes all of them.
         fold: which part it is trained on.
         epochs: passes over its images.
         batch_size: images a step.
-        lr: peak learning rate of AdamW under a one-cycle schedule.
+        lr: peak learning rate of AdamW under a one-cycle schedule; from scratch 2e-3 is better.
         weight_decay: of AdamW.
+        ema: decay a step of the average of the weights, which is what is validated and saved; None for the weights
+            themselves.
+        wide: fraction of the images shown in a wider frame (0.6 to 0.9 of their size), so that wider crops are known.
         seed: of initialisation, order and augmentation.
-        adversarial_radius: above 0 it is trained on attacked images only (:func:`kecae_training.adversarial.l2_attack`),
-            so that its gradients show anatomy rather than noise. L2 norm of an image's change, in units of [-1, 1], at
-            128 px; at S px it is radius * S / 128, the same change a pixel.
+        adversarial_radius: above 0 it is trained on attacked images only
+            (:func:`kecae_training.discriminator.adversarial.l2_attack`), so that its gradients show anatomy rather
+            than noise. L2 norm of an image's change, in units of [-1, 1], at 128 px; at S px it is radius * S / 128,
+            the same change a pixel.
         adversarial_steps: of the attack; each is one more pass forward and back.
-        init: folder of a discriminator of the same network to start from, for one that was trained plainly. Where
-            its grades are others, the last layer starts anew. Its patients count as seen by this one.
+        init: folder of a discriminator of the same network to start from, for one that was trained plainly. Where its grades
+            are others, the last layer starts anew. Its patients count as seen by this one.
         precision: ``"32-true"``, ``"bf16-mixed"`` or ``"16-mixed"``, of the training alone; the discriminator is float32.
 
     Raises:
-        ValueError: naming the field, for a radius below 0, no step, another precision.
+        ValueError: naming the field, for another network, a radius below 0, no step, another precision.
     """
 
-    network: str = "resnet"
-    image_size: int = 128
-    grades: tuple[str, ...] = ("0", "2", "3", "4")
+    network: str = "lite0"
+    image_size: int = 160
+    grades: tuple[str, ...] = ("0", "1", "2", "3", "4")
+    ordinal: bool = True
+    smoothing: float = 0.05
+    pretrained: bool | None = None
     folds: int = 2
     fold: int = 0
-    epochs: int = 24
-    batch_size: int = 64
-    lr: float = 2e-3
+    epochs: int = 6
+    batch_size: int = 32
+    lr: float = 5e-4
     weight_decay: float = 0.02
+    ema: float | None = 0.995
+    wide: float = 0.3
     seed: int = 0
     adversarial_radius: float = 0.0
     adversarial_steps: int = 2
@@ -90,12 +89,28 @@ class DiscriminatorConfig:
 
     def __post_init__(self) -> None:
         self.grades = class_names(self.grades, "grades")
+        if self.network not in NETWORKS:
+            raise ValueError(f"network={self.network!r}: accepted are {', '.join(map(repr, NETWORKS))}")
+        if self.pretrained and self.network not in LITE:
+            raise ValueError(
+                f"pretrained=True: {self.network!r} has no ImageNet weights; accepted are {', '.join(map(repr, LITE))}"
+            )
+        for name in ("smoothing", "wide"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: accepted is 0 to below 1")
+        if self.ema is not None and not 0 < self.ema < 1:
+            raise ValueError(f"ema={self.ema}: accepted is between 0 and 1, or null")
         if not (math.isfinite(self.adversarial_radius) and self.adversarial_radius >= 0):
             raise ValueError(f"adversarial_radius={self.adversarial_radius}: accepted are 0 (off) and above")
         if self.adversarial_steps < 1:
             raise ValueError(f"adversarial_steps={self.adversarial_steps}: accepted are 1 and above")
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision={self.precision!r}: accepted are {', '.join(PRECISIONS)}")
+
+    @property
+    def from_imagenet(self) -> bool:
+        """Whether its training starts from ImageNet's weights."""
+        return self.init is None and self.network in LITE and self.pretrained is not False
 
 
 class Discriminator(nn.Module):
@@ -147,7 +162,7 @@ class Discriminator(nn.Module):
         """Ids of all that it has seen, spelled as everywhere (:func:`kecae_aug.names.patient_id`)."""
         return set(self.metadata.get("patients", ()))
 
-    def look(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def features(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Logits of ``classes``, and the features of every stage (``networks.stages``), from fine to coarse."""
         seen: list[Tensor] = []
         hooks = [
@@ -239,122 +254,6 @@ def in_fold(patient: str | int, fold: int, folds: int) -> bool:
             f"patient={patient!r}: it is missing, so that it belongs to no fold; accepted is an id"
         )
     return int(hashlib.sha256(name.encode()).hexdigest(), 16) % folds == fold
-
-
-def train_discriminator(
-    images: Tensor,
-    targets: Sequence[int],
-    config: DiscriminatorConfig,
-    *,
-    progress: bool = True,
-    device: str | torch.device = "cpu",
-) -> Discriminator:
-    """Train a discriminator, from scratch or from ``config.init``, with class-balanced batches.
-
-    The attack, where there is one, sees the discriminator in eval mode: then it is aimed at the function that will
-    be used (running statistics, no dropout), an image's attack does not depend on its batch, and the running statistics are
-    those of the images that are learned, not of every step on the way to them (Pang et al. 2021, "Bag of Tricks for
-    Adversarial Training", found it to cost no robustness).
-
-    Args:
-        images: (N, 1, S, S) uint8, 0 to 255 for [-1, 1] (see :func:`kecae_training.images.to_uint8`).
-        targets: N indices into ``config.grades``.
-        config: see :class:`DiscriminatorConfig`.
-        progress: show a progress bar; its accuracy is that on attacked images, where there is an attack.
-        device: where it is trained; the images stay where they are, batches are made and augmented on the CPU.
-
-    Returns:
-        The discriminator, frozen, on the CPU.
-
-    Raises:
-        ValueError: a grade without images; images of another size than ``config.image_size``; an ``init`` of another
-            network.
-        FileNotFoundError: no discriminator in ``init``.
-    """
-    with cpu_by_default():
-        return _trained(images.cpu(), targets, config, progress, torch.device(device))
-
-
-def _trained(
-    images: Tensor, targets: Sequence[int], config: DiscriminatorConfig, progress: bool, device: torch.device
-) -> Discriminator:
-    if images.shape[-1] != config.image_size:
-        raise ValueError(
-            f"images: {images.shape[-1]} px, image_size={config.image_size}; accepted are images of that size"
-        )
-    torch.manual_seed(config.seed)
-    generator = torch.Generator().manual_seed(config.seed)
-    discriminator = Discriminator(config)  # drawn on the CPU: the same weights at the start of every device
-    if config.init is not None:
-        _begin_with(discriminator, config.init)
-    discriminator = discriminator.to(device).to(memory_format=torch.channels_last)
-    labels = torch.as_tensor(targets)
-    counts = torch.bincount(labels, minlength=len(config.grades))
-    if (counts == 0).any():
-        raise ValueError(
-            f"targets: {counts.tolist()} images of the grades {config.grades}; every grade needs some"
-        )
-    weights = 1.0 / counts[labels].double().sqrt()  # between as they come and balanced: KL 4 is rare
-    steps = max(1, len(labels) // config.batch_size)
-    optimizer = torch.optim.AdamW(discriminator.parameters(), lr=config.lr, weight_decay=config.weight_decay)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.lr, total_steps=steps * config.epochs)
-    scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "16-mixed")
-    radius = radius_at(config.adversarial_radius, images.shape[-1])
-
-    def see(x: Tensor) -> Tensor:
-        with autocast(device, config.precision):
-            logits: Tensor = discriminator(x.contiguous(memory_format=torch.channels_last))
-        return logits.float()
-
-    def batches() -> Iterator[tuple[Tensor, Tensor]]:
-        for _ in range(config.epochs):
-            order = torch.multinomial(
-                weights, steps * config.batch_size, replacement=True, generator=generator
-            )
-            for rows in order.split(config.batch_size):
-                x = augment(to_float(images[rows]), generator)
-                yield pinned(x, device), pinned(labels[rows], device)
-
-    with prefetched(batches()) as made:
-        for _ in (bar := trange(config.epochs, desc=f"discriminator {config.network}", disable=not progress)):
-            correct = torch.zeros((), dtype=torch.int64, device=device)
-            for _ in range(steps):
-                x, y = (t.to(device, non_blocking=True) for t in next(made))
-                if radius:
-                    discriminator.eval()
-                    x = l2_attack(see, x, y, radius, config.adversarial_steps)
-                    discriminator.train()
-                logits = see(x)
-                loss = F.cross_entropy(logits, y, label_smoothing=0.05)
-                optimizer.zero_grad(set_to_none=True)
-                scaler.scale(loss).backward()
-                scaler.step(optimizer)
-                scaler.update()
-                schedule.step()
-                correct += (logits.argmax(1) == y).sum()
-            bar.set_postfix(train_accuracy=f"{int(correct.cpu()) / (steps * config.batch_size):.3f}")
-    discriminator.cpu()
-    return discriminator.freeze()
-
-
-def _begin_with(discriminator: Discriminator, folder: Path) -> None:
-    """Copy another discriminator's network into ``discriminator``, without the last layer where the grades differ;
-    and its patients.
-    """
-    other = load_discriminator(folder)
-    if other.config.network != discriminator.config.network:
-        raise ValueError(
-            f"init={str(folder)!r}: its network is {other.config.network!r}, not {discriminator.config.network!r}; give "
-            f"network={other.config.network!r}, or no init"
-        )
-    state = other.network.state_dict()
-    if other.config.grades != discriminator.config.grades:
-        last = [
-            name for name, module in discriminator.network.named_modules() if isinstance(module, nn.Linear)
-        ][-1]
-        state |= {k: v for k, v in discriminator.network.state_dict().items() if k.startswith(f"{last}.")}
-    discriminator.network.load_state_dict(state)
-    discriminator.metadata = {"patients": sorted(other.patients)}
 
 
 def save_discriminator(
@@ -476,58 +375,3 @@ def device_of(network: Any) -> torch.device:
     """Where a module's parameters are; the CPU for one without any, and for a function."""
     place = next(network.parameters(), None) if isinstance(network, nn.Module) else None
     return torch.device("cpu") if place is None else place.device
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """Command line: ``kecae-aug discriminator`` or ``python -m kecae_training.discriminator``."""
-    with reporting("kecae-aug discriminator", "interrupted; nothing was written"):
-        _command(argv)
-
-
-def _command(argv: Sequence[str] | None) -> None:
-    from jsonargparse import ArgumentParser
-
-    from kecae_aug.data import open_radiographs
-
-    parser = ArgumentParser(prog="kecae-aug discriminator", description=__doc__)
-    add = parser.add_argument
-    add("--data", type=Path, required=True, help="radiographs: DIR/split/grade/name.png, or a table.csv")
-    add("--split", default="train")
-    add("--out", type=Path, required=True, help="folder for discriminator.safetensors")
-    add("--no-mirror", action="store_true", help="leave right knees as they are")
-    add("--no-fix-inverted", action="store_true", help="leave negatives as they are")
-    add("--contrast", type=float, nargs=2, default=None, help="percentiles that become -1 and 1")
-    add("--align", action="store_true", help="bring every joint line to one place")
-    add("--device", type=Device, default="auto", help=f"{', '.join(DEVICES)} (default: auto)")
-    parser.add_class_arguments(DiscriminatorConfig)
-    args = parser.parse_args(listed(sys.argv[1:] if argv is None else argv, "--grades"))
-    values = vars(parser.instantiate(args))
-    config = DiscriminatorConfig(**{k: values[k] for k in asdict(DiscriminatorConfig())})
-    device = choose_device(args.device)
-    preprocessing = Preprocessing(
-        config.image_size, not args.no_mirror, not args.no_fix_inverted, args.contrast, args.align
-    )
-    if config.init is not None:
-        load_discriminator(config.init)  # a wrong folder is named before the images are read
-    data = open_radiographs(args.data, args.split, grades=config.grades, preprocessing=preprocessing)
-    if (args.out / "discriminator.safetensors").exists():
-        raise FileExistsError(
-            f"--out {args.out}: already holds a discriminator; choose another folder or remove it"
-        )
-
-    rows = [i for i, patient in enumerate(data.patients) if in_fold(patient, config.fold, config.folds)]
-    print(f"{len(rows)} of {len(data)} images, fold {config.fold} of {config.folds}", flush=True)
-    images = to_uint8(data, rows)
-    start = time.perf_counter()
-    discriminator = train_discriminator(images, [data.targets[i] for i in rows], config, device=device)
-    path = save_discriminator(
-        discriminator,
-        args.out,
-        patients=[data.patients[i] for i in rows],
-        data={"split": args.split, "images": len(rows), "preprocessing": preprocessing.to_dict()},
-    )
-    print(f"{path}  ({time.perf_counter() - start:.0f} s)")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,19 +1,23 @@
-"""Small classifiers for radiographs of one channel: the discriminator and the held-out oracles.
+"""The networks of discriminators and oracles: EfficientNet-Lite from ImageNet (:mod:`.lite`), and small ones from scratch.
 
-They take (B, 1, S, S) in [-1, 1], any S of 32 or more, and return (B, n_classes) logits. They are small
-on purpose: the discriminator runs in every training step of a KECAE, and architectures that share little
-are what makes an oracle held out.
+They take (B, 1, S, S) in [-1, 1], any S of 32 or more, and return (B, n_classes) logits. Those from scratch are small on
+purpose: a discriminator runs in every training step of a KECAE, and architectures that have little in common are
+    what makes an
+oracle held out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torchvision.models import DenseNet
 from torchvision.models.densenet import _DenseBlock
 from torchvision.models.resnet import BasicBlock
+
+from kecae_training.discriminator.lite import LITE, Lite
 
 
 def _conv(c_in: int, c_out: int, kernel: int = 3, stride: int = 1) -> list[nn.Module]:
@@ -100,6 +104,7 @@ def siamese(n_classes: int) -> nn.Module:
 
 
 NETWORKS: dict[str, Callable[[int], nn.Module]] = {
+    **{name: partial(Lite, name) for name in LITE},
     "vgg": vgg,
     "resnet": resnet,
     "densenet": densenet,
@@ -109,6 +114,8 @@ NETWORKS: dict[str, Callable[[int], nn.Module]] = {
 
 def stages(network: nn.Module) -> list[nn.Module]:
     """The modules whose outputs (B, C, h, w) are the network's features, from fine to coarse."""
+    if isinstance(network, Lite):
+        return network.stages()
     for kind in (_DenseBlock, BasicBlock, _Join, nn.MaxPool2d):
         found = [module for module in network.modules() if isinstance(module, kind)]
         if found:
@@ -121,15 +128,3 @@ def build(name: str, n_classes: int) -> nn.Module:
     if name not in NETWORKS:
         raise ValueError(f"network={name!r}: accepted are {', '.join(map(repr, NETWORKS))}")
     return NETWORKS[name](n_classes)
-
-
-__all__ = [
-    "NETWORKS",
-    "Siamese",
-    "build",
-    "densenet",
-    "resnet",
-    "siamese",
-    "stages",
-    "vgg",
-]

@@ -1,0 +1,176 @@
+"""How well the grade is read: by each discriminator, by a panel of them, from hK and from hN.
+
+    python -m kecae_bench.ladder --data DIR --discriminators runs/lite0 runs/panel --radius 0.2
+    python -m kecae_bench.ladder --data DIR --weights knee-kl02
+
+What a KECAE can exchange is what its key knows, and a key learns no more than its teacher does. Each line is one rung of the
+ladder in docs/training.md: AUROC and accuracy of one grade against another, and quadratic kappa over all grades, on patients
+that none of them has seen, with 95 % intervals over patients. Of a discriminator also on frames that show 1 / 0.6 times as
+much (padded, then shrunk: half of them continued by the border, half black), and under an attack of its own. Of weights,
+linear probes on hK and hN, cross-validated over patients. Appends JSON lines to benchmarks/results/ladder.jsonl.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from sklearn.metrics import cohen_kappa_score
+from sklearn.model_selection import StratifiedGroupKFold
+from torch import Tensor, nn
+from torchvision.transforms.v2.functional import resize
+
+from kecae_aug.data import Preprocessing, open_radiographs
+from kecae_aug.device import choose_device
+from kecae_aug.engine.inference import FastKECAE
+from kecae_aug.errors import reporting
+from kecae_aug.weights.io import load_weights
+from kecae_bench.record import record
+from kecae_training.bootstrap import Bootstrap, summary, weighted_auroc
+from kecae_training.discriminator import predict
+from kecae_training.discriminator.adversarial import l2_attack, radius_at
+from kecae_training.discriminator.measure import pair_scores
+from kecae_training.discriminator.panel import load_panel
+from kecae_training.evaluate.probes import classifier
+from kecae_training.images import to_float, to_uint8
+
+WIDE = 0.6
+
+
+def widen(images: Tensor, fraction: float = WIDE) -> Tensor:
+    """(N, 1, S, S) knees shrunk to ``fraction`` of the side; around them their border, continued, or black, in turn."""
+    size = images.shape[-1]
+    margin = round(size * (1 / fraction - 1) / 2)
+    continued = F.pad(images[::2], (margin,) * 4, mode="replicate")
+    black = F.pad(images[1::2], (margin,) * 4, value=-1.0)
+    out = torch.empty_like(images)
+    out[::2] = resize(continued, [size, size], antialias=True)
+    out[1::2] = resize(black, [size, size], antialias=True)
+    return out
+
+
+def read_figures(
+    posterior: Tensor, targets: Tensor, grades: Sequence[str], pair: Sequence[str], boot: Bootstrap
+) -> dict[str, Any]:
+    """AUROC and accuracy of the pair, and kappa of all grades, of (N, K) probabilities."""
+    first, second = (list(grades).index(g) for g in pair)
+    labels = targets.numpy()
+    rows = (labels == first) | (labels == second)
+    score, is_second = pair_scores(posterior, first, second), (labels == second).astype(np.int64)
+    found = {
+        "auroc": summary(weighted_auroc(score[rows], is_second[rows] == 1, boot.weights[:, rows])),
+        "accuracy": summary(boot.mean((score > 0.5) == is_second, rows)),
+    }
+    if len(grades) > 2:
+        predicted = posterior.argmax(1).numpy()
+        draws = [
+            cohen_kappa_score(labels, predicted, weights="quadratic", sample_weight=w)
+            for w in boot.weights[:201]
+        ]
+        found["kappa"] = summary(np.array(draws))
+    return found
+
+
+def attacked(network: nn.Module, images: Tensor, targets: Tensor, radius: float, steps: int = 10) -> Tensor:
+    """Each image at its worst place within ``radius`` (at 128 px) for this network."""
+    reach = radius_at(radius, images.shape[-1])
+    parts = zip(images.split(32), targets.split(32), strict=True)
+    return torch.cat([l2_attack(network, x, y, reach, steps) for x, y in parts])
+
+
+def probe(
+    latents: np.ndarray[Any, Any], labels: np.ndarray[Any, Any], patients: list[str]
+) -> np.ndarray[Any, Any]:
+    """(N,) log-odds of the second grade by linear probes that have not seen the patient."""
+    groups = np.unique(patients, return_inverse=True)[1]
+    score = np.zeros(len(labels))
+    for train, test in StratifiedGroupKFold(5, shuffle=True, random_state=0).split(latents, labels, groups):
+        net = classifier("linear", len(train), latents.shape[1]).fit(latents[train], labels[train])
+        score[test] = net.decision_function(latents[test])
+    return score
+
+
+@torch.no_grad()
+def weights_figures(name: str, args: argparse.Namespace) -> dict[str, Any]:
+    """Linear probes of the pair on hK and hN."""
+    model = load_weights(name)
+    data = open_radiographs(args.data, args.split, grades=args.pair, preprocessing=Preprocessing.of(model))
+    fast, images = FastKECAE(model), to_float(to_uint8(data))
+    key, non_key = (
+        torch.cat([encode(part).flatten(1) for part in images.split(64)]).double().numpy()
+        for encode in (fast.encode_key, fast.encode_non_key)
+    )
+    labels, boot = np.asarray(data.targets), Bootstrap(data.patients)
+    found = {}
+    for kind, latents in (("key", key), ("non_key", non_key)):
+        score = probe(latents, labels, list(data.patients))
+        found[kind] = {
+            "auroc": summary(weighted_auroc(score, labels == 1, boot.weights)),
+            "accuracy": summary(boot.mean((score > 0) == labels)),
+        }
+    return {"weights": name, "images": len(data), **found}
+
+
+def discriminator_figures(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
+    """A discriminator's or a panel's reading of the split, of wide frames of it, and under attack."""
+    panel = load_panel(folder).to(choose_device(args.device))
+    preprocessing = panel.preprocessing or Preprocessing(panel.image_size)
+    data = open_radiographs(args.data, args.split, grades=panel.classes, preprocessing=preprocessing)
+    seen = panel.patients & set(map(str, data.patients))
+    if seen:
+        raise ValueError(f"{folder}: has seen {len(seen)} patients of {args.split!r}; give another split")
+    images, targets, boot = to_float(to_uint8(data)), torch.tensor(data.targets), Bootstrap(data.patients)
+
+    def figures(x: Tensor) -> dict[str, Any]:
+        return read_figures(predict(panel, x), targets, panel.classes, args.pair, boot)
+
+    members = [m.config for m in panel.discriminators]
+    line = {
+        "discriminator": folder.name,
+        "members": [
+            f"{c.network} {c.image_size} px, grades {','.join(c.grades)}, fold {c.fold} of {c.folds}, seed {c.seed}"
+            + (f", radius {c.adversarial_radius:g}" if c.adversarial_radius else "")
+            for c in members
+        ],
+        "temperature": panel.temperature,
+        "images": len(data),
+        "clean": figures(images),
+        "wide": figures(widen(images)),
+    }
+    if args.radius and len(members) == 1:
+        line["attacked"] = {"radius": args.radius, **figures(attacked(panel, images, targets, args.radius))}
+    return line
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m kecae_bench.ladder",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--data", type=Path, required=True)
+    add("--split", default="val")
+    add("--pair", nargs=2, default=("0", "2"), help="the two grades (default: 0 2)")
+    add("--discriminators", type=Path, nargs="*", default=[], help="folders of discriminators or panels")
+    add("--weights", nargs="*", default=[], help="names or folders of weights")
+    add("--radius", type=float, default=0.0, help="of the attack, at 128 px; 0 for none")
+    add("--device", default="auto")
+    add("--note", default="", help="what this rung is, in words")
+    add("--out", type=Path, default=None)
+    args = parser.parse_args(argv)
+    with reporting("python -m kecae_bench.ladder"):
+        for folder in args.discriminators:
+            record("ladder", {"note": args.note, **discriminator_figures(folder, args)}, args.out)
+        for name in args.weights:
+            record("ladder", {"note": args.note, **weights_figures(name, args)}, args.out)
+
+
+if __name__ == "__main__":
+    main()
