@@ -247,7 +247,7 @@ def _generate(options: argparse.Namespace) -> None:
 def _oracle(folder: Path, classes: tuple[str, ...], preprocessing: Any, mirror_overridden: bool) -> Any:
     """An oracle as `kecae-aug discriminator` writes it, of images like these; their architectures are part of [train]."""
     try:
-        discriminator = importlib.import_module(TRAINING["discriminator"])
+        discriminator = importlib.import_module("kecae_training.discriminator")
     except ModuleNotFoundError as error:
         raise ValueError(f"--oracle: {error.name} is not installed; pip install 'kecae-aug[train]'") from None
     oracle = discriminator.load_discriminator(folder, classes)
