@@ -34,6 +34,7 @@ from kecae_aug import (
     save_weights,
 )
 from kecae_aug.data import Preprocessing, RadiographTable, read_image
+from kecae_aug.engine.intensity import Intensity
 from kecae_aug.generate import generate
 
 DOCS = Path(__file__).parents[1] / "docs" / "errors.md"
@@ -712,7 +713,8 @@ BANKS = [
         "a bank of classes that the caller has not got",
         "ValueError",
         lambda e: KeyExchangeAugment(
-            e.model, bank=SimpleNamespace(labels=["a", "b"], check_weights=lambda *_: None)
+            e.model,
+            bank=SimpleNamespace(intensity=Intensity(), labels=["a", "b"], check_weights=lambda *_: None),
         ),
         "the bank has rows of ['a', 'b']",
     ),
