@@ -714,9 +714,11 @@ BANKS = [
         "ValueError",
         lambda e: KeyExchangeAugment(
             e.model,
-            bank=SimpleNamespace(intensity=Intensity(), labels=["a", "b"], check_weights=lambda *_: None),
+            bank=SimpleNamespace(
+                intensity=Intensity(), classes=("0", "2"), labels=["a", "b"], check_weights=lambda *_: None
+            ),
         ),
-        "the bank has rows of ['a', 'b']",
+        "it has rows of ['a', 'b']",
     ),
     Case(
         "a bank with a patient of the validation split",
