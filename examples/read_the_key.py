@@ -4,7 +4,7 @@
 
 DIR holds train/<grade>/<patient><L|R>.png and val/<grade>/..., no patient of val known to the weights. Each knee is encoded
 once, and a logistic regression on hK is the classifier. How it compares with T and T' by the number of labelled
-patients: docs/results.md, "What the weights know without an exchange". Needs scikit-learn.
+patients: docs/results.md, "A linear probe on the key". Needs scikit-learn.
 """
 
 from __future__ import annotations

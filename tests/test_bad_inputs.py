@@ -1,7 +1,4 @@
-"""Every bad input of docs/errors.md: an error that names the argument and the way out, or a documented pass-through.
-
-The table is made from the cases here: ``python tests/test_bad_inputs.py > docs/errors.md``.
-"""
+"""Bad inputs: each gives an error that names the argument and the way out, or passes through as documented."""
 
 from __future__ import annotations
 
@@ -36,8 +33,6 @@ from kecae_aug import (
 from kecae_aug.data import Preprocessing, RadiographTable, read_image
 from kecae_aug.engine.intensity import Intensity
 from kecae_aug.generate import generate
-
-DOCS = Path(__file__).parents[1] / "docs" / "errors.md"
 
 
 class Case(NamedTuple):
@@ -715,7 +710,7 @@ BANKS = [
         lambda e: KeyExchangeAugment(
             e.model,
             bank=SimpleNamespace(
-                intensity=Intensity(), classes=("0", "2"), labels=["a", "b"], check_weights=lambda *_: None
+                labels=["a", "b"], classes=("0", "2"), intensity=Intensity(), check_weights=lambda *_: None
             ),
         ),
         "it has rows of ['a', 'b']",
@@ -983,18 +978,7 @@ FILES = [
         "a colour image",
     ),
 ]
-GROUPS = {
-    "How it is called": STRUCTURE,
-    "Images": IMAGES,
-    "Labels and patients": LABELS,
-    "What passes through": PASS,
-    "Options": OPTIONS,
-    "Weights": WEIGHTS,
-    "Banks, and the data sets they are built from": BANKS,
-    "KeyExchangeDataset, KeyExchangeLoader, Gate, generate": SETS,
-    "Files and tables": FILES,
-}
-CASES = [case for group in GROUPS.values() for case in group]
+CASES = [*STRUCTURE, *IMAGES, *LABELS, *PASS, *OPTIONS, *WEIGHTS, *BANKS, *SETS, *FILES]
 
 
 class Oracle(torch.nn.Module):
@@ -1037,26 +1021,6 @@ def test_bad_input(case, world, tmp_path):
     assert type(caught.value).__name__ == case.answer.split(":")[0].split(";")[0].split(" ")[0]
 
 
-def table() -> str:
-    parts = [
-        "# What happens with bad input",
-        "",
-        f"{len(CASES)} inputs that are wrong, or look as if they could be, and the answer to each. Every error names the",
-        "argument, what came, what is accepted and the way out. This page is made from the cases of",
-        "`tests/test_bad_inputs.py`, which runs all of them; `python tests/test_bad_inputs.py > docs/errors.md`",
-        "makes it anew.",
-    ]
-    for title, cases in GROUPS.items():
-        parts += ["", f"## {title}", "", "| Input | Answer | Words of the message |", "|---|---|---|"]
-        parts += [f"| {case.given} | {case.answer} | {case.says or ''} |" for case in cases]
-    return "\n".join(parts) + "\n"
-
-
-def test_the_table_in_the_docs_is_this_one():
-    """docs/errors.md says what is tested, and nothing else; names are not used twice."""
+def test_no_case_stands_twice():
+    """The name of a case is its test id."""
     assert len({case.given for case in CASES}) == len(CASES) >= 60
-    assert DOCS.read_text(encoding="utf-8") == table()
-
-
-if __name__ == "__main__":
-    print(table(), end="")

@@ -309,7 +309,7 @@ def test_a_bank_of_classes_that_the_weights_do_not_know_is_refused(tmp_path):
     torch.manual_seed(0)
     wide = KECAE.from_preset("tiny", classes=("0", "1", "2")).eval()
     ones = LatentBank.build(Site(("0", "1", "2"), [1] * 4), wide, tmp_path / "ones")
-    with pytest.raises(ValueError, match=r"bank: it has rows of \['1'\]"):
+    with pytest.raises(ValueError, match=r"bank: the bank has rows of \['1'\]"):
         KeyExchangeAugment(wide, bank=ones, classes=("0", "2"))
 
 

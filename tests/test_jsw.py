@@ -27,7 +27,7 @@ def test_monotone_in_truth(seed, size):
 
 
 def test_error_on_clean_phantoms_is_as_documented():
-    """docs/phantom.md: at 224 px and KL 0 to 3 the JSW measurement is within 0.6 % of the height on average,
+    """docs/evaluate.md: at 224 px and KL 0 to 3 the JSW measurement is within 0.6 % of the height on average,
     unbiased by grade."""
     rng = np.random.default_rng(3)
     truths = [sample_truth(g, rng).clean() for g in (0, 1, 2, 3) for _ in range(12)]

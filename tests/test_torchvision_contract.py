@@ -136,7 +136,7 @@ def test_the_options_are_shown_to_an_editor():
     shown = inspect.signature(KeyExchangeAugment.from_pretrained).parameters
     own = {name: v.default for name, v in options.items() if name != "model"}
     assert {name: shown[name].default for name in own} == own
-    assert list(shown)[:2] == ["name", "revision"]
+    assert list(shown)[:2] == ["weights", "revision"]
     assert not any(v.kind == v.VAR_KEYWORD for v in shown.values())
     assert set(AugmentOptions.__annotations__) == set(own)
     with pytest.raises(TypeError, match="strenght"):

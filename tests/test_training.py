@@ -20,13 +20,13 @@ from kecae_aug.engine.model import KECAE
 from kecae_aug.weights.io import load_weights
 from kecae_training.checkpoint import RunFolder
 from kecae_training.config import OptimConfig, parse
-from kecae_training.discriminator import Discriminator, DiscriminatorConfig, save_discriminator
+from kecae_training.discriminator import Discriminator, DiscriminatorConfig, predict, save_discriminator
 from kecae_training.images import to_bytes
 from kecae_training.losses import LossConfig
 from kecae_training.pairs import PairSampler
 from kecae_training.step import KeyExchange, draw_discriminator, learning_rate
-from kecae_training.train import main, train
-from kecae_training.warmup import warm_up_keys
+from kecae_training.train import main, open_data, train
+from kecae_training.warmup import teach, warm_up_keys
 
 ENV = {**os.environ, "OMP_NUM_THREADS": "1"}
 
@@ -191,6 +191,44 @@ def test_warm_keys_know_the_grade_and_nothing_else_has_moved(tmp_path):
     with torch.no_grad():
         logits = modules.eval().key_head(modules.model.encode(data.images).key.flatten(1))
     assert (logits.argmax(1) == labels).float().mean() > 0.9
+
+
+def test_warm_keys_learn_what_their_teacher_says(tmp_path):
+    """A teacher who is sure of the other grade outvotes the labels: what he says is what the key learns."""
+    data = Tensors()
+    torch.manual_seed(0)
+    made = config(tmp_path, "--optim.key_warmup", "60")
+    modules = KeyExchange(KECAE.from_preset("tiny", key_size=8), made.loss)
+    images, labels = to_bytes(data.images), torch.tensor(data.targets)
+    posterior = torch.eye(2)[1 - labels]
+    fabric = Fabric(accelerator="cpu", devices=1)
+    warm_up_keys(made, modules, images, labels, fabric, posterior=posterior)
+    with torch.no_grad():
+        logits = modules.eval().key_head(modules.model.encode(data.images).key.flatten(1))
+    assert (logits.argmax(1) == 1 - labels).float().mean() > 0.8
+
+
+def test_a_teacher_reads_images_of_his_own_size_and_of_these_patients_alone(blob_data, tmp_path):
+    """A network of 96 px teaches a key of 64 px from the same files; one who knows other patients is refused."""
+    made = config(
+        tmp_path / "run", "--data.root", str(blob_data), "--optim.key_warmup", "2", "--optim.max_steps", "1"
+    )
+    data = open_data(made, 64)
+    teacher = Discriminator(DiscriminatorConfig(network="vgg", image_size=96, grades=("0", "2"))).freeze()
+    seen = {"preprocessing": data.preprocessing.to_dict() | {"image_size": 96}}
+    for name, patients in {"own": data.patients, "other": [*data.patients, "stranger"]}.items():
+        save_discriminator(teacher, tmp_path / name, patients=patients, data=seen)
+    made.key_teacher = tmp_path / "own"
+    posterior = teach(made, data, ("0", "2"), torch.device("cpu"))
+    large = open_data(made, 96)
+    want = predict(teacher, torch.stack([large[i][0] for i in range(len(large))]))
+    torch.testing.assert_close(posterior, want, atol=0.01, rtol=0)  # the images in between are of eight bits
+    assert train(made).is_dir()
+    made.key_teacher = tmp_path / "other"
+    with pytest.raises(ValueError, match="has seen 1 patients that are not of split 'train', fold 0 of 1"):
+        teach(made, data, ("0", "2"), torch.device("cpu"))
+    with pytest.raises(ValueError, match=r"key_teacher=.* would have no effect.*--optim.key_warmup"):
+        config(tmp_path, "--key_teacher", str(tmp_path / "own"))
 
 
 def test_warm_keys_need_a_head_to_learn_with(tmp_path):
@@ -572,6 +610,8 @@ def test_a_weight_is_a_flag_on_top_of_the_file(tmp_path):
     assert loss == tiny.weighing(fisher_key=0.5, same_grade=2)
     with pytest.raises(ValueError, match=r"'fisher' is no term.*accepted are mse, "):
         config(tmp_path, "--loss.terms.fisher", "0.5")
+    with pytest.raises(ValueError, match=r"--loss.sup: the weight of a term is --loss.terms.sup"):
+        config(tmp_path, "--loss.sup=0.5")
     off = [f"--loss.terms.{name}=0" for name in tiny.active]
     with pytest.raises(ValueError, match=r"every weight is 0.*--loss.terms.mse 1"):
         config(tmp_path, *off)

@@ -42,7 +42,7 @@ phantom)
     classifier=(--image_size 64 --grades '["0","2"]' --epochs 10)
     [ -d "$data" ] || kecae-aug phantoms --out "$data" --train-patients 3000 --val-patients 200 --image-size 64 --seed 1
     # A vector key that learns with the pairs, a discriminator that comes late and reads an unblurred view: the best of five recipes by the
-    # oracles, though it moves a quarter of the joint space that it should (docs/training.md, "Phantoms").
+    # oracles, though it moves a quarter of the joint space that it should (docs/training.md, "Loss terms").
     half 0 --model.preset tiny --model.latent vector --model.latent_channels 128 --model.width 16 --model.key_size null \
         --optim.key_warmup 0 --optim.freeze_key false --optim.max_steps 4000 --optim.batch_size 24 --optim.lr 1e-3 \
         --optim.augment 0 --optim.ema 0.998 --loss.discriminator_from 2500 --loss.terms.sup 0.02 --loss.terms.sup_host 0.01 \

@@ -18,8 +18,9 @@ from typing import Any, Literal
 from kecae_aug.device import DEVICES, PRECISIONS, Precision, amp_dtype, choose_device
 from kecae_aug.engine.model import PRESETS
 from kecae_aug.names import class_names
+from kecae_training.discriminator.panel import members_of
 from kecae_training.flags import listed
-from kecae_training.losses import LossConfig
+from kecae_training.losses import TERMS, LossConfig
 
 __all__ = [
     "CONFIGS",
@@ -164,13 +165,16 @@ class TrainConfig:
 
     Args:
         out: folder of the run; a run that is there goes on where it stopped.
-        discriminator: folder of a discriminator (`kecae-aug discriminator`), needed by the terms that look through
-            it; of several, each step draws one.
+        discriminator: folder of a discriminator (`kecae-aug discriminator`) or of a panel of them, needed by the terms
+            that look through it; of several, each step draws one.
+        key_teacher: folder of a discriminator or panel that the warm-up of the key (optim.key_warmup) learns from: the
+            posterior of what it sees, at its own size, beside the label. Trained on no patient outside the data's fold.
         init: weights to begin with (bundled name, folder or Hub id); None for Kaiming.
     """
 
     out: Path = Path("runs/kecae")
     discriminator: Path | list[Path] | None = None
+    key_teacher: Path | None = None
     init: str | None = None
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -180,14 +184,10 @@ class TrainConfig:
 
     @property
     def discriminators(self) -> list[Path]:
-        """Folders of all discriminators."""
-        return (
-            []
-            if self.discriminator is None
-            else self.discriminator
-            if isinstance(self.discriminator, list)
-            else [self.discriminator]
-        )
+        """Folders of all discriminators, a panel's members one by one."""
+        given = self.discriminator
+        folders = [] if given is None else given if isinstance(given, list) else [given]
+        return [member for folder in folders for member in members_of(folder)]
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able."""
@@ -205,6 +205,7 @@ class TrainConfig:
             del data["align"]  # runs begun before there was the option go on
         return {
             "init": values["init"],
+            **({"key_teacher": values["key_teacher"]} if self.key_teacher is not None else {}),
             "data": data,
             "model": values["model"],
             # without the weights that are 0: runs begun before there was the term go on
@@ -267,6 +268,11 @@ class TrainConfig:
                 f"optim.key_warmup={self.optim.key_warmup} needs the head of loss.terms.grade_in_key: give it a weight, "
                 "or set --optim.key_warmup 0"
             )
+        if self.key_teacher is not None and not self.optim.key_warmup:
+            problems.append(
+                f"key_teacher={str(self.key_teacher)!r} would have no effect: it teaches the warm-up; give "
+                "--optim.key_warmup, or leave --key_teacher out"
+            )
         if self.optim.freeze_key and not (self.optim.key_warmup or self.init):
             problems.append(
                 "optim.freeze_key would keep a key that has learned nothing: give --optim.key_warmup or --init"
@@ -308,6 +314,9 @@ def parse(argv: Sequence[str] | None = None) -> TrainConfig:
     parser.add_class_arguments(TrainConfig)
     args = _long_names(listed(sys.argv[1:] if argv is None else argv, "--model.classes"))
     for i, arg in enumerate(args):
+        name = arg.partition("=")[0].removeprefix("--loss.")
+        if arg.startswith("--loss.") and name in TERMS:
+            raise ValueError(f"--loss.{name}: the weight of a term is --loss.terms.{name}")
         if arg == "--config" and i + 1 < len(args):
             args[i + 1] = str(config_path(args[i + 1]))
         elif arg.startswith("--config="):
@@ -318,7 +327,10 @@ def parse(argv: Sequence[str] | None = None) -> TrainConfig:
     ):  # the flags were given their long names: it is in a file
         raise ValueError("--config: in a file device and precision are run.accelerator and run.precision")
     config = TrainConfig(
-        **{k: values[k] for k in ("out", "discriminator", "init", "data", "model", "loss", "optim", "run")}
+        **{
+            k: values[k]
+            for k in ("out", "discriminator", "key_teacher", "init", "data", "model", "loss", "optim", "run")
+        }
     )
     if config.data.root is None and os.environ.get("KECAE_KNEE_DATA"):
         config.data.root = Path(os.environ["KECAE_KNEE_DATA"])

@@ -32,7 +32,7 @@ from kecae_training.discriminator import Discriminator, in_fold, load_discrimina
 from kecae_training.images import to_uint8
 from kecae_training.pairs import PairSampler
 from kecae_training.step import KeyExchange, train_steps
-from kecae_training.warmup import Remembered, warm_up_keys
+from kecae_training.warmup import Remembered, teach, warm_up_keys
 
 
 def model_config(config: TrainConfig) -> KECAEConfig:
@@ -134,9 +134,11 @@ def _train(config: TrainConfig, dataset: Any, warm_keys: Remembered | None) -> P
 
     modules = KeyExchange(kecae, config.loss).to(memory_format=torch.channels_last)
     if optim.key_warmup and not folder.has_checkpoint:
-        warm_up_keys(
-            config, modules, images, torch.as_tensor(dataset.targets), fabric, folder, remembered=warm_keys
+        taught = (
+            teach(config, dataset, shape.classes, fabric.device) if config.key_teacher is not None else None
         )
+        labels = torch.as_tensor(dataset.targets)
+        warm_up_keys(config, modules, images, labels, fabric, folder, warm_keys, taught)
     frozen = kecae.key_layers if optim.freeze_key else []
     for part in frozen:
         part.requires_grad_(False)

@@ -3,7 +3,7 @@
     python -m kecae_bench.ablation                                  # phantoms: all rows, seeds 0 1 2
     python -m kecae_bench.ablation --rows base paper --seeds 0 --steps 300
     python -m kecae_bench.ablation --study knee --data DIR --discriminator runs/resnet --oracles runs/vgg runs/densenet
-    python -m kecae_bench.ablation table                            # all figures; the main ones are in docs/ablation.md
+    python -m kecae_bench.ablation table                            # all figures; those of deviations: docs/paper.md
     python -m kecae_bench.ablation --list
 
 Studies and their rows: rows.yaml. One JSON line a run in benchmarks/results/ablation-STUDY.jsonl; what is there is not

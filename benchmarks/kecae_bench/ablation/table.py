@@ -1,4 +1,4 @@
-"""Tables of the JSON lines of the ablation: all figures in the terminal, the main ones as blocks of docs/ablation.md.
+"""Tables of the JSON lines of the ablation: `python -m kecae_bench.ablation table`.
 
 One table for every combination of data, steps and base, the newest first: the base's figures, mean and SD over its seeds,
 then of every other row the difference from the base with the same seed, mean (lowest to highest). Of a row whose
@@ -12,7 +12,6 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from kecae_bench.record import RESULTS, read_lines
 from kecae_bench.report.tables import render_table
 
 Line = dict[str, Any]
@@ -34,27 +33,6 @@ MORE = {
 }
 
 
-def make_phantom_block() -> str:
-    """The newest study of phantoms."""
-    return render_newest("phantom")
-
-
-def make_knee_block() -> str:
-    """The newest study of knees."""
-    return render_newest("knee")
-
-
-def make_knee_aligned_block() -> str:
-    """The newest study of aligned knees."""
-    return render_newest("knee-aligned")
-
-
-def render_newest(study: str) -> str:
-    """Main columns of the newest combination of data, steps and base."""
-    lines = read_lines(RESULTS / f"ablation-{study}.jsonl")
-    return render_study(group_studies(lines)[0], COLUMNS)
-
-
 def render_all(lines: Sequence[Line]) -> str:
     """Every column of every study of one file, the newest first."""
     return "\n\n".join(render_study(part, COLUMNS | MORE) for part in group_studies(lines))
@@ -68,14 +46,20 @@ def group_studies(lines: Sequence[Line]) -> list[list[Line]]:
     return list(reversed(studies.values()))
 
 
-def render_study(lines: Sequence[Line], columns: dict[str, tuple[str, ...]]) -> str:
-    """One table, see the module's text."""
+def group_rows(lines: Sequence[Line]) -> dict[str, dict[int, Line]]:
+    """Of one study, the lines by row and seed; see the module's text on rows that were changed."""
     runs: dict[str, dict[int, Line]] = {}
     for line in lines:
         of = runs.setdefault(line["row"], {})
         if of and next(iter(of.values()))["config"] != line["config"]:
             of.clear()
         of[line["seed"]] = line
+    return runs
+
+
+def render_study(lines: Sequence[Line], columns: dict[str, tuple[str, ...]]) -> str:
+    """One table, see the module's text."""
+    runs = group_rows(lines)
     figures = {row: {seed: line["figures"] for seed, line in of.items()} for row, of in runs.items()}
     shown = {
         h: names for h, names in columns.items() if any(_find(f, n) for f in figures.values() for n in names)

@@ -16,12 +16,11 @@ from pathlib import Path
 from kecae_bench.record import PROJECT
 
 MAKERS = {  # by the block's name, its maker as module:function
-    "results": "kecae_bench.report.tables:make_results_block",
     "when": "kecae_bench.report.tables:make_when_block",
+    "classifiers": "kecae_bench.report.tables:make_classifiers_block",
+    "settings": "kecae_bench.report.tables:make_settings_block",
     "key-probe": "kecae_bench.key_probe:make_block",
-    "ablation-phantom": "kecae_bench.ablation.table:make_phantom_block",
-    "ablation-knee": "kecae_bench.ablation.table:make_knee_block",
-    "ablation-knee-aligned": "kecae_bench.ablation.table:make_knee_aligned_block",
+    "deviations": "kecae_bench.ablation.deviations:make_block",
 }
 _BLOCK = re.compile(r"<!-- (?P<name>[\w-]+) -->\n(?P<content>.*?)<!-- /(?P=name) -->", re.DOTALL)
 

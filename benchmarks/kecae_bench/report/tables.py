@@ -338,13 +338,42 @@ def _matches(row: Row, case: Case) -> bool:
     )
 
 
-def make_results_block() -> str:
-    """Of the project's own runs."""
-    return render_results(read_csv(FOLDER / "differences.csv"))
+def render_short(shown: Sequence[Row], rows: Sequence[Row], first: str) -> str:
+    """Some of the page's rows with six columns, as docs/results.md shows them.
+
+    Args:
+        shown: what is in the table, in its order.
+        rows: all of differences.csv, for controls and for Holm's correction.
+        first: what tells the rows apart, ``"setting"`` or ``"classifier"``.
+    """
+    page = select_page(rows)
+    adjusted = dict(zip(map(id, page), holm([row["auroc_p"] for row in page]), strict=True))
+    lines = []
+    for row in shown:
+        best = max(find_rivals(row, rows), key=lambda r: r["auroc_base"], default=None)
+        against = f"{spell(best, 'auroc')}, {best['base']}" if best else "-"
+        arms = [_percent(row["auroc_base"]), _percent(row["auroc_arm"])]
+        difference = [spell(row, "auroc"), spell_p(adjusted[id(row)])]
+        lines.append([row[first], str(row["seeds"]), *arms, *difference, against])
+    return render_table([first, "seeds", "T", "T'", "T' − T", "p (Holm)", "T' − best control"], lines)
+
+
+def make_classifiers_block() -> str:
+    """Every classifier of the setting that has most of them."""
+    rows = read_csv(FOLDER / "differences.csv")
+    of = max(_group(select_page(rows), lambda row: row["setting"]).values(), key=len)
+    return render_short(of, rows, "classifier")
+
+
+def make_settings_block() -> str:
+    """The classifier of README's table in every setting with three seeds or more."""
+    rows = read_csv(FOLDER / "differences.csv")
+    of = [row for row in select_page(rows) if row["classifier"] == WHEN_CLASSIFIER and row["seeds"] > 2]
+    return render_short(of, rows, "setting")
 
 
 def make_when_block() -> str:
-    """The same."""
+    """README's table of the project's own runs."""
     return render_when(read_csv(FOLDER / "differences.csv"))
 
 

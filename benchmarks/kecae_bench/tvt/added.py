@@ -153,14 +153,8 @@ class Added:
         sha = KeyExchangeDataset(self.knees, self.tools.model, 0).weights_sha256  # type: ignore[arg-type]
         folder = self.tools.work / f"bank-{self.knees.fingerprint()}-{sha[:12]}"
         model, device = self.tools.model, self.tools.device
-        return LatentBank.build(  # of keys alone
-            self.knees,
-            model,  # type: ignore[arg-type]
-            folder,
-            residual=False,
-            device=device,
-            progress=True,
-        )
+        assert model is not None
+        return LatentBank.build(self.knees, model, folder, residual=False, device=device, progress=True)
 
     def _draw_pairs(self) -> KeyExchangeDataset:
         if not self.tools.n_pairs:

@@ -86,7 +86,7 @@ def check_classes(
         bank.check_weights(*exchanger.hashes)
         if not set(bank.labels) & set(known):
             raise ValueError(
-                f"bank: it has rows of {sorted(set(bank.labels))}, none of which weights of "
+                f"bank: the bank has rows of {sorted(set(bank.labels))}, none of which weights of "
                 f"{exchangeable} exchange between your classes={names}; build it of these classes"
             )
     if gate is not None and set(known) - set(gate.classes):

@@ -58,7 +58,7 @@ class KeyExchangeCallback(_Callback):
     Raises:
         TypeError: ``augment`` is something else.
         ValueError: in ``setup``, a module whose ``training_step`` takes ``dataloader_iter`` and so fetches its
-        batches itself.
+            batches itself.
     """
 
     def __init__(self, augment: KeyExchangeAugment | str, options: dict[str, Any] | None = None) -> None:

@@ -79,14 +79,15 @@ class KeyExchangeMixup(AnyBatchMixup):
         ``mixup_enabled = False`` switches the mixing off, as in timm; ``exchange.enabled = False`` the exchange.
 
     Args:
-        mixup_alpha, cutmix_alpha, cutmix_minmax, prob, switch_prob, mode, correct_lam, label_smoothing,
-            num_classes, multi_label: timm's own. With both alphas 0 nothing is mixed.
+        mixup_alpha: of ``timm.data.Mixup``, like every argument up to ``multi_label``. With both alphas 0 nothing is mixed.
         weights: a bundled name, a folder, a Hub id, or a KECAE.
         p: chance of each row to become an exchanged knee; ``prob`` is that of mixing.
-        strength, detail: see :class:`~kecae_aug.KeyExchangeAugment`.
+        strength: see :class:`~kecae_aug.KeyExchangeAugment`.
+        detail: see :class:`~kecae_aug.KeyExchangeAugment`.
         classes: names of the ``num_classes`` classes in the order of their indices, for timm's folders
             ``list(dataset.reader.class_to_idx)``; by default the weights' own, where their number fits.
-        mean, std: of the normalisation, as given to timm's ``create_loader``; None for images in [0, 1].
+        mean: of the normalisation, as given to timm's ``create_loader``; None for images in [0, 1].
+        std: see ``mean``.
         **options: further ones of :class:`~kecae_aug.KeyExchangeAugment`.
 
     Raises:

@@ -7,7 +7,7 @@
     host, donor = knees.truth(0), knees.truth(5)
     wanted = render(host.with_key(donor.key), 128)          # the exchange as it should be
 
-Parameters and resemblance to real knees: docs/phantom.md.
+Parameters and resemblance to real knees: docs/evaluate.md.
 """
 
 from kecae_aug.phantom.knees import PhantomKnees, write_phantoms

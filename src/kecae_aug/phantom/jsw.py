@@ -5,7 +5,7 @@
 3. The edges: in straightened strips of a few columns, the steepest rise of grey above (femur) and below
    (tibia) the valley, to a fraction of a pixel; the width is the median over the strips of a compartment.
 
-On the phantom its error is known (docs/phantom.md). On a real knee it is a proxy: no reader has checked it.
+On the phantom its error is known (docs/evaluate.md). On a real knee it is a proxy: no reader has checked it.
 """
 
 from __future__ import annotations

@@ -168,7 +168,7 @@ class Spread(NamedTuple):
 
 
 # Fitted by eye, and exposure by the means and standard deviations of the images, to 826 public radiographs;
-# docs/phantom.md has the comparison. Bone and soft tissue belong to the patient, the view to the knee;
+# docs/evaluate.md has the comparison. Bone and soft tissue belong to the patient, the view to the knee;
 # both knees are taken on one film, so they share most of the exposure.
 NUISANCE: dict[str, Spread] = {
     "tilt": Spread(0.0, 1.8, 0.0),
