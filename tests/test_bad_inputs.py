@@ -713,7 +713,7 @@ BANKS = [
                 labels=["a", "b"], classes=("0", "2"), intensity=Intensity(), check_weights=lambda *_: None
             ),
         ),
-        "it has rows of ['a', 'b']",
+        "the bank has rows of ['a', 'b']",
     ),
     Case(
         "a bank with a patient of the validation split",
