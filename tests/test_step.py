@@ -27,7 +27,7 @@ def only(**weights: float) -> LossConfig:
 @pytest.fixture(scope="module")
 def discriminator() -> Discriminator:
     torch.manual_seed(0)
-    return Discriminator(DiscriminatorConfig(network="vgg", image_size=64), ("0", "2")).freeze()
+    return Discriminator(DiscriminatorConfig(network="vgg", image_size=64, grades=("0", "2"))).freeze()
 
 
 def pairs() -> tuple[torch.Tensor, torch.Tensor]:
