@@ -27,9 +27,8 @@ def only(**weights: float) -> LossConfig:
 @pytest.fixture(scope="module")
 def discriminator() -> Discriminator:
     torch.manual_seed(0)
-    return Discriminator(
-        DiscriminatorConfig(network="vgg", image_size=64, grades=("0", "2", "3", "4")), ("0", "2")
-    ).freeze()
+    config = DiscriminatorConfig(network="vgg", image_size=64, grades=("0", "2", "3", "4"))
+    return Discriminator(config, ("0", "2")).freeze()
 
 
 def pairs() -> tuple[torch.Tensor, torch.Tensor]:
