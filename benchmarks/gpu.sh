@@ -54,12 +54,13 @@ LINE
 }
 
 size=(--preset paper) fast=(--batch-size 64 --repetitions 20) pairs=(--pairs 32 --turns 5 --each 5) epoch=(--batches 30)
+tests=(-m "$([ "$device" = cuda ] && echo cuda || echo 'not slow')" -k "$device")
 if [ -n "${SMALL:-}" ]; then
     size=(--preset tiny) fast=(--batch-size 4 --repetitions 1) pairs=(--pairs 2 --turns 1 --each 1) epoch=(--batches 2)
     matrix=(--matrix 128)
+    tests=(-k "$device and loader_gives") # what runs on a CPU is in the fast suite
 fi
 to=(--device "$device" --out "$out")
-tests=(-m "$([ "$device" = cuda ] && echo cuda || echo 'not slow')" -k "$device")
 part tests 110 "$python" -m pytest -o addopts= -q "${tests[@]}" tests/test_cuda.py
 part throughput 80 "$python" -m kecae_bench.checks.throughput "${size[@]}" "${fast[@]}" ${matrix[@]+"${matrix[@]}"} "${to[@]}"
 part overlap 60 "$python" -m kecae_bench.checks.gpu_overlap "${size[@]}" --batch-size "${fast[1]}" "${epoch[@]}" "${to[@]}"

@@ -1,17 +1,19 @@
 """kecae_bench.ablation: its rows, a study of tiny runs that goes on where it stopped, and the table made from it."""
 
 import json
-import os
-import subprocess
-import sys
+import signal
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from kecae_bench.ablation import __main__ as ablation
 from kecae_bench.ablation.__main__ import STUDIES, Table, main
 from kecae_bench.ablation.table import render_all
 from kecae_training.config import parse
+from kecae_training.search.short import run
+from kecae_training.search.study import phantom_study
 
 
 @pytest.mark.parametrize("kind", STUDIES)
@@ -60,17 +62,39 @@ def test_rows_share_their_data():
         Table("knee", "tiny", {}, {"half": {"data.folds": 2}}).resolve("half", 5)
 
 
+@pytest.fixture
+def brief(monkeypatch):
+    """Study and base as they are, less the minutes: small networks, a warm-up of a few steps, oracles of one epoch."""
+    table = Table.read("phantom")
+    small = {"model.width": 4, "model.latent_channels": 16, "optim.batch_size": 4, "optim.key_warmup": 4}
+    base = {**table.base, **small, "loss.discriminator_from": 2}
+    monkeypatch.setattr(Table, "read", lambda kind: replace(table, base=base))
+    monkeypatch.setattr(ablation, "phantom_study", partial(phantom_study, epochs=1))
+
+
 @pytest.mark.slow
-def test_study_goes_on_and_makes_its_table(tmp_path, capsys):
-    """Two rows, cut off after the first: the second call does the second, the third nothing; then the table.
+def test_study_goes_on_and_makes_its_table(brief, tmp_path, monkeypatch, capsys):
+    """Two rows and Ctrl-C in the second: a sentence and whole lines. The second call does the second row, the third
+    nothing; then the table.
 
     The discriminator comes for the last step.
     """
-    argv = ["--rows", "base", "sup 0", "--seeds", "0", "--steps", "81", "--patients", "16"]
+    argv = ["--rows", "base", "sup 0", "--seeds", "0", "--steps", "3", "--patients", "16"]
     argv += ["--test-patients", "16", "--precision", "32-true"]  # bf16 takes minutes where the CPU has none
     argv += ["--work", str(tmp_path / "work"), "--results", str(tmp_path / "r.jsonl")]
-    main([*argv[:2], *argv[3:]])
+
+    def interrupted(config, study):
+        if config.loss.terms["sup"] == 0:
+            signal.raise_signal(signal.SIGINT)
+        return run(config, study)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ablation, "run", interrupted)
+        with pytest.raises(SystemExit, match="the same command goes on"):
+            main(argv)
     first = (tmp_path / "r.jsonl").read_text()
+    assert first.endswith("}\n")
+    capsys.readouterr()
     main(argv)
     assert "1 of 2 runs to do" in capsys.readouterr().out
     text = (tmp_path / "r.jsonl").read_text()
@@ -132,24 +156,3 @@ def test_table_by_hand():
 def test_table_of_results_that_are_not_there(tmp_path, capsys):
     main(["table", "--results", str(tmp_path / "none.jsonl")])
     assert "no results of phantom yet" in capsys.readouterr().out
-
-
-@pytest.mark.slow
-def test_killed_study_goes_on(tmp_path):
-    """SIGINT in a run, as from a terminal: a sentence, and the lines so far are whole."""
-    argv = [sys.executable, "-m", "kecae_bench.ablation", "--rows", "base", "--seeds", "0", "1", "--steps"]
-    argv += ["100000", "--patients", "16", "--test-patients", "16", "--precision", "32-true"]
-    argv += ["--work", str(tmp_path / "w")]
-    process = subprocess.Popen(
-        [*argv, "--results", str(tmp_path / "r.jsonl")],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-    )
-    for text in process.stdout:
-        if "runs to do" in text:
-            break
-    process.send_signal(2)
-    assert "the same command goes on" in process.communicate(timeout=120)[1]
-    assert process.returncode == 1

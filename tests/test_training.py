@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -78,19 +79,30 @@ def config(out: Path, *flags: str):
 
 @pytest.mark.slow
 def test_killed_run_ends_bit_identical(blob_data, tmp_path):
-    """SIGKILL in mid-epoch, then the same command: the weights are those of a run that was never killed."""
-    flags = ("--optim.max_steps", "60", "--run.checkpoint_every", "8", "--run.log_every", "1")
+    """SIGKILL in the key's warm-up and again in mid-epoch: the weights are those of a run that was never killed.
+
+    The steps of the warm-up that were saved are not done again.
+    """
+    flags = ("--optim.key_warmup", "60", "--optim.max_steps", "60", "--run.checkpoint_every", "8")
+    flags += ("--run.log_every", "1")
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     run(command(blob_data, whole, *flags))
+    assert not (whole / "warmup.pt").exists()  # the first checkpoint took its place
 
-    process = subprocess.Popen(command(blob_data, killed, *flags), env=ENV, stderr=subprocess.DEVNULL)
-    deadline = time.time() + 120
-    while len(steps(killed)) < 20 and time.time() < deadline:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    def kill_when(reached: Callable[[], bool]) -> None:
+        process = subprocess.Popen(command(blob_data, killed, *flags), env=ENV, stderr=subprocess.DEVNULL)
+        deadline = time.time() + 120
+        while not reached() and time.time() < deadline:
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert not (killed / "weights").exists()
+
+    saved = killed / "warmup.pt"
+    kill_when(saved.exists)
+    assert 8 <= torch.load(saved, weights_only=True)["step"] < 60, "the kill came too late to test anything"
+    kill_when(lambda: len(steps(killed)) >= 20)
     assert 20 <= len(steps(killed)) < 60, "the kill came too late to test anything"
-    assert not (killed / "weights").exists()
     run(command(blob_data, killed, *flags))
 
     first, second = (load_file(p / "weights" / "model.safetensors") for p in (whole, killed))
@@ -108,26 +120,6 @@ def test_two_processes_train(blob_data, tmp_path):
     assert steps(tmp_path / "ddp") == list(range(1, 13))
     model = load_weights(str(tmp_path / "ddp" / "weights"))
     assert torch.isfinite(model(torch.zeros(1, 1, 64, 64))).all()
-
-
-@pytest.mark.slow
-def test_warm_up_that_is_killed_goes_on_to_the_same_weights(blob_data, tmp_path):
-    """SIGKILL in the key's warm-up, then the same command: the steps that were saved are not done again."""
-    flags = ("--optim.key_warmup", "60", "--optim.max_steps", "4", "--run.checkpoint_every", "8")
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    run(command(blob_data, whole, *flags))
-    assert not (whole / "warmup.pt").exists()  # the first checkpoint took its place
-
-    process = subprocess.Popen(command(blob_data, killed, *flags), env=ENV, stderr=subprocess.DEVNULL)
-    saved, deadline = killed / "warmup.pt", time.time() + 120
-    while time.time() < deadline and not saved.exists():
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert 8 <= torch.load(saved, weights_only=True)["step"] < 60, "the kill came too late to test anything"
-    run(command(blob_data, killed, *flags))
-    first, second = (load_file(p / "weights" / "model.safetensors") for p in (whole, killed))
-    assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 class StoppedError(Exception):
@@ -265,15 +257,12 @@ def test_remembered_keys_are_those_that_would_be_warmed_up_again(tmp_path):
         assert all(torch.equal(state[k], v) for k, v in states[0].items())
 
 
-@pytest.mark.slow  # the command, with TensorBoard, in a process of its own
+@pytest.mark.slow  # with TensorBoard
 def test_run_leaves_what_is_needed_to_repeat_it(blob_data, tmp_path):
     """Resolved config, file hashes, environment and fingerprint stand beside and inside the weights."""
     out = tmp_path / "run"
-    run(
-        command(
-            blob_data, out, "--optim.max_steps", "4", "--run.samples_every", "2", "--run.tensorboard", "true"
-        )
-    )
+    flags = ("--optim.max_steps", "4", "--run.samples_every", "2", "--run.tensorboard", "true")
+    main(command(blob_data, out, *flags)[3:])
     record = json.loads((out / "config.json").read_text())
     assert record["config"]["optim"]["batch_size"] == 4
     assert record["environment"]["torch"] == torch.__version__
