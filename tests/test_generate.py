@@ -302,7 +302,8 @@ def test_names_of_two_sites_are_told_apart(tmp_path):
 @pytest.mark.slow
 def test_the_command_a_kill_and_two_processes(phantoms, tmp_path):
     """SIGKILL in the middle, then two torchrun processes finish it: the result is the straight run's."""
-    options = ["--data", str(phantoms), "--split", "train", "--weights", "phantom", "--unit", "10", "-n", "120"]
+    options = ["--data", str(phantoms), "--split", "train", "--weights", "phantom"]
+    options += ["--unit", "10", "-n", "120"]
     main(["generate", *options, "--out", str(tmp_path / "straight")])
     wanted = files(tmp_path / "straight")
     assert len(wanted) == 122
