@@ -187,10 +187,10 @@ def test_generate_refuses_flags_without_effect_and_keeps_its_precision(pair, tmp
 
 
 @pytest.mark.slow
-def test_from_files_to_weights_to_figures(tmp_path):
+def test_from_files_to_weights_to_figures(tmp_path, capsys):
     """phantoms, discriminator, oracle, train, evaluate: each command's output is the next one's input.
 
-    The last two in processes of their own, which have nothing but the files.
+    The last one in a process of its own, which has nothing but the files.
     """
     data = str(tmp_path / "data")
     main(["phantoms", "--out", data, "--train-patients", "20", "--val-patients", "8"])
@@ -198,13 +198,13 @@ def test_from_files_to_weights_to_figures(tmp_path):
     for name, network, fold in (("discriminator", "resnet", "0"), ("oracle", "vgg", "1")):
         of = ("--data", data, "--out", str(tmp_path / name), "--network", network, "--fold", fold)
         main(["discriminator", *of, *small])
-    discriminator = ("--discriminator", tmp_path / "discriminator")
-    out = kecae(
-        *("train", "--config", "tiny", "--data.root", data, *discriminator, "--out", tmp_path / "run"),
-        *("--loss.terms.sup", 0.01, "--optim.max_steps", 3, "--run.progress", "false", "--device", "cpu"),
-        *("--data.mirror_right", "true", "--data.fix_inverted", "true"),  # as the discriminator's images
-    )
-    weights = Path(json.loads(out.splitlines()[-1])["weights"])
+    discriminator = ("--discriminator", str(tmp_path / "discriminator"))
+    of = ("--config", "tiny", "--data.root", data, *discriminator, "--out", str(tmp_path / "run"))
+    brief = ("--loss.terms.sup", "0.01", "--optim.max_steps", "3")
+    quiet = ("--run.progress", "false", "--device", "cpu")
+    seen = ("--data.mirror_right", "true", "--data.fix_inverted", "true")  # as the discriminator's images
+    main(["train", *of, *brief, *quiet, *seen])
+    weights = Path(json.loads(capsys.readouterr().out.splitlines()[-1])["weights"])
     figures = tmp_path / "figures.jsonl"
     shown = kecae(
         *("evaluate", "--weights", weights, "--data", data, *discriminator, "--out", figures),
