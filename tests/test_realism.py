@@ -38,7 +38,7 @@ def extractor():
 
 
 def briefly(real, other, seed, **options):
-    return by_network(real, other, seed, steps=60, pairs=8, **options)
+    return by_network(real, other, seed, steps=120, pairs=8, **options)
 
 
 @pytest.fixture(scope="module")
