@@ -32,7 +32,7 @@ from kecae_training.discriminator.measure import validation_figures
 from kecae_training.discriminator.networks import NETWORKS
 from kecae_training.discriminator.panel import Panel, fit_temperature, load_panel, members_of, save_panel
 from kecae_training.discriminator.panel import main as panel_command
-from kecae_training.flags import listed
+from kecae_training.flags import join_lists
 
 CONFIG = DiscriminatorConfig(
     network="resnet",
@@ -543,8 +543,8 @@ def test_options_out_of_range(wrong):
 @pytest.mark.parametrize("grades", [["0.0", "2.0"], ['["0", "2"]'], ["[0, 2.0]"], ["0,2"]])
 def test_grades_on_the_command_line(grades):
     """As in `kecae-aug phantoms`, or as a list; a grade is one however it is written."""
-    assert listed(["--a", "1", "--grades", *grades, "--b=2"], "--grades")[:3] == ["--a", "1", "--grades"]
-    names = json.loads(listed(["--grades", *grades], "--grades")[1])
+    assert join_lists(["--a", "1", "--grades", *grades, "--b=2"], "--grades")[:3] == ["--a", "1", "--grades"]
+    names = json.loads(join_lists(["--grades", *grades], "--grades")[1])
     assert DiscriminatorConfig(grades=names).grades == ("0", "2")
 
 
