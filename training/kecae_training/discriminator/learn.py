@@ -229,9 +229,18 @@ class _Training:
             torch.save(state, part)
 
     def resume(self) -> None:
-        path = None if self.folder is None else self.folder / "checkpoint.pt"
-        if path is None or not path.exists():
+        if self.folder is None:
             return
+        path = self.folder / "checkpoint.pt"
+        if path.exists():
+            self.load(path)
+        log = self.folder / "log.jsonl"
+        if log.exists():  # an epoch that was logged and not saved comes again
+            lines = [line for line in log.read_text().splitlines() if json.loads(line)["epoch"] <= self.epoch]
+            with replacing(log) as part:
+                part.write_text("".join(f"{line}\n" for line in lines))
+
+    def load(self, path: Path) -> None:
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
         except (RuntimeError, EOFError, OSError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
