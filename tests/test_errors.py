@@ -55,7 +55,7 @@ def test_what_others_raise_is_not(call):
 
 def test_an_error_keeps_its_place_through_context_managers():
     """The deepest frame decides, whatever the error passed on its way out."""
-    from kecae_training.prefetch import prefetched
+    from kecae_training.prefetch import prefetch
 
     def batches():
         yield 1
@@ -63,7 +63,7 @@ def test_an_error_keeps_its_place_through_context_managers():
         yield 2
 
     def through():
-        with prefetched(batches()) as made:
+        with prefetch(batches()) as made:
             list(made)
 
     assert users_fault(caught(through))

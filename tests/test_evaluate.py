@@ -10,7 +10,7 @@ from kecae_aug.engine.model import KECAE
 from kecae_training.bootstrap import Bootstrap, pool, summary
 from kecae_training.evaluate.entrants import Entrant
 from kecae_training.evaluate.evaluation import evaluate
-from kecae_training.evaluate.exchanges import Exchanges, Kind, psnr, ssim, stratified
+from kecae_training.evaluate.exchanges import Exchanges, Kind, draw_stratified, psnr, ssim
 from kecae_training.evaluate.tables import table
 
 
@@ -167,10 +167,10 @@ def test_many_grades_have_a_confusion_matrix_and_one_figure():
 def test_a_quick_evaluation_keeps_every_grade():
     """Stratified, seeded, in order, and never more than asked by rounding of a grade each."""
     labels = [0] * 90 + [1] * 8 + [2] * 2
-    rows = stratified(labels, 20, 0)
-    assert rows == sorted(set(rows)) == stratified(labels, 20, 0) != stratified(labels, 20, 1)
+    rows = draw_stratified(labels, 20, 0)
+    assert rows == sorted(set(rows)) == draw_stratified(labels, 20, 0) != draw_stratified(labels, 20, 1)
     assert {labels[i] for i in rows} == {0, 1, 2}
-    assert stratified(labels, 100, 0) == list(range(100))
+    assert draw_stratified(labels, 100, 0) == list(range(100))
 
 
 def test_copying_the_donor_is_no_exchange():

@@ -6,7 +6,7 @@ import time
 import pytest
 import torch
 
-from kecae_training.prefetch import pinned, prefetched
+from kecae_training.prefetch import pin, prefetch
 
 
 def threads():
@@ -21,7 +21,7 @@ def test_the_same_batches_in_the_same_order():
         for _ in range(50):
             yield torch.rand(3, generator=generator)
 
-    with prefetched(drawn()) as made:
+    with prefetch(drawn()) as made:
         assert all(torch.equal(a, b) for a, b in zip(made, drawn(), strict=True))
     assert not threads()
 
@@ -35,7 +35,7 @@ def test_the_next_batch_is_made_meanwhile():
             made_so_far.append(i)
             yield i
 
-    with prefetched(slow()) as made:
+    with prefetch(slow()) as made:
         assert next(made) == 0
         deadline = time.monotonic() + 5
         while len(made_so_far) < 4 and time.monotonic() < deadline:
@@ -54,7 +54,7 @@ def test_making_and_using_overlap():
             yield i
 
     start = time.perf_counter()
-    with prefetched(slow()) as made:
+    with prefetch(slow()) as made:
         for _ in made:
             time.sleep(0.03)
     assert time.perf_counter() - start < 0.42
@@ -67,7 +67,7 @@ def test_an_error_comes_where_its_batch_would_have_come():
         yield 1
         raise RuntimeError("the third knee is torn")
 
-    with prefetched(broken()) as made:
+    with prefetch(broken()) as made:
         assert next(made) == 1
         with pytest.raises(RuntimeError, match="third knee") as caught:
             next(made)
@@ -83,7 +83,7 @@ def test_a_loop_that_is_left_ends_the_thread():
             yield 0
 
     def left_by(error):
-        with prefetched(endless()) as made:
+        with prefetch(endless()) as made:
             next(made)
             raise error
 
@@ -96,5 +96,5 @@ def test_a_loop_that_is_left_ends_the_thread():
 def test_pinned_only_for_cuda():
     """On other devices it is the tensor itself."""
     x = torch.zeros(2)
-    assert pinned(x, torch.device("cpu")) is x
-    assert pinned(x, torch.device("mps")) is x
+    assert pin(x, torch.device("cpu")) is x
+    assert pin(x, torch.device("mps")) is x

@@ -16,8 +16,8 @@ from timm.data import Mixup, create_dataset, create_loader  # noqa: E402
 from timm.loss import SoftTargetCrossEntropy  # noqa: E402
 
 from kecae_aug import KECAE, load_weights  # noqa: E402
-from kecae_aug.integrations._timm_launcher import exchanging, main  # noqa: E402
 from kecae_aug.integrations.timm import KeyExchangeMixup  # noqa: E402
+from kecae_aug.integrations.timm.__main__ import exchanging, main  # noqa: E402
 from kecae_aug.phantom import write_phantoms  # noqa: E402
 
 torch.manual_seed(0)

@@ -13,7 +13,7 @@ linear probes on hK and hN, cross-validated over patients. Appends JSON lines to
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,8 @@ from kecae_aug.device import choose_device
 from kecae_aug.engine.inference import FastKECAE
 from kecae_aug.errors import reporting
 from kecae_aug.weights.io import load_weights
-from kecae_bench.record import record
+from kecae_bench.record import RESULTS, read_lines, record
+from kecae_bench.report.tables import render_table
 from kecae_training.bootstrap import Bootstrap, summary, weighted_auroc
 from kecae_training.discriminator import predict
 from kecae_training.discriminator.adversarial import l2_attack, radius_at
@@ -40,6 +41,13 @@ from kecae_training.evaluate.probes import classifier
 from kecae_training.images import to_float, to_uint8
 
 WIDE = 0.6
+PARTS = {  # of a line, and what the table adds to the rung's name
+    "clean": "",
+    "wide": ": wide frames",
+    "attacked": ": attacked, L2 radius {radius:g} at 128 px",
+    "key": ": linear probe on hK",
+    "non_key": ": linear probe on hN",
+}
 
 
 def widen(images: Tensor, fraction: float = WIDE) -> Tensor:
@@ -145,6 +153,22 @@ def discriminator_figures(folder: Path, args: argparse.Namespace) -> dict[str, A
     if args.radius and len(members) == 1:
         line["attacked"] = {"radius": args.radius, **figures(attacked(panel, images, targets, args.radius))}
     return line
+
+
+def make_block() -> str:
+    """The table of docs/training.md, from the committed lines."""
+
+    def cell(figure: Mapping[str, Any] | None) -> str:
+        return "" if figure is None else f"{figure['mean']:.3f} ({figure['low']:.3f} to {figure['high']:.3f})"
+
+    rows = []
+    for line in read_lines(RESULTS / "ladder.jsonl"):
+        for part, kind in PARTS.items():
+            found = line.get(part)
+            if found is not None:
+                name = line["note"] + kind.format(radius=found.get("radius"))
+                rows.append((name, *(cell(found.get(k)) for k in ("auroc", "accuracy", "kappa"))))
+    return render_table(("", "AUROC", "accuracy", "kappa, five grades"), rows)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -19,7 +19,7 @@ from kecae_aug.device import DEVICES, PRECISIONS, Precision, amp_dtype, choose_d
 from kecae_aug.engine.model import PRESETS
 from kecae_aug.names import class_names
 from kecae_training.discriminator.panel import members_of
-from kecae_training.flags import listed
+from kecae_training.flags import join_lists
 from kecae_training.losses import TERMS, LossConfig
 
 __all__ = [
@@ -312,7 +312,7 @@ def parse(argv: Sequence[str] | None = None) -> TrainConfig:
     parser.add_argument("--device", help=f"{', '.join(DEVICES)}; short for --run.accelerator")
     parser.add_argument("--precision", help=f"{', '.join(PRECISIONS)}; short for --run.precision")
     parser.add_class_arguments(TrainConfig)
-    args = _long_names(listed(sys.argv[1:] if argv is None else argv, "--model.classes"))
+    args = _long_names(join_lists(sys.argv[1:] if argv is None else argv, "--model.classes"))
     for i, arg in enumerate(args):
         name = arg.partition("=")[0].removeprefix("--loss.")
         if arg.startswith("--loss.") and name in TERMS:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 
 
-def listed(args: Sequence[str], *names: str) -> list[str]:
+def join_lists(args: Sequence[str], *names: str) -> list[str]:
     """``--grades 0 2``, ``--grades [0, 2.0]`` and ``--grades=0,2`` as ``--grades ["0", "2.0"]``.
 
     Args:

@@ -15,7 +15,7 @@ Batch = TypeVar("Batch")
 
 
 @contextmanager
-def prefetched(batches: Iterable[Batch], depth: int = 2) -> Generator[Generator[Batch]]:
+def prefetch(batches: Iterable[Batch], depth: int = 2) -> Generator[Generator[Batch]]:
     """An iterator over the same batches, in the same order, at most ``depth`` of them made ahead.
 
     Random numbers from a generator that only ``batches`` draws from are those of a loop without a thread. An error in
@@ -56,6 +56,6 @@ def prefetched(batches: Iterable[Batch], depth: int = 2) -> Generator[Generator[
         thread.join()
 
 
-def pinned(tensor: Tensor, device: torch.device) -> Tensor:
+def pin(tensor: Tensor, device: torch.device) -> Tensor:
     """The tensor, in pinned memory where it goes to CUDA, so that ``to(non_blocking=True)`` does not wait."""
     return tensor.pin_memory() if device.type == "cuda" else tensor

@@ -27,7 +27,7 @@ from kecae_training.heads import adversary, reverse_gradient
 from kecae_training.images import to_float
 from kecae_training.losses import LossConfig, StepOutputs, hybrid_loss
 from kecae_training.pairs import PairSampler, same_grade_permutation
-from kecae_training.prefetch import pinned, prefetched
+from kecae_training.prefetch import pin, prefetch
 from kecae_training.views import look_through
 
 WARMUP = 100  # steps, for the cosine schedule
@@ -72,7 +72,7 @@ def train_steps(
     progress = run.progress and fabric.is_global_zero
     bad_in_a_row, since, since_step = 0, time.perf_counter(), state["step"]
     with (
-        prefetched(pair_batches(config, fabric, images, sampler, state["step"], total)) as made,
+        prefetch(pair_batches(config, fabric, images, sampler, state["step"], total)) as made,
         tqdm(total=total, initial=state["step"], desc="pairs", unit="step", disable=not progress) as bar,
     ):
         for batch in made:
@@ -159,7 +159,7 @@ def pair_batches(
         if config.optim.augment:
             X = augment(X, generator, config.optim.augment, noise=0.0).clamp(-1, 1)
         X = X.contiguous(memory_format=torch.channels_last)
-        X, labels, same_grade = (pinned(t, fabric.device) for t in (X, labels, same_grade))
+        X, labels, same_grade = (pin(t, fabric.device) for t in (X, labels, same_grade))
         yield Batch(X, labels, same_grade, generator)
 
 

@@ -25,7 +25,7 @@ from kecae_training.config import TrainConfig
 from kecae_training.discriminator import check_fits, in_fold, predict
 from kecae_training.discriminator.panel import load_panel
 from kecae_training.images import to_float, to_uint8
-from kecae_training.prefetch import pinned, prefetched
+from kecae_training.prefetch import pin, prefetch
 from kecae_training.step import KeyExchange
 
 Remembered = dict[str, dict[str, Tensor]]
@@ -134,11 +134,11 @@ def warm_up_keys(
             knees = augment(knees, generator) if posterior is None else augment_strongly(knees, generator)
             knees = knees.contiguous(memory_format=torch.channels_last)
             # the draws go with the batch: those of the thread are ahead of the step
-            yield pinned(knees, fabric.device), pinned(wanted[indices], fabric.device), generator.get_state()
+            yield pin(knees, fabric.device), pin(wanted[indices], fabric.device), generator.get_state()
 
     progress = run.progress and fabric.is_global_zero
     with (
-        prefetched(batches()) as made,
+        prefetch(batches()) as made,
         tqdm(total=steps, initial=state["step"], desc="keys", unit="step", disable=not progress) as bar,
     ):
         for knees, targets, draws in made:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from kecae_bench.classifiers.base import KneeClassifier, as_targets, cross_entropy
-from kecae_bench.classifiers.views import resized
+from kecae_bench.classifiers.views import resize_to
 
 
 def conv(c_in: int, channels: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
@@ -39,7 +39,7 @@ class Antony(KneeClassifier):
 
     def features(self, x: Tensor) -> Tensor:
         """(B, 1, S, S) -> (B, 512)."""
-        out: Tensor = self.body(resized(x, 300)[:, :, 50:250])
+        out: Tensor = self.body(resize_to(x, 300)[:, :, 50:250])
         return out
 
     def logits(self, x: Tensor) -> Tensor:

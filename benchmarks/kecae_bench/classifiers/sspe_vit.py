@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kecae_bench.classifiers.base import KneeClassifier, cross_entropy
-from kecae_bench.classifiers.views import NATIVE, ROWS, resized
+from kecae_bench.classifiers.views import NATIVE, ROWS, resize_to
 
 SIDE, PATCH = 224, 16
 GRID = SIDE // PATCH
@@ -70,7 +70,7 @@ class SSPEViT(KneeClassifier):
 
     def patches(self, x: Tensor) -> Tensor:
         """(B, 1, S, S) -> (B, 196, width), without positions."""
-        out: Tensor = self.patch(resized(x, SIDE)).flatten(2).mT
+        out: Tensor = self.patch(resize_to(x, SIDE)).flatten(2).mT
         return out
 
     def order(self, n: int) -> Tensor:

@@ -17,7 +17,7 @@ ROWS = (99, 227)  # of the joint, in them
 CROP = 128  # columns of each compartment, from the left edge and from the right one
 
 
-def resized(x: Tensor, side: int) -> Tensor:
+def resize_to(x: Tensor, side: int) -> Tensor:
     """(B, 1, S, S) -> (B, 1, side, side), bilinear, low-passed where it shrinks; the tensor itself at its own size."""
     if x.shape[-1] == side:
         return x
@@ -30,5 +30,5 @@ def compartments(x: Tensor) -> Tensor:
     The first B are columns 0:128 of rows 99:227, the last B are columns 171:299 from right to left. A mirrored knee
     therefore gives the same crops in the other order.
     """
-    joint = resized(x, NATIVE)[:, :, slice(*ROWS)]
+    joint = resize_to(x, NATIVE)[:, :, slice(*ROWS)]
     return torch.cat([joint[..., :CROP], joint.flip(-1)[..., :CROP]])

@@ -20,6 +20,7 @@ MAKERS = {  # by the block's name, its maker as module:function
     "classifiers": "kecae_bench.report.tables:make_classifiers_block",
     "settings": "kecae_bench.report.tables:make_settings_block",
     "key-probe": "kecae_bench.key_probe:make_block",
+    "ladder": "kecae_bench.ladder:make_block",
     "deviations": "kecae_bench.ablation.deviations:make_block",
 }
 _BLOCK = re.compile(r"<!-- (?P<name>[\w-]+) -->\n(?P<content>.*?)<!-- /(?P=name) -->", re.DOTALL)

@@ -4,7 +4,7 @@
     image = undo(changed, matrix, original=image)    # after decoding
 
 The JSW measurement (:mod:`kecae_aug.phantom.jsw`) finds the joint line; the image is turned and moved, never scaled:
-a joint-space width is the grade, and the bones' width cannot be told from the osteophytes at their margins.
+a joint-space width is the grade, and the bones' width is not separable from the osteophytes at their margins.
 """
 
 from __future__ import annotations

@@ -101,7 +101,7 @@ def _bring_together(
         if unlisted:
             raise ValueError(
                 f"classes: {', '.join(unlisted)} has no .classes beside parts that have; give it a list, so that labels "
-                "can be told by name"
+                "can be matched by name"
             )
         names = present[0] if len(present) == 1 else all_of_them
         return names, [one or names for one in lists], {}

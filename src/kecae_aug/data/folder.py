@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from kecae_aug.data.preprocessing import Preprocessing
-from kecae_aug.data.reading import SUFFIXES, BadImagesError, bad_files, listed, read_image
+from kecae_aug.data.reading import SUFFIXES, BadImagesError, bad_files, read_image, show_first
 from kecae_aug.names import by_value, class_name, class_names, patient_id, warn_of_zeros
 
 PATTERN = r"(?P<patient>\d+)[ _-]?(?P<side>[LR])?"
@@ -269,7 +269,7 @@ class RadiographFolder(Radiographs):
         if unmatched:
             raise ValueError(
                 f"pattern={pattern!r}: {len(unmatched)} file names do not match: "
-                f"{listed(p.name for p in unmatched)}\nGive a pattern whose group 'patient' is the patient's id, "
+                f"{show_first(p.name for p in unmatched)}\nGive a pattern whose group 'patient' is the patient's id, "
                 "or patients='file' if every file is another patient; on the command line, a table (docs/data.md)."
             )
         super().__init__(root, rows, grades, preprocessing, transform, on_bad, skipped)
@@ -282,7 +282,7 @@ def _why_not(path: Path) -> str:
 
 
 def _of_skipped(skipped: Sequence[tuple[Path, str]]) -> str:
-    return f"; not used: {listed(reason for _, reason in skipped)}" if skipped else ""
+    return f"; not used: {show_first(reason for _, reason in skipped)}" if skipped else ""
 
 
 def _warn_of_case(names: Sequence[str]) -> None:

@@ -103,7 +103,7 @@ def _parse_dict(value: object) -> dict[str, Any] | None:
 
 
 def _short(value: object) -> str:
-    """A hash is cut, everything else told."""
+    """A hash is cut, everything else is shown whole."""
     return f"{value[:12]}..." if isinstance(value, str) and len(value) == 64 else repr(value)
 
 

@@ -24,7 +24,7 @@ class Part(NamedTuple):
         value: what it says, or None.
         rows: (row of the whole data set, row of the owner).
         chain: the data sets from the outermost to the owner.
-        hidden: a data set under the owner that says it, of rows which cannot be told.
+        hidden: a data set under the owner that says it, of rows which are not known.
     """
 
     owner: Any
@@ -132,7 +132,7 @@ def gives_its_labels(dataset: Any, inner: Any, link: Sequence[int]) -> bool:
 
 
 def gives_its_rows(dataset: Any, inner: Any, link: Sequence[int]) -> bool:
-    """Whether the rows of a wrapper are those of what it wraps: told by ``.indices``, or seen in labels or images."""
+    """Whether the rows of a wrapper are those of what it wraps: known by ``.indices``, or seen in labels or images."""
     if getattr(dataset, "indices", None) is not None or gives_its_labels(dataset, inner, link):
         return True
     for row in _probes(dataset, link, None):

@@ -32,7 +32,7 @@ class BadImagesError(ValueError):
     def __init__(self, bad: Sequence[tuple[Path, str]]) -> None:
         self.bad = list(bad)
         super().__init__(
-            f"{len(self.bad)} bad files: {listed(reason for _, reason in self.bad)}\nMend or remove them, or "
+            f"{len(self.bad)} bad files: {show_first(reason for _, reason in self.bad)}\nMend or remove them, or "
             "leave them out with on_bad='skip' (they are then listed in .skipped)."
         )
 
@@ -97,7 +97,7 @@ def bad_files(paths: Iterable[Path]) -> list[tuple[Path, str]]:
     return bad
 
 
-def listed(lines: Iterable[str]) -> str:
+def show_first(lines: Iterable[str]) -> str:
     """The first lines of a long list, for an error's text."""
     lines = list(lines)
     more = [f"... and {len(lines) - _SHOWN} more"] if len(lines) > _SHOWN else []

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from kecae_aug.data.folder import SIDES, Radiographs, Row
 from kecae_aug.data.preprocessing import Preprocessing
-from kecae_aug.data.reading import listed
+from kecae_aug.data.reading import show_first
 from kecae_aug.data.splits import check_disjoint
 from kecae_aug.names import class_name, patient_id
 
@@ -96,7 +96,7 @@ class RadiographTable(Radiographs):
                 if on_bad == "skip"
                 else "; on_bad='skip' leaves those of one line out and lists them in .skipped"
             )
-            raise ValueError(f"table={str(table)!r}: {len(problems)} bad rows{way}: {listed(problems)}")
+            raise ValueError(f"table={str(table)!r}: {len(problems)} bad rows{way}: {show_first(problems)}")
         patients_of: dict[str, list[str]] = {}
         for line in lines:  # of all splits, whichever is opened
             if line["split"] and (who := patient_id(line["patient"])) is not None:

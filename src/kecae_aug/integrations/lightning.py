@@ -168,7 +168,7 @@ def _of_several_loaders(batch: Any) -> bool:
 
 
 def _overrides_hook(datamodule: Any) -> bool:
-    """Whether Lightning would call the datamodule's hook; told by name, for both of Lightning's packages."""
+    """Whether Lightning would call the datamodule's hook; by its name, for both of Lightning's packages."""
     if datamodule is None:
         return False
     if HOOK in vars(datamodule):

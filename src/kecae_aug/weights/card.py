@@ -58,12 +58,12 @@ def list_facts(model: KECAE, source: str = "") -> str:
     if preprocessing := {
         k: v for k, v in (facts.get("preprocessing") or {}).items() if v not in (None, False)
     }:
-        rows.append(("Preprocessing", listed(preprocessing)))
+        rows.append(("Preprocessing", join_facts(preprocessing)))
     if {"images", "split", "per_class", "fingerprint"} <= set(data):
         rows.append(
             (
                 "Trained on",
-                f"{data['images']:,} images of split `{data['split']}` ({listed(data['per_class'])})"
+                f"{data['images']:,} images of split `{data['split']}` ({join_facts(data['per_class'])})"
                 + (f", part {data['fold']} of {data['folds']} of its patients" if "fold" in data else "")
                 + "; "
                 f"fingerprint `{data['fingerprint'][:16]}`",
@@ -113,6 +113,6 @@ Not a medical device. Look at a contact sheet of your own images before you trai
 """
 
 
-def listed(values: dict[str, Any]) -> str:
+def join_facts(values: dict[str, Any]) -> str:
     """``a 1, b 2`` of a dict."""
     return ", ".join(f"{key} {value}" for key, value in values.items())

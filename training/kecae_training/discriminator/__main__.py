@@ -28,7 +28,7 @@ from kecae_training.discriminator.model import (
     load_discriminator,
     save_discriminator,
 )
-from kecae_training.flags import listed
+from kecae_training.flags import join_lists
 from kecae_training.images import to_uint8
 
 
@@ -57,7 +57,7 @@ def _command(argv: Sequence[str] | None) -> None:
     add("--align", action="store_true", help="bring every joint line to one place")
     add("--device", type=Device, default="auto", help=f"{', '.join(DEVICES)} (default: auto)")
     parser.add_class_arguments(DiscriminatorConfig)
-    args = parser.parse_args(listed(sys.argv[1:] if argv is None else argv, "--grades"))
+    args = parser.parse_args(join_lists(sys.argv[1:] if argv is None else argv, "--grades"))
     values = vars(parser.instantiate(args))
     config = DiscriminatorConfig(**{k: values[k] for k in asdict(DiscriminatorConfig())})
     device = choose_device(args.device)

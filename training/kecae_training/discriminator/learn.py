@@ -24,7 +24,7 @@ from kecae_training.discriminator.lite import Lite
 from kecae_training.discriminator.measure import validation_figures
 from kecae_training.discriminator.model import Discriminator, DiscriminatorConfig, load_discriminator, predict
 from kecae_training.images import to_float
-from kecae_training.prefetch import pinned, prefetched
+from kecae_training.prefetch import pin, prefetch
 
 
 def train_discriminator(
@@ -123,7 +123,7 @@ class _Training:
         self.resume()
         left = (config.epochs - self.epoch) * self.steps
         with (
-            prefetched(self.batches()) as made,
+            prefetch(self.batches()) as made,
             tqdm(
                 total=left, desc=f"discriminator {config.network}", unit="step", disable=not progress
             ) as bar,
@@ -200,7 +200,7 @@ class _Training:
             order = torch.multinomial(self.weights, n, replacement=True, generator=self.generator)
             for rows in order.split(config.batch_size):
                 x = augment_strongly(to_float(self.images[rows]), self.generator, wide=config.wide)
-                yield pinned(x, self.device), pinned(self.labels[rows], self.device)
+                yield pin(x, self.device), pin(self.labels[rows], self.device)
 
     def identity(self) -> str:
         """What a checkpoint must have been written by: configuration and images."""
@@ -229,9 +229,18 @@ class _Training:
             torch.save(state, part)
 
     def resume(self) -> None:
-        path = None if self.folder is None else self.folder / "checkpoint.pt"
-        if path is None or not path.exists():
+        if self.folder is None:
             return
+        path = self.folder / "checkpoint.pt"
+        if path.exists():
+            self.load(path)
+        log = self.folder / "log.jsonl"
+        if log.exists():  # an epoch that was logged and not saved comes again
+            lines = [line for line in log.read_text().splitlines() if json.loads(line)["epoch"] <= self.epoch]
+            with replacing(log) as part:
+                part.write_text("".join(f"{line}\n" for line in lines))
+
+    def load(self, path: Path) -> None:
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
         except (RuntimeError, EOFError, OSError, pickle.UnpicklingError, zipfile.BadZipFile) as error:

@@ -257,7 +257,12 @@ def in_fold(patient: str | int, fold: int, folds: int) -> bool:
 
 
 def save_discriminator(
-    discriminator: Discriminator, folder: str | Path, *, patients: Sequence[str], data: dict[str, Any]
+    discriminator: Discriminator,
+    folder: str | Path,
+    *,
+    patients: Sequence[str],
+    data: dict[str, Any],
+    half: bool = False,
 ) -> Path:
     """Write ``discriminator.safetensors`` with its config, its patients and its data in the metadata.
 
@@ -268,6 +273,7 @@ def save_discriminator(
             the discriminator it was started from are added.
         data: anything JSON-able that says what it was trained on; ``preprocessing`` in it (``Preprocessing.to_dict()``) is
             compared with that of the images it is given later (:func:`check_fits`).
+        half: store kernels as float16, half the size; all is float32 again when it is loaded.
     """
     path = Path(folder) / "discriminator.safetensors"
     if path.exists():
@@ -282,6 +288,8 @@ def save_discriminator(
         "data": json.dumps(data),
     }
     state = {k: v.contiguous() for k, v in discriminator.network.state_dict().items()}
+    if half:
+        state = {k: v.half() if v.is_floating_point() and v.ndim > 1 else v for k, v in state.items()}
     save_tensors(state, path, metadata)
     return path
 

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import json
 import math
-import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ from kecae_aug.errors import reporting
 from kecae_aug.files import replacing
 from kecae_aug.names import class_names
 from kecae_training.discriminator.measure import validation_figures
-from kecae_training.discriminator.model import Discriminator, load_discriminator, predict
+from kecae_training.discriminator.model import Discriminator, load_discriminator, predict, save_discriminator
 from kecae_training.images import to_float, to_uint8
 
 FORMAT = "kecae-panel-1"
@@ -99,21 +98,38 @@ def fit_temperature(log_probabilities: Tensor, targets: Tensor) -> float:
 
 
 def save_panel(
-    folder: str | Path, members: Sequence[str | Path], temperature: float, validation: dict[str, Any]
+    folder: str | Path, members: Mapping[str, Discriminator], temperature: float, validation: dict[str, Any]
 ) -> Path:
-    """Write panel.json: the members by their place relative to ``folder``, the temperature, what was validated.
+    """Write a folder that needs no other: panel.json, and each member in a folder of its name, kernels as float16.
+
+    Args:
+        folder: made if need be.
+        members: name -> discriminator.
+        temperature: of :class:`Panel`.
+        validation: anything JSON-able that says how it was calibrated.
 
     Raises:
-        FileExistsError: the folder holds a panel.
+        FileExistsError: the folder holds a panel, or a member.
     """
     path = Path(folder) / FILE
     if path.exists():
         raise FileExistsError(
             f"folder={str(folder)!r} already holds a panel: choose another folder or remove it"
         )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    places = [os.path.relpath(Path(member).resolve(), path.parent.resolve()) for member in members]
-    record = {"format": FORMAT, "members": places, "temperature": temperature, "validation": validation}
+    for name, member in members.items():
+        save_discriminator(
+            member,
+            path.parent / name,
+            patients=sorted(member.patients),
+            data=member.metadata["data"],
+            half=True,
+        )
+    record = {
+        "format": FORMAT,
+        "members": list(members),
+        "temperature": temperature,
+        "validation": validation,
+    }
     with replacing(path) as part:
         part.write_text(json.dumps(record, indent=1))
     return path
@@ -176,6 +192,11 @@ def _command(argv: Sequence[str] | None) -> None:
     args = parser.parse_args(argv)
     if (args.out / FILE).exists():
         raise FileExistsError(f"--out {args.out}: already holds a panel; choose another folder or remove it")
+    names = [folder.name for folder in args.members]
+    if len(set(names)) < len(names):
+        raise ValueError(
+            f"--members: two folders of one name in {names}; accepted are folders of different names"
+        )
     with cpu_by_default():
         panel = Panel([load_discriminator(folder) for folder in args.members])
         preprocessing = replace(panel.preprocessing or Preprocessing(), image_size=panel.image_size)
@@ -190,11 +211,12 @@ def _command(argv: Sequence[str] | None) -> None:
             "images": len(data),
             "panel": validation_figures(posterior, data.targets, panel.classes),
             "members": {
-                folder.name: validation_figures(predict(member, images), data.targets, panel.classes)
-                for folder, member in zip(args.members, panel.members, strict=True)
+                name: validation_figures(predict(member, images), data.targets, panel.classes)
+                for name, member in zip(names, panel.discriminators, strict=True)
             },
         }
-    path = save_panel(args.out, args.members, temperature, figures)
+    members = dict(zip(names, panel.discriminators, strict=True))
+    path = save_panel(args.out, members, temperature, figures)
     print(f"{path}: temperature {temperature:.2f}")
     for name, found in {"panel": figures["panel"], **figures["members"]}.items():
         print(f"{name:<20}", ", ".join(f"{k} {v:.3f}" for k, v in found.items()))

@@ -173,7 +173,7 @@ def _command(argv: Sequence[str] | None) -> None:
         "--oracles",
         nargs="+",
         required=True,
-        help="folders of oracles; for several weights a JSON list of lists",
+        help="folders of oracles, or of panels of them; for several weights a JSON list of lists",
     )
     parser.add_argument(
         "--discriminator",

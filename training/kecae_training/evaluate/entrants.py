@@ -18,7 +18,8 @@ from kecae_aug.engine.model import KECAE
 from kecae_aug.names import warn_of_zeros
 from kecae_aug.weights.io import load_weights
 from kecae_training.discriminator import Discriminator, ids_of, in_fold, load_discriminator
-from kecae_training.evaluate.exchanges import stratified
+from kecae_training.discriminator.panel import members_of
+from kecae_training.evaluate.exchanges import draw_stratified
 from kecae_training.evaluate.identity import ShrunkImages, shrink
 from kecae_training.images import to_float, to_uint8
 
@@ -184,10 +185,9 @@ def open_entrants(
         model = load_weights(name)
         classes = model.config.classes
         fits = Preprocessing.of(model)
-        by_name = {
-            Path(path).name: load_discriminator(path, classes, preprocessing=fits) for path in oracles[i]
-        }
-        if len(by_name) < len(oracles[i]):
+        folders = [member for path in oracles[i] for member in members_of(path)]
+        by_name = {path.name: load_discriminator(path, classes, preprocessing=fits) for path in folders}
+        if len(by_name) < len(folders):
             raise ValueError(f"oracles={list(oracles[i])}: two folders of one name; rename one")
         discriminator = (
             load_discriminator(discriminators[i], classes, preprocessing=fits) if discriminators else None
@@ -212,7 +212,7 @@ def open_training(entrant: Entrant, data: Path, split: str, seed: int) -> Traini
     folds, fold = int(facts.get("folds", 1)), int(facts.get("fold", 0))
     folder = folder.subset(i for i, p in enumerate(folder.patients) if in_fold(p, fold, folds))
     images = to_uint8(folder)
-    indices = stratified(folder.targets, TRAINING_SAMPLE, seed)
+    indices = draw_stratified(folder.targets, TRAINING_SAMPLE, seed)
     small = torch.cat([shrink(to_float(part)) for part in images.split(256)])
     return TrainingKnees(
         ShrunkImages(small, folder.files), to_float(images[indices]), [folder.patients[i] for i in indices]

@@ -141,7 +141,7 @@ def open_knees(
             raise ValueError(
                 f"max_images={max_images}: at least {2 * len(model.config.classes)}, two of each grade, or none for all"
             )
-        folder = folder.subset(stratified(folder.targets, max_images, seed))
+        folder = folder.subset(draw_stratified(folder.targets, max_images, seed))
     medial: list[Side | None] = [
         "L" if preprocessing.mirror_right or side == "L" else "R" if side == "R" else None
         for side in folder.sides
@@ -156,7 +156,7 @@ def open_knees(
     )
 
 
-def stratified(labels: Sequence[int], n: int, seed: int) -> list[int]:
+def draw_stratified(labels: Sequence[int], n: int, seed: int) -> list[int]:
     """At most ``n`` indices, each grade by its frequency (at least one), drawn by ``seed``; in their order."""
     if n >= len(labels):
         return list(range(len(labels)))

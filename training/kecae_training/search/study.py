@@ -40,7 +40,7 @@ from kecae_training.evaluate.oracles import Bench
 from kecae_training.images import to_bytes, to_float, to_uint8
 from kecae_training.warmup import Remembered
 
-JUDGES = ("resnet", "vgg", "densenet")
+ORACLES = ("resnet", "vgg", "densenet")
 ROBUST = "-robust"  # after a network's name: its discriminator is trained against attacks
 RADIUS = 0.2  # of these attacks, as DiscriminatorConfig.adversarial_radius
 
@@ -101,7 +101,7 @@ class Study:
 
     @property
     def device(self) -> torch.device:
-        """Where its oracles are, and where the networks that they oracle run."""
+        """Where its oracles are, and where the networks run that they evaluate."""
         return device_of(next(iter(self.bench.oracles.values())))
 
     @cached_property
@@ -188,7 +188,7 @@ def phantom_study(
         network: load_discriminator(
             trained("oracle", network, judged, 1 + i), ("0", "2"), image_size=size
         ).to(device)
-        for i, network in enumerate(JUDGES)
+        for i, network in enumerate(ORACLES)
     }
     return Study(
         name=name,

@@ -379,3 +379,7 @@ def _started_as(script: Path, arguments: list[str]) -> Iterator[None]:
         yield
     finally:
         sys.argv, sys.path[:] = argv, path
+
+
+if __name__ == "__main__":
+    main()

@@ -150,9 +150,3 @@ class KeyExchangeMixup(AnyBatchMixup):
 
     def __repr__(self) -> str:
         return f"KeyExchangeMixup({self.exchange!r}, mixup_alpha={self.mixup_alpha}, cutmix_alpha={self.cutmix_alpha})"
-
-
-if __name__ == "__main__":
-    from kecae_aug.integrations._timm_launcher import main
-
-    main()
