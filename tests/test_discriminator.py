@@ -5,6 +5,7 @@ import re
 import shutil
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -45,6 +46,7 @@ CONFIG = DiscriminatorConfig(
     wide=0.0,
 )
 
+PANELS = Path(__file__).parents[1] / "training/panels"
 RADIUS = 2.0  # of the attack that the toy knees' discriminators are tested with
 
 
@@ -393,6 +395,15 @@ def test_a_panel_is_the_calibrated_mean_of_its_members(trained, tmp_path):
     (tmp_path / "panel/panel.json").write_text("{}")
     with pytest.raises(ValueError, match=r"panel\.json: damaged or not a panel"):
         load_panel(tmp_path / "panel")
+
+
+def test_the_two_halves_of_the_projects_panels_share_no_patient():
+    """training/panels: what evaluates half 0 has seen nobody of it, and all were trained on images of one preprocessing."""
+    pytest.importorskip("timm")
+    panels = {name: load_panel(PANELS / name, ("0", "2")) for name in ("all", "half0", "half1")}
+    assert not panels["half0"].patients & panels["half1"].patients
+    assert panels["half0"].patients | panels["half1"].patients == panels["all"].patients
+    assert len({str(panel.preprocessing) for panel in panels.values()}) == 1
 
 
 def test_the_panel_command(trained, blob_data, tmp_path, capsys):
