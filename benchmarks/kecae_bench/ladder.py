@@ -41,13 +41,6 @@ from kecae_training.evaluate.probes import classifier
 from kecae_training.images import to_float, to_uint8
 
 WIDE = 0.6
-PARTS = {  # of a line, and what the table adds to the rung's name
-    "clean": "",
-    "wide": ": wide frames",
-    "attacked": ": attacked, L2 radius {radius:g} at 128 px",
-    "key": ": linear probe on hK",
-    "non_key": ": linear probe on hN",
-}
 
 
 def widen(images: Tensor, fraction: float = WIDE) -> Tensor:
@@ -158,17 +151,31 @@ def discriminator_figures(folder: Path, args: argparse.Namespace) -> dict[str, A
 def make_block() -> str:
     """The table of docs/training.md, from the committed lines."""
 
-    def cell(figure: Mapping[str, Any] | None) -> str:
-        return "" if figure is None else f"{figure['mean']:.3f} ({figure['low']:.3f} to {figure['high']:.3f})"
+    def cell(figure: Mapping[str, Any]) -> str:
+        return f"{figure['mean']:.3f} ({figure['low']:.3f}–{figure['high']:.3f})"
+
+    def mean(figures: Mapping[str, Any] | None, name: str) -> str:
+        return "" if figures is None else f"{figures[name]['mean']:.3f}"
 
     rows = []
     for line in read_lines(RESULTS / "ladder.jsonl"):
-        for part, kind in PARTS.items():
-            found = line.get(part)
-            if found is not None:
-                name = line["note"] + kind.format(radius=found.get("radius"))
-                rows.append((name, *(cell(found.get(k)) for k in ("auroc", "accuracy", "kappa"))))
-    return render_table(("", "AUROC", "accuracy", "kappa, five grades"), rows)
+        if "weights" in line:
+            rows += [
+                (
+                    f"{line['note']}, {latent}",
+                    cell(line[part]["auroc"]),
+                    cell(line[part]["accuracy"]),
+                    "",
+                    "",
+                    "",
+                )
+                for part, latent in (("key", "hK"), ("non_key", "hN"))
+            ]
+            continue
+        clean = line["clean"]
+        more = (mean(clean, "kappa"), mean(line["wide"], "auroc"), mean(line.get("attacked"), "auroc"))
+        rows.append((line["note"], cell(clean["auroc"]), cell(clean["accuracy"]), *more))
+    return render_table(("", "AUROC", "accuracy", "kappa", "AUROC, wide", "attacked"), rows)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
