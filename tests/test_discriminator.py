@@ -311,8 +311,12 @@ def test_the_best_epoch_is_kept_and_a_killed_training_goes_on(tmp_path, monkeypa
         train_discriminator(
             images, targets.tolist(), replace(config, lr=1.0), folder=tmp_path / "killed", **options
         )
+    with pytest.raises(ValueError, match="of a training with another configuration or other images"):
+        train_discriminator(255 - images, *given[1:], folder=tmp_path / "killed", **options)
     with (tmp_path / "killed/log.jsonl").open("a") as log:
-        log.write('{"epoch": 3}\n')  # killed after the line, before the checkpoint
+        log.write(
+            '{"epoch": 3}\n{"epo'
+        )  # killed after the line, before the checkpoint; and in the middle of one
     resumed = train_discriminator(*given, folder=tmp_path / "killed", **options)
     assert all(torch.equal(v, whole.state_dict()[k]) for k, v in resumed.state_dict().items())
     assert (tmp_path / "killed/log.jsonl").read_text() == (tmp_path / "whole/log.jsonl").read_text()

@@ -21,7 +21,7 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -53,10 +53,12 @@ Floats = NDArray[np.float64]
 
 
 @torch.no_grad()
-def encode_keys(model: KECAE, images: torch.Tensor, device: torch.device = CPU) -> Floats:
-    """(N, D) hK of (N, 1, S, S) uint8 knees, preprocessed as the weights ask for it."""
-    fast = FastKECAE(model).to(device)
-    parts = [fast.encode_key(to_float(to_device(batch, device))).flatten(1) for batch in images.split(64)]
+def encode_keys(
+    model: KECAE, images: torch.Tensor, device: torch.device = CPU, latent: Literal["key", "non_key"] = "key"
+) -> Floats:
+    """(N, D) hK, or hN, of (N, 1, S, S) uint8 knees, preprocessed as the weights ask for it."""
+    encode = getattr(FastKECAE(model).to(device), f"encode_{latent}")
+    parts = [encode(to_float(to_device(batch, device))).flatten(1) for batch in images.split(64)]
     return torch.cat(parts).cpu().double().numpy()
 
 

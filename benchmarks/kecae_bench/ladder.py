@@ -15,32 +15,31 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from sklearn.metrics import cohen_kappa_score
-from sklearn.model_selection import StratifiedGroupKFold
 from torch import Tensor, nn
-from torchvision.transforms.v2.functional import resize
 
-from kecae_aug.data import Preprocessing, open_radiographs
+from kecae_aug.data import Preprocessing, check_disjoint, open_radiographs
 from kecae_aug.device import choose_device
-from kecae_aug.engine.inference import FastKECAE
+from kecae_aug.engine.exchange import resize
 from kecae_aug.errors import reporting
 from kecae_aug.weights.io import load_weights
+from kecae_bench.key_probe import encode_keys
 from kecae_bench.record import RESULTS, read_lines, record
 from kecae_bench.report.tables import render_table
-from kecae_training.bootstrap import Bootstrap, summary, weighted_auroc
-from kecae_training.discriminator import predict
+from kecae_training.bootstrap import Bootstrap, cohen_kappa, count_confusions, summary, weighted_auroc
+from kecae_training.discriminator import device_of, predict
 from kecae_training.discriminator.adversarial import l2_attack, radius_at
 from kecae_training.discriminator.measure import pair_scores
 from kecae_training.discriminator.panel import load_panel
-from kecae_training.evaluate.probes import classifier
+from kecae_training.evaluate.probes import cross_predict
 from kecae_training.images import to_float, to_uint8
 
 WIDE = 0.6
+LATENTS: dict[Literal["key", "non_key"], str] = {"key": "hK", "non_key": "hN"}
 
 
 def widen(images: Tensor, fraction: float = WIDE) -> Tensor:
@@ -50,8 +49,8 @@ def widen(images: Tensor, fraction: float = WIDE) -> Tensor:
     continued = F.pad(images[::2], (margin,) * 4, mode="replicate")
     black = F.pad(images[1::2], (margin,) * 4, value=-1.0)
     out = torch.empty_like(images)
-    out[::2] = resize(continued, [size, size], antialias=True)
-    out[1::2] = resize(black, [size, size], antialias=True)
+    out[::2] = resize(continued, (size, size))
+    out[1::2] = resize(black, (size, size))
     return out
 
 
@@ -68,49 +67,33 @@ def read_figures(
         "accuracy": summary(boot.mean((score > 0.5) == is_second, rows)),
     }
     if len(grades) > 2:
-        predicted = posterior.argmax(1).numpy()
-        draws = [
-            cohen_kappa_score(labels, predicted, weights="quadratic", sample_weight=w)
-            for w in boot.weights[:201]
-        ]
-        found["kappa"] = summary(np.array(draws))
+        counts = count_confusions(boot.weights, labels, posterior.argmax(1).numpy(), len(grades))
+        found["kappa"] = summary(cohen_kappa(counts))
     return found
 
 
 def attacked(network: nn.Module, images: Tensor, targets: Tensor, radius: float, steps: int = 10) -> Tensor:
     """Each image at its worst place within ``radius`` (at 128 px) for this network."""
-    reach = radius_at(radius, images.shape[-1])
+    reach, device = radius_at(radius, images.shape[-1]), device_of(network)
     parts = zip(images.split(32), targets.split(32), strict=True)
-    return torch.cat([l2_attack(network, x, y, reach, steps) for x, y in parts])
+    return torch.cat([l2_attack(network, x.to(device), y.to(device), reach, steps) for x, y in parts])
 
 
-def probe(
-    latents: np.ndarray[Any, Any], labels: np.ndarray[Any, Any], patients: list[str]
-) -> np.ndarray[Any, Any]:
-    """(N,) log-odds of the second grade by linear probes that have not seen the patient."""
-    groups = np.unique(patients, return_inverse=True)[1]
-    score = np.zeros(len(labels))
-    for train, test in StratifiedGroupKFold(5, shuffle=True, random_state=0).split(latents, labels, groups):
-        net = classifier("linear", len(train), latents.shape[1]).fit(latents[train], labels[train])
-        score[test] = net.decision_function(latents[test])
-    return score
-
-
-@torch.no_grad()
 def weights_figures(name: str, args: argparse.Namespace) -> dict[str, Any]:
     """Linear probes of the pair on hK and hN."""
     model = load_weights(name)
     data = open_radiographs(args.data, args.split, grades=args.pair, preprocessing=Preprocessing.of(model))
-    fast, images = FastKECAE(model), to_float(to_uint8(data))
-    key, non_key = (
-        torch.cat([encode(part).flatten(1) for part in images.split(64)]).double().numpy()
-        for encode in (fast.encode_key, fast.encode_non_key)
-    )
+    images, device = to_uint8(data), choose_device(args.device)
     labels, boot = np.asarray(data.targets), Bootstrap(data.patients)
-    found = {}
-    for kind, latents in (("key", key), ("non_key", non_key)):
-        score = probe(latents, labels, list(data.patients))
-        found[kind] = {
+    found: dict[str, Any] = {}
+    for latent in LATENTS:
+        x = encode_keys(model, images, device, latent)
+        score = cross_predict("linear", x, labels, list(data.patients), 0, "decision_function")
+        if score is None:
+            raise ValueError(
+                f"--data {args.data}: too few patients of {args.pair} in {args.split!r} for a probe"
+            )
+        found[latent] = {
             "auroc": summary(weighted_auroc(score, labels == 1, boot.weights)),
             "accuracy": summary(boot.mean((score > 0) == labels)),
         }
@@ -122,9 +105,7 @@ def discriminator_figures(folder: Path, args: argparse.Namespace) -> dict[str, A
     panel = load_panel(folder).to(choose_device(args.device))
     preprocessing = panel.preprocessing or Preprocessing(panel.image_size)
     data = open_radiographs(args.data, args.split, grades=panel.classes, preprocessing=preprocessing)
-    seen = panel.patients & set(map(str, data.patients))
-    if seen:
-        raise ValueError(f"{folder}: has seen {len(seen)} patients of {args.split!r}; give another split")
+    check_disjoint(**{folder.name: panel.patients, args.split: data.patients})
     images, targets, boot = to_float(to_uint8(data)), torch.tensor(data.targets), Bootstrap(data.patients)
 
     def figures(x: Tensor) -> dict[str, Any]:
@@ -169,7 +150,7 @@ def make_block() -> str:
                     "",
                     "",
                 )
-                for part, latent in (("key", "hK"), ("non_key", "hN"))
+                for part, latent in LATENTS.items()
             ]
             continue
         clean = line["clean"]

@@ -12,19 +12,24 @@ import json
 import platform
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torchvision
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torchvision.utils import make_grid, save_image
 
 import kecae_aug
 from kecae_aug.engine.model import KECAE
-from kecae_aug.files import replacing
+from kecae_aug.files import write_whole
 from kecae_aug.weights.io import save_weights
-from kecae_training.config import TrainConfig
+
+if (
+    TYPE_CHECKING
+):  # a discriminator's training reads its own checkpoints by this module, and a config names discriminators
+    from lightning_fabric import Fabric
+
+    from kecae_training.config import TrainConfig
 
 
 def environment(device: torch.device | None = None) -> dict[str, str]:
@@ -45,6 +50,36 @@ def fingerprint(images: Tensor, targets: Any) -> str:
     digest = hashlib.sha256(json.dumps([list(images.shape), [int(t) for t in targets]]).encode())
     digest.update(images.contiguous().numpy().data)
     return digest.hexdigest()
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint as it is in its file, on the CPU.
+
+    Raises:
+        ValueError: it is damaged, or none.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)  # type: ignore[no-any-return]
+    except Exception as error:  # bytes that are no pickle end in errors of any kind
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ValueError(
+            f"{path}: damaged, or not a checkpoint ({reason}). It is left as it is: put back a whole copy, "
+            "or move it away, and the same command begins anew"
+        ) from error
+
+
+def cut_log(path: Path, counter: str, last: int) -> None:
+    """Leave out of a log of JSON lines, where there is one, what comes after ``last`` of ``counter``, or is torn."""
+
+    def count(line: str) -> float:
+        try:
+            return float(json.loads(line)[counter])
+        except (ValueError, KeyError):
+            return float("inf")  # a line torn by a kill
+
+    if path.exists():
+        lines = [line for line in path.read_text().splitlines() if count(line) <= last]
+        write_whole(path, "".join(line + "\n" for line in lines))
 
 
 class RunFolder:
@@ -82,9 +117,9 @@ class RunFolder:
         fabric.barrier()  # all have looked before the first one writes
         if fabric.is_global_zero:
             self.path.mkdir(parents=True, exist_ok=True)
-            _write(self.path / "config.json", json.dumps(record, indent=2))
+            write_whole(self.path / "config.json", json.dumps(record, indent=2))
             listed = {**data, "files": files or {}, "patients": sorted(set(patients))}
-            _write(self.path / "data.json", json.dumps(listed, indent=1))
+            write_whole(self.path / "data.json", json.dumps(listed, indent=1))
             if config.run.tensorboard:
                 from torch.utils.tensorboard import SummaryWriter
 
@@ -154,10 +189,8 @@ class RunFolder:
             ValueError: the file is damaged, or not of these modules, optimiser or averaging, with what differs.
         """
         self._resume("checkpoint", state)
-        log = self.path / "log.jsonl"
-        if self.fabric.is_global_zero and log.exists():
-            lines = [line for line in log.read_text().splitlines() if _step(line) <= state["step"]]
-            _write(log, "".join(line + "\n" for line in lines))
+        if self.fabric.is_global_zero:
+            cut_log(self.path / "log.jsonl", "step", state["step"])
 
     def resume_warmup(self, state: dict[str, Any]) -> None:
         """Fill ``state`` from the key's warm-up, where one was begun.
@@ -170,7 +203,7 @@ class RunFolder:
     def _resume(self, name: str, state: dict[str, Any]) -> None:
         path = self.path / f"{name}.pt"
         if path.exists():
-            misfits = checkpoint_misfits(self._read(path), state)
+            misfits = checkpoint_misfits(read_checkpoint(path), state)
             if misfits:
                 more = f" and {len(misfits) - 5} more" if len(misfits) > 5 else ""
                 raise ValueError(
@@ -179,17 +212,6 @@ class RunFolder:
                 )
             rest = self.fabric.load(path, state, strict=True, weights_only=True)
             torch.set_rng_state(rest["rng"].cpu())
-
-    def _read(self, path: Path) -> dict[str, Any]:
-        """The checkpoint as it is in the file, on the CPU."""
-        try:
-            return torch.load(path, map_location="cpu", weights_only=True)  # type: ignore[no-any-return]
-        except Exception as error:  # bytes that are no pickle end in errors of any kind
-            reason = (str(error) or type(error).__name__).splitlines()[0]
-            raise ValueError(
-                f"{path}: damaged, or not a checkpoint ({reason}). It is left as it is: put back a whole copy, "
-                "or move it away, and the same command begins anew"
-            ) from error
 
     def save_grid(self, images: Tensor, step: int, per_row: int) -> None:
         """Images (N, 1, S, S) in [-1, 1] as samples/step_*.png; they show training images."""
@@ -258,18 +280,6 @@ def _tensor_misfits(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -
     misfits += [f"{name} is not of this network" for name in found if name not in wanted]
     both = [name for name in wanted if name in found and found[name].shape != wanted[name].shape]
     return misfits + [f"{n} is {list(found[n].shape)}, here {list(wanted[n].shape)}" for n in both]
-
-
-def _step(line: str) -> float:
-    try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError):
-        return float("inf")  # a line torn by a kill
-
-
-def _write(path: Path, text: str) -> None:
-    with replacing(path) as part:
-        part.write_text(text)
 
 
 def _differences(old: Any, new: Any, name: str = "") -> list[str]:

@@ -22,7 +22,7 @@ from kecae_aug.data import open_radiographs
 from kecae_training.augment import augment, augment_strongly
 from kecae_training.checkpoint import RunFolder
 from kecae_training.config import TrainConfig
-from kecae_training.discriminator import check_fits, in_fold, predict
+from kecae_training.discriminator import check_fits, ids_of, in_fold, predict
 from kecae_training.discriminator.panel import load_panel
 from kecae_training.images import to_float, to_uint8
 from kecae_training.prefetch import pin, prefetch
@@ -58,7 +58,7 @@ def teach(config: TrainConfig, dataset: Any, classes: Sequence[str], device: tor
             check_fits(member, name, preprocessing=preprocessing)
         grades = sorted({grade for member in panel.discriminators for grade in member.config.grades})
         known = open_radiographs(config.data.root, data.split, grades=grades).patients
-        strangers = panel.patients - {str(p) for p in known if in_fold(p, data.fold, data.folds)}
+        strangers = panel.patients - ids_of(p for p in known if in_fold(p, data.fold, data.folds))
         if strangers:
             raise ValueError(
                 f"{name}: has seen {len(strangers)} patients that are not of split {data.split!r}, fold {data.fold} of "
@@ -66,9 +66,7 @@ def teach(config: TrainConfig, dataset: Any, classes: Sequence[str], device: tor
             )
         dataset = copy(dataset)
         dataset.preprocessing = preprocessing
-    images = to_uint8(dataset, progress=config.run.progress)
-    panel.to(device)
-    return torch.cat([predict(panel, to_float(part)) for part in images.split(128)])
+    return predict(panel.to(device), to_uint8(dataset, progress=config.run.progress))
 
 
 def warm_up_keys(
@@ -104,7 +102,7 @@ def warm_up_keys(
     model, head = modules.model, modules.key_head
     assert head is not None
     parts = nn.ModuleList([model.key_encoder, model.spread, head])
-    same = f"{model.config} {steps} {run.seed} {fabric.strategy.precision.precision}"
+    same = f"{model.config} {steps} {run.seed} {fabric.strategy.precision.precision} {config.key_teacher}"
     if remembered is not None and same in remembered:
         parts.load_state_dict(remembered[same])
         return

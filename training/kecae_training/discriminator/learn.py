@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import pickle
-import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from tqdm import tqdm
 from kecae_aug.device import autocast, cpu_by_default
 from kecae_aug.files import replacing
 from kecae_training.augment import augment_strongly
+from kecae_training.checkpoint import cut_log, fingerprint, read_checkpoint
 from kecae_training.discriminator.adversarial import l2_attack, radius_at
 from kecae_training.discriminator.lite import Lite
 from kecae_training.discriminator.measure import validation_figures
@@ -90,17 +90,12 @@ class _Training:
         device: torch.device,
         folder: Path | None,
     ) -> None:
-        self.images, self.labels, self.config, self.device, self.folder = (
-            images,
-            labels,
-            config,
-            device,
-            folder,
-        )
+        self.images, self.labels, self.config = images, labels, config
+        self.device, self.folder = device, folder
         self.weights = 1.0 / counts[labels].double().sqrt()  # between as they come and balanced: KL 4 is rare
         self.steps = max(1, len(labels) // config.batch_size)
-        self.generator = torch.Generator()
         self.epoch, self.best = 0, {"auroc": -1.0}
+        self.kept: dict[str, Tensor] = {}  # weights of the best epoch
         torch.manual_seed(config.seed)
         # drawn on the CPU: the same weights at the start of every device
         self.network = begin(config).to(device).to(memory_format=torch.channels_last)
@@ -108,7 +103,6 @@ class _Training:
         if config.ema is not None:
             average = get_ema_multi_avg_fn(config.ema)
             self.averaged = AveragedModel(self.network, multi_avg_fn=average, use_buffers=True)
-        self.kept = {k: v.clone() for k, v in self.network.state_dict().items()}
         self.optimizer = torch.optim.AdamW(
             self.network.parameters(), lr=config.lr, weight_decay=config.weight_decay
         )
@@ -135,10 +129,8 @@ class _Training:
                 found = self.network if self.averaged is None else self.averaged.module
                 if validation is not None:
                     found.eval()
-                    figures |= validation_figures(
-                        self.predicted(found, validation[0]), validation[1], config.grades
-                    )
-                    found.train()
+                    posterior = predict(found, validation[0], precision=config.precision)
+                    figures |= validation_figures(posterior, validation[1], config.grades)
                 if validation is None or figures["auroc"] > self.best["auroc"]:
                     self.best = {"auroc": -1.0, **figures}
                     self.kept = {k: v.detach().cpu().clone() for k, v in found.state_dict().items()}
@@ -182,30 +174,22 @@ class _Training:
             logits: Tensor = self.network(x.contiguous(memory_format=torch.channels_last))
         return logits.float()
 
-    def predicted(self, network: nn.Module, images: Tensor) -> Tensor:
-        parts = [
-            predict(network, to_float(part.cpu()), precision=self.config.precision)
-            for part in images.split(128)
-        ]
-        return torch.cat(parts)
-
     def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Of the epochs that are left; an epoch's draws are a function of (seed, epoch), so that a resumed run
         sees the same.
         """
-        config = self.config
+        config, n = self.config, self.steps * self.config.batch_size
         for epoch in range(self.epoch, config.epochs):
-            self.generator.manual_seed(config.seed * 1009 + epoch)
-            n = self.steps * config.batch_size
-            order = torch.multinomial(self.weights, n, replacement=True, generator=self.generator)
+            generator = torch.Generator().manual_seed(config.seed * 1009 + epoch)
+            order = torch.multinomial(self.weights, n, replacement=True, generator=generator)
             for rows in order.split(config.batch_size):
-                x = augment_strongly(to_float(self.images[rows]), self.generator, wide=config.wide)
+                x = augment_strongly(to_float(self.images[rows]), generator, wide=config.wide)
                 yield pin(x, self.device), pin(self.labels[rows], self.device)
 
+    @cached_property
     def identity(self) -> str:
         """What a checkpoint must have been written by: configuration and images."""
-        config = {k: str(v) for k, v in asdict(self.config).items()}
-        return json.dumps([config, list(self.images.shape), self.labels.tolist()])
+        return json.dumps([asdict(self.config), fingerprint(self.images, self.labels)], default=str)
 
     def save(self, figures: dict[str, Any]) -> None:
         if self.folder is None:
@@ -214,7 +198,7 @@ class _Training:
         with (self.folder / "log.jsonl").open("a") as file:
             file.write(json.dumps(figures) + "\n")
         state = {
-            "identity": self.identity(),
+            "identity": self.identity,
             "epoch": self.epoch,
             "best": self.best,
             "kept": self.kept,
@@ -234,20 +218,13 @@ class _Training:
         path = self.folder / "checkpoint.pt"
         if path.exists():
             self.load(path)
-        log = self.folder / "log.jsonl"
-        if log.exists():  # an epoch that was logged and not saved comes again
-            lines = [line for line in log.read_text().splitlines() if json.loads(line)["epoch"] <= self.epoch]
-            with replacing(log) as part:
-                part.write_text("".join(f"{line}\n" for line in lines))
+        cut_log(
+            self.folder / "log.jsonl", "epoch", self.epoch
+        )  # one that was logged and not saved comes again
 
     def load(self, path: Path) -> None:
-        try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        except (RuntimeError, EOFError, OSError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
-            raise ValueError(
-                f"{path}: damaged ({error}); move it away, and the training begins anew"
-            ) from error
-        if state["identity"] != self.identity():
+        state = read_checkpoint(path)
+        if state["identity"] != self.identity:
             raise ValueError(
                 f"{path}: of a training with another configuration or other images; give another folder, or move it away"
             )

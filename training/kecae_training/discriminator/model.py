@@ -27,6 +27,7 @@ from kecae_aug.files import save_tensors
 from kecae_aug.names import class_names, patient_id
 from kecae_training.discriminator.lite import LITE
 from kecae_training.discriminator.networks import NETWORKS, build, stages
+from kecae_training.images import to_float
 
 FORMAT = "kecae-discriminator-1"
 
@@ -364,19 +365,23 @@ def load_discriminator(
 def predict(
     discriminator: nn.Module, images: Tensor, batch_size: int = 128, *, precision: Precision = "32-true"
 ) -> Tensor:
-    """Class probabilities (N, K), float32 on the CPU, of (N, 1, S, S) float images in [-1, 1], in batches.
+    """Class probabilities (N, K), float32 on the CPU, of (N, 1, S, S) images, in batches.
 
     Args:
         discriminator: anything from images to logits; it runs where its parameters are.
-        images: on any device.
+        images: float in [-1, 1], or the uint8 that stands for it (:func:`kecae_training.images.to_uint8`); on any device.
         batch_size: of what is on the discriminator's device at once.
         precision: of the network; the softmax is float32.
     """
     device = device_of(discriminator)
+
+    def read(part: Tensor) -> Tensor:
+        part = part.to(device)
+        logits: Tensor = discriminator(to_float(part) if part.dtype == torch.uint8 else part)
+        return logits.float().softmax(1).cpu()
+
     with autocast(device, precision):
-        return torch.cat(
-            [discriminator(part.to(device)).float().softmax(1).cpu() for part in images.split(batch_size)]
-        )
+        return torch.cat([read(part) for part in images.split(batch_size)])
 
 
 def device_of(network: Any) -> torch.device:

@@ -23,11 +23,10 @@ from torch import Tensor, nn
 from kecae_aug.data import Preprocessing, check_disjoint, open_radiographs
 from kecae_aug.device import DEVICES, Device, choose_device, cpu_by_default
 from kecae_aug.errors import reporting
-from kecae_aug.files import replacing
-from kecae_aug.names import class_names
+from kecae_aug.files import write_whole
 from kecae_training.discriminator.measure import validation_figures
 from kecae_training.discriminator.model import Discriminator, load_discriminator, predict, save_discriminator
-from kecae_training.images import to_float, to_uint8
+from kecae_training.images import to_uint8
 
 FORMAT = "kecae-panel-1"
 FILE = "panel.json"
@@ -130,8 +129,7 @@ def save_panel(
         "temperature": temperature,
         "validation": validation,
     }
-    with replacing(path) as part:
-        part.write_text(json.dumps(record, indent=1))
+    write_whole(path, json.dumps(record, indent=1))
     return path
 
 
@@ -141,7 +139,7 @@ def members_of(folder: str | Path) -> list[Path]:
     Raises:
         ValueError: a damaged panel.json.
     """
-    return [Path(folder)] if not (Path(folder) / FILE).is_file() else _read(folder)[0]
+    return _read(folder)[0]
 
 
 def load_panel(folder: str | Path, classes: Sequence[str] | None = None, **checks: Any) -> Panel:
@@ -155,13 +153,15 @@ def load_panel(folder: str | Path, classes: Sequence[str] | None = None, **check
     Raises:
         FileNotFoundError, ValueError: as of :func:`load_discriminator`; a damaged panel.json.
     """
-    places, temperature = _read(folder) if (Path(folder) / FILE).is_file() else ([Path(folder)], 1.0)
-    names = None if classes is None else class_names(classes)
-    return Panel([load_discriminator(place, names, **checks) for place in places], temperature)
+    places, temperature = _read(folder)
+    return Panel([load_discriminator(place, classes, **checks) for place in places], temperature)
 
 
 def _read(folder: str | Path) -> tuple[list[Path], float]:
+    """Folders of the members and the temperature; of anything but a panel itself and 1."""
     path = Path(folder) / FILE
+    if not path.is_file():
+        return [Path(folder)], 1.0
     try:
         record = json.loads(path.read_text())
         if record["format"] != FORMAT:
@@ -202,7 +202,7 @@ def _command(argv: Sequence[str] | None) -> None:
         preprocessing = replace(panel.preprocessing or Preprocessing(), image_size=panel.image_size)
         data = open_radiographs(args.data, args.split, grades=panel.classes, preprocessing=preprocessing)
         check_disjoint(panel=panel.patients, **{args.split: data.patients})
-        images, targets = to_float(to_uint8(data)), torch.tensor(data.targets)
+        images, targets = to_uint8(data), torch.tensor(data.targets)
         panel.to(choose_device(args.device))
         posterior = predict(panel, images)
         temperature = fit_temperature(posterior.clamp_min(1e-12).log(), targets)

@@ -12,7 +12,7 @@ from typing import Any
 
 from PIL import Image
 
-from kecae_aug.files import replacing
+from kecae_aug.files import write_whole
 from kecae_aug.phantom.report import _STYLE
 from kecae_training.evaluate import tables
 from kecae_training.evaluate.criteria import at
@@ -71,8 +71,7 @@ def write_page(
         parts.append(f"<h2>The worst{': ' + html.escape(name) if several else ''}</h2>")
         parts += [_sheet(sheet) for sheet in drawn[name][1:]]
     parts.append(f"<p class='note'>{html.escape(json.dumps(line['environment']))}, {line['seconds']} s.</p>")
-    with replacing(path) as part:
-        part.write_text("\n".join(parts), encoding="utf-8")
+    write_whole(path, "\n".join(parts))
     return path
 
 

@@ -7,7 +7,7 @@ predicts for patients that it was not trained on. All figures but the paper's ar
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -41,22 +41,29 @@ def classifier(kind: str, n_rows: int, n_features: int) -> Any:
 
 
 def cross_predict(
-    kind: str, latents: Floats, target: NDArray[np.int64], patients: list[str], seed: int
-) -> NDArray[np.int64] | None:
-    """(N,) predictions from (N, D) latents by cross-validation over patients; None where a class has too few patients."""
+    kind: str,
+    latents: Floats,
+    target: NDArray[np.int64],
+    patients: list[str],
+    seed: int,
+    method: Literal["predict", "decision_function"] = "predict",
+) -> NDArray[Any] | None:
+    """(N,) predictions from (N, D) latents, or scores of the second of two classes, by cross-validation over patients;
+    None where a class has too few patients.
+    """
     groups = np.unique(patients, return_inverse=True)[1]
     fewest = min(len(np.unique(groups[target == t])) for t in np.unique(target))
     if len(np.unique(target)) < 2 or fewest < 2:
         return None
     folds = StratifiedGroupKFold(min(FOLDS, fewest), shuffle=True, random_state=seed)
-    predicted = np.full(len(target), -1)
+    predicted = np.full(len(target), -1, dtype=np.int64 if method == "predict" else np.float64)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The least populated class", category=UserWarning)
         for train, test in folds.split(latents, target, groups):
             if len(np.unique(target[train])) < 2 or not len(test):
                 continue
             net = classifier(kind, len(train), latents.shape[1])
-            predicted[test] = net.fit(latents[train], target[train]).predict(latents[test])
+            predicted[test] = getattr(net.fit(latents[train], target[train]), method)(latents[test])
     return predicted
 
 

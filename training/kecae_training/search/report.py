@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from kecae_aug.files import replacing
+from kecae_aug.files import replacing, write_whole
 
 Row = dict[str, Any]
 PANELS = {
@@ -32,8 +32,7 @@ def write_outputs(out: Path, method: str, terms: list[str], rows: list[Row]) -> 
     picked = sorted(picked, key=lambda row: -float(row["scores"][0]))[: None if method == "nsga2" else 10]
     table = _table(terms, picked)
     text = f"# {title}\n\n{len(rows)} trials, {len(rows) - len(good)} diverged.\n\n{table}\n"
-    with replacing(out / "report.md") as part:
-        part.write_text(text)
+    write_whole(out / "report.md", text)
     lines = [table, str(out / "report.md")]
     if method == "grid" and len(terms) == 2:
         lines.append(str(heat_map(out / "heatmap.png", terms, rows)))

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from kecae_aug.files import replacing
+from kecae_aug.files import write_whole
 
 METHODS = ("grid", "cmaes", "nsga2")
 LOCK = "search.lock"
@@ -103,8 +103,7 @@ class Trials:
 
     def write(self) -> None:
         """trials.jsonl."""
-        with replacing(self.out / "trials.jsonl") as part:
-            part.write_text("".join(json.dumps(row) + "\n" for row in self.rows()))
+        write_whole(self.out / "trials.jsonl", "".join(json.dumps(row) + "\n" for row in self.rows()))
 
     def _points(self) -> list[Values]:
         done = [row["values"] for row in self.rows()]
